@@ -1,0 +1,257 @@
+import math
+
+import pytest
+import torch
+
+from visage_mlflow.geometry.directions import (
+    CPU_BLOCK,
+    Combination,
+    Difference,
+    Direction,
+    Materialized,
+    RandomDirection,
+    cosine,
+    inner,
+    norm,
+    orthogonal,
+)
+
+
+@pytest.fixture
+def weights():
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "embed.weight": torch.randn(40, 8, generator=generator),
+        "layer.weight": torch.randn(8, 8, generator=generator) * 3,
+        "layer.bias": torch.randn(8, generator=generator),
+        "final_norm.weight": torch.ones(8),
+        "steps": torch.arange(4),
+    }
+
+
+class Constant(Direction):
+    """A direction that is given by hand."""
+
+    def __init__(self, **tensors):
+        self.tensors = tensors
+
+    def displacement(self, name, weight):
+        return torch.tensor(self.tensors[name], dtype=torch.float64)
+
+
+def test_a_random_delta_depends_on_seed_and_name_alone(weights):
+    weight = weights["layer.weight"]
+    first = RandomDirection(seed=3).delta("layer.weight", weight)
+    direction = RandomDirection(seed=3)
+    torch.manual_seed(9)
+    direction.delta("embed.weight", weights["embed.weight"])
+    assert torch.equal(direction.delta("layer.weight", weight), first)
+    assert not torch.equal(RandomDirection(seed=4).delta("layer.weight", weight), first)
+    assert not torch.equal(direction.delta("other.weight", weight), first)
+    assert first.dtype == torch.float32 and first.shape == weight.shape
+
+
+def test_the_layer_norm_gives_each_tensor_noise_as_long_as_itself(weights):
+    for name in ("embed.weight", "layer.weight", "layer.bias"):
+        delta = RandomDirection(seed=0).displacement(name, weights[name])
+        assert delta.dtype == torch.float64
+        assert float(delta.norm()) == pytest.approx(float(weights[name].double().norm()), rel=1e-6)
+
+
+def test_the_row_norm_gives_each_output_row_noise_as_long_as_itself(weights):
+    kernel = weights["embed.weight"].view(5, 8, 4, 2)  # rows are the index of dimension 0, however many follow
+    delta = RandomDirection(seed=0, norm="row").displacement("conv.weight", kernel)
+    torch.testing.assert_close(delta.flatten(1).norm(dim=1), kernel.flatten(1).double().norm(dim=1), rtol=1e-6, atol=0)
+
+
+def test_the_row_norm_takes_a_vector_as_one_row(weights):
+    bias = weights["layer.bias"]
+    row, layer = (RandomDirection(seed=0, norm=norm).delta("layer.bias", bias) for norm in ("row", "layer"))
+    assert torch.equal(row, layer)
+
+
+def test_a_random_direction_looks_gaussian():
+    delta = RandomDirection(seed=0).displacement("w", torch.ones(200, 200))
+    # Unit variance: 40,000 values with the norm of 40,000 ones. The fourth moment of a standard Gaussian is 3.
+    assert abs(float(delta.mean())) < 0.02
+    assert float((delta**4).mean()) == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("norm", ["layer", "row"])
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("model.norm.weight", torch.ones(4)),
+        ("input_layernorm.weight", torch.ones(4, 4)),
+        ("steps", torch.arange(4)),
+        ("zero", torch.zeros(4, 4)),
+        ("empty", torch.zeros(0, 4)),
+    ],
+)
+def test_norms_whole_numbers_and_zeros_do_not_move(name, weight, norm):
+    direction = RandomDirection(seed=0, norm=norm)
+    assert torch.equal(direction.displacement(name, weight), torch.zeros(weight.shape, dtype=torch.float64))
+    assert torch.equal(direction.delta(name, weight), torch.zeros(weight.shape))
+
+
+def test_a_zero_row_stays_zero_among_others():
+    delta = RandomDirection(seed=0, norm="row").delta("w", torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    assert torch.equal(delta[0], torch.zeros(2))
+    assert float(delta[1].norm()) == pytest.approx(5, rel=1e-6)
+
+
+def test_a_scalar_moves_by_its_own_size():
+    assert abs(float(RandomDirection(seed=0).delta("scale", torch.tensor(-2.5)))) == pytest.approx(2.5)
+
+
+def test_an_unknown_norm_is_refused_with_the_allowed_ones():
+    with pytest.raises(ValueError, match="`norm` must be 'layer' or 'row', got 'filter'"):
+        RandomDirection(norm="filter")
+
+
+def test_a_random_direction_of_a_nan_tensor_is_refused():
+    with pytest.raises(ValueError, match="`w` holds NaN"):
+        RandomDirection().delta("w", torch.tensor([1.0, math.nan]))
+
+
+def test_a_random_delta_of_bfloat16_weights_has_their_norm():
+    weight = torch.full((300, 300), 0.1, dtype=torch.bfloat16)
+    expected = 300 * float(weight[0, 0])  # summed in bfloat16 it would be off by percents
+    assert float(RandomDirection().displacement("w", weight).norm()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_difference_is_end_minus_start():
+    weight, end = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 1.5])
+    assert Difference({"w": end}).displacement("w", weight).tolist() == [3.0, -0.5]
+    assert Difference({"w": weight}).displacement("w", weight).tolist() == [0.0, 0.0]
+
+
+def test_a_difference_of_whole_numbers_is_zero(weights):
+    assert torch.equal(Difference({}).delta("steps", weights["steps"]), torch.zeros(4))
+
+
+@pytest.mark.parametrize("end", [{}, {"w": torch.zeros(3, 2)}, {"w": torch.zeros(2, 3, dtype=torch.int8)}])
+def test_a_difference_between_architectures_names_the_tensor_and_the_cure(end):
+    with pytest.raises(ValueError, match=r"`w` has shape \(2, 3\).*same architecture"):
+        Difference(end).delta("w", torch.zeros(2, 3))
+
+
+def test_check_reports_every_problem_at_once():
+    weights = {"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(2), "d": torch.tensor([math.inf])}
+    end = {"a": torch.zeros(3), "b": torch.tensor([0, math.nan]), "d": torch.zeros(1), "e": torch.zeros(1)}
+    with pytest.raises(ValueError) as error:
+        Difference(end).check(weights)
+    for part in ("missing from the end weights (c)", "only in the end weights (e)", "a (2,) -> (3,)"):
+        assert part in str(error.value)
+    assert "infinity in the start weights (d)" in str(error.value)
+    assert "infinity in the end weights (b)" in str(error.value)
+
+
+def test_check_accepts_sound_weights_of_one_architecture(weights):
+    Difference({name: weight + 1 for name, weight in weights.items()}).check(weights)
+
+
+def test_a_combination_adds_multiples():
+    a, b = Constant(w=[1.0, 2.0]), Constant(w=[4.0, -2.0])
+    # 2 * (1, 2) - 0.5 * (4, -2) = (0, 5); a zero multiple is never looked up
+    combination = Combination([(2.0, a), (-0.5, b), (0.0, Constant())])
+    assert combination.displacement("w", torch.zeros(2)).tolist() == [0.0, 5.0]
+    assert Combination([(3.0, combination)]).delta("w", torch.zeros(2)).tolist() == [0.0, 15.0]
+
+
+def test_a_multiple_of_no_difference_is_exactly_zero(weights):
+    assert norm(weights, Combination([(0.3, Difference(weights))])) == 0.0
+
+
+@pytest.mark.parametrize("parts", [[], [(math.nan, RandomDirection())], [(math.inf, RandomDirection())]])
+def test_a_combination_of_nothing_or_of_nan_is_refused(parts):
+    with pytest.raises(ValueError, match="`parts` must be"):
+        Combination(parts)
+
+
+def test_a_materialized_random_direction_is_the_same_to_the_last_bit(weights):
+    direction = RandomDirection(seed=5)
+    stored = Materialized(direction, weights)
+    for name, weight in weights.items():
+        assert torch.equal(stored.delta(name, weight), direction.delta(name, weight))
+        assert torch.equal(stored.displacement(name, weight), direction.displacement(name, weight))
+    assert stored.delta("layer.weight", weights["layer.weight"]) is stored.delta(
+        "layer.weight", weights["layer.weight"]
+    )
+
+
+def test_a_materialized_direction_keeps_nothing_for_tensors_that_do_not_move(weights):
+    assert Materialized(RandomDirection(), weights).terms("final_norm.weight", weights["final_norm.weight"]) == []
+
+
+@pytest.mark.parametrize(("name", "shape"), [("other", (8, 8)), ("layer.weight", (64,))])
+def test_a_materialized_direction_refuses_other_weights(weights, name, shape):
+    with pytest.raises(ValueError, match=f"`{name}`.*Materialize it for these weights"):
+        Materialized(RandomDirection(), weights).delta(name, torch.ones(shape))
+
+
+def test_inner_products_sum_over_all_tensors():
+    weights = {"v": torch.zeros(2), "w": torch.zeros(1, 2)}
+    a, b = Constant(v=[1.0, 2.0], w=[[3.0, 0.0]]), Constant(v=[5.0, -1.0], w=[[2.0, 7.0]])
+    # 1*5 - 2*1 + 3*2 + 0*7 = 9; |a|² = 1 + 4 + 9 = 14; |b|² = 25 + 1 + 4 + 49 = 79
+    assert inner(weights, a, b) == 9.0
+    assert norm(weights, a) == pytest.approx(math.sqrt(14), rel=1e-15)
+    assert cosine(weights, a, b) == pytest.approx(9 / math.sqrt(14 * 79), rel=1e-15)
+    assert cosine(weights, a, a) == pytest.approx(1.0)
+
+
+def test_inner_products_keep_what_float32_would_lose():
+    # Beside 2**30, float32 numbers are 128 apart, so ones added to it are lost. Sized to end inside a block.
+    size = CPU_BLOCK + 5
+    weights = {"big": torch.zeros(1), "ones": torch.zeros(size)}
+    direction = Difference({"big": torch.tensor([2.0**15]), "ones": torch.ones(size)})
+    assert inner(weights, direction, direction) == 2.0**30 + size
+
+
+def test_inner_products_of_trainable_parameters_build_no_graph():
+    weights = {"w": torch.nn.Parameter(torch.ones(3))}
+    direction = Difference({"w": torch.nn.Parameter(torch.full((3,), 3.0))})
+    assert not direction.displacement("w", weights["w"]).requires_grad
+    assert inner(weights, direction, RandomDirection()) == pytest.approx(
+        2 * float(RandomDirection().displacement("w", weights["w"]).sum())
+    )
+
+
+def test_inner_products_with_nan_name_the_tensor():
+    with pytest.raises(ValueError, match="`w` has NaN"):
+        norm({"w": torch.zeros(1)}, Difference({"w": torch.tensor([math.nan])}))
+
+
+def test_no_weights_have_length_zero():
+    assert norm({}, RandomDirection()) == 0.0
+
+
+def test_no_angle_with_a_direction_of_length_zero(weights):
+    with pytest.raises(ValueError, match="length zero"):
+        cosine(weights, RandomDirection(), Difference(weights))
+
+
+@pytest.mark.parametrize("mixed_in", [0.0, 0.5, 1000.0])
+def test_orthogonal_is_orthogonal_over_all_weights_and_as_long_as_the_first(weights, mixed_in):
+    first = RandomDirection(seed=0)
+    direction = Combination([(7.0, RandomDirection(seed=1)), (mixed_in, first)])
+    second = orthogonal(weights, direction, to=first)
+    assert norm(weights, second) == pytest.approx(norm(weights, first), rel=1e-9)
+    assert abs(cosine(weights, second, first)) < 1e-9
+    assert inner(weights, second, direction) > 0
+    stored = Materialized(second, weights)
+    assert abs(cosine(weights, stored, first)) < 1e-6
+
+
+def test_orthogonal_by_hand():
+    # (3, 4) against (2, 0): the rest is (0, 4), rescaled to length 2.
+    second = orthogonal({"w": torch.zeros(2)}, Constant(w=[3.0, 4.0]), to=Constant(w=[2.0, 0.0]))
+    assert second.displacement("w", torch.zeros(2)).tolist() == [0.0, 2.0]
+
+
+def test_orthogonal_refuses_parallel_and_empty_directions(weights):
+    first, nothing = RandomDirection(seed=0), Difference(weights)
+    multiple = Materialized(Combination([(-0.3, first)]), weights)  # parallel but for float32 rounding
+    for direction, to in ((first, first), (multiple, first), (nothing, first), (first, nothing)):
+        with pytest.raises(ValueError, match="parallel, or one has length zero"):
+            orthogonal(weights, direction, to=to)

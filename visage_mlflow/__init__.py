@@ -1,0 +1,1 @@
+"""Whether safety survives finetuning: landscapes, VISAGE, mixtures and trajectories of chat models."""

@@ -1,0 +1,1 @@
+"""Weights as vectors: directions, perturbation, planes and scores. Torch and numpy only."""

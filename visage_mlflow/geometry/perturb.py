@@ -1,0 +1,107 @@
+"""Hold a model at base + sum(step * direction), and put it back bit for bit."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from visage_mlflow.geometry.directions import CPU_BLOCK, Direction, Term, blocks
+
+# How many leading values of each tensor are compared to see that a model is the rounded copy of its weights.
+PROBE = 64
+
+
+@contextmanager
+def perturbed(
+    model: nn.Module,
+    directions: Sequence[Direction],
+    steps: Sequence[float],
+    weights: Mapping[str, Tensor] | None = None,
+) -> Iterator[None]:
+    """Holds `model` at base + sum(step * direction) inside the block, and puts it back after it.
+
+    Every value is computed in float64 and rounded once to the parameter's dtype, so a step of 1 along a `Difference`
+    gives the end weights exactly. Restoring is exact, also after an exception or an interrupt. Parameters that no
+    direction moves, and parameters that are not floating point, are never written. Tied weights move once. Blocks
+    nest if `weights` is left out: the inner one then starts from the perturbed values.
+
+    Args:
+        model: Changed in place, on whatever device and in whatever dtype it is.
+        directions: What to move along.
+        steps: One finite number for each direction. Zeros cost nothing.
+        weights: The stored base, if the model is a rounded copy of it (float32 weights of a bfloat16 model): values
+            are computed from it, and restoring is rounding it again. Without it, each parameter that moves is
+            cloned for the time of the block.
+
+    Raises:
+        ValueError: Directions and steps differ in number; a step is not finite; a parameter has no values in memory
+            (offloaded); `weights` lacks a parameter, has it in another shape, or is not what the model holds.
+    """
+    if len(directions) != len(steps):
+        raise ValueError(f"`steps` must give one number per direction, got {len(steps)} for {len(directions)}.")
+    if not all(map(math.isfinite, steps)):
+        raise ValueError(f"`steps` must be finite numbers, got {list(steps)}.")
+    moves = [(float(step), direction) for step, direction in zip(steps, directions, strict=True) if step != 0]
+    # Detached views, unlike `.data`, tell autograd of the writes: a backward pass across them fails instead of lying.
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    absent = [name for name, parameter in parameters.items() if parameter.is_meta]
+    if absent:
+        raise ValueError(f"Parameter `{absent[0]}` is offloaded (meta device) and cannot be moved. Load it in memory.")
+    bases = {} if weights is None else _stored_bases(parameters, weights)
+    written: dict[str, Tensor] = {}
+    try:
+        for name, parameter in parameters.items() if moves else ():
+            base = bases[name] if name in bases else _copy(torch.empty_like(parameter), parameter)
+            terms = [(step * factor, part) for step, move in moves for factor, part in move.terms(name, base)]
+            if terms and parameter.is_floating_point():
+                written[name] = base
+                _write_sum(parameter, base, terms)
+        yield
+    finally:
+        for name, base in written.items():
+            _copy(parameters[name], base)
+
+
+def _stored_bases(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The stored tensor of each parameter, less those that share the parameter's memory: they would move with it."""
+    bases = {}
+    for name, parameter in parameters.items():
+        if name not in weights:
+            raise ValueError(f"`weights` lacks the parameter `{name}`. Pass the weights that the model was made from.")
+        base = weights[name].detach()
+        if base.shape != parameter.shape:
+            raise ValueError(
+                f"`weights` has `{name}` with shape {tuple(base.shape)}, the model with {tuple(parameter.shape)}. "
+                "Pass the weights that the model was made from."
+            )
+        probe = base.flatten()[:PROBE].to(parameter.device, parameter.dtype)
+        if not torch.equal(probe.nan_to_num(), parameter.flatten()[:PROBE].nan_to_num()):
+            raise ValueError(
+                f"The model's `{name}` is not `weights` rounded to {parameter.dtype}: it holds other weights, or is "
+                "perturbed already. Pass the weights that the model was made from."
+            )
+        if base.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr():
+            bases[name] = base
+    return bases
+
+
+def _copy(target: Tensor, source: Tensor) -> Tensor:
+    """`target.copy_(source)`; on a CPU block by block, for the reason that `CPU_BLOCK` gives."""
+    if target.device.type != "cpu" or not (target.is_contiguous() and source.is_contiguous()):
+        return target.copy_(source)
+    to, of = target.view(-1), source.view(-1)
+    for first in range(0, to.numel(), CPU_BLOCK):
+        to[first : first + CPU_BLOCK].copy_(of[first : first + CPU_BLOCK])
+    return target
+
+
+def _write_sum(parameter: Tensor, base: Tensor, terms: Sequence[Term]) -> None:
+    """Writes base + sum(coefficient * tensor), added in order in float64, into `parameter`."""
+    contiguous = parameter.is_contiguous()
+    target = (parameter if contiguous else torch.empty_like(parameter, memory_format=torch.contiguous_format)).view(-1)
+    for block, (total,) in blocks(parameter, [[(1.0, base), *terms]]):
+        target[block].copy_(total)
+    if not contiguous:
+        parameter.copy_(target.view(parameter.shape))
