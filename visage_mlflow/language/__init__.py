@@ -1,0 +1,1 @@
+"""Chat models: loading, prompts, mixtures, training, decoding and judging. Knows no MLflow."""

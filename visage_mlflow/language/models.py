@@ -1,0 +1,207 @@
+"""A model URI becomes weights, a model to run and its tokenizer. The one place that knows what a URI means."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visage_mlflow.language import builtin
+
+Fetch = Callable[[str], Path]
+"""Brings the files behind a ``runs:/`` or ``models:/`` URI into a local folder (``tracking.fetch``)."""
+
+BUILTIN = {"builtin:smollm2": builtin.smollm2}
+TRACKED = ("runs:/", "models:/")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FORMS = "a hub id (`org/name`), a folder, `runs:/<run id>/<path>`, `models:/<name>@<alias>` or `builtin:smollm2`"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A chat model ready to be measured.
+
+    Attributes:
+        uri: Where it came from.
+        weights: The stored weights by parameter name, float32; tied weights appear once.
+        model: The model to run, its weights rounded to the dtype it computes in.
+        tokenizer: Its tokenizer, with a chat template.
+        system_prompt: Put before every chat; None leaves that to the template.
+    """
+
+    uri: str
+    weights: Mapping[str, Tensor]
+    model: Any
+    tokenizer: Any
+    system_prompt: str | None = None
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """The chat that asks `prompt`."""
+        system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        return [*system, {"role": "user", "content": prompt}]
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    """The dtype of a `dtype` setting; ``auto`` is bfloat16 where the processor multiplies it natively.
+
+    Raises:
+        ValueError: Not ``auto``, ``bfloat16`` or ``float32``.
+    """
+    if name == "auto":
+        abilities = torch.cpu.get_capabilities()
+        native = any(abilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
+        return torch.bfloat16 if native else torch.float32
+    if name not in ("bfloat16", "float32"):
+        raise ValueError(f"`dtype` must be auto, bfloat16 or float32, got {name!r}. Try auto.")
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def check_uri(uri: str, setting: str = "model") -> None:
+    """Refuse, without loading anything, a URI that cannot be a chat model.
+
+    Raises:
+        ValueError: The form is unknown, or the folder is missing, holds no safetensors or no chat template.
+    """
+    if uri in BUILTIN or uri.startswith(TRACKED):
+        return
+    if uri.startswith("builtin:"):
+        raise ValueError(f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}.")
+    if Path(uri).expanduser().exists():
+        check_folder(Path(uri).expanduser(), setting)
+    elif not HUB_ID.fullmatch(uri) or uri.startswith("."):
+        raise ValueError(f"`{setting}` must be {FORMS}, got {uri!r}, which is neither. Check the spelling.")
+
+
+def check_folder(folder: Path, setting: str = "model") -> None:
+    """Refuse a folder that is not a safetensors model or adapter with a chat template."""
+    if not folder.is_dir():
+        raise ValueError(f"`{setting}` must be a folder, got the file {str(folder)!r}. Give the folder around it.")
+    if is_adapter(folder):
+        return
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"`{setting}` is {str(folder)!r}, which lacks config.json or *.safetensors: only safetensors are read, "
+            f"never pickles. Save the model there with `model.save_pretrained(folder)`."
+        )
+    if not has_template(folder):
+        raise ValueError(
+            f"`{setting}` is {str(folder)!r}, whose tokenizer has no chat template, so there is no way to ask it "
+            f"anything as a chat. Give a chat (instruct) model, or set `tokenizer.chat_template` and save it."
+        )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a PEFT adapter."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def has_template(folder: Path) -> bool:
+    """Whether the tokenizer saved in the folder brings a chat template."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+
+
+def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
+    """The local folder, or the hub id, behind a model URI."""
+    check_uri(uri, setting)
+    if uri in BUILTIN:
+        return str(BUILTIN[uri]())
+    if uri.startswith(TRACKED):
+        if fetch is None:
+            raise ValueError(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.record.tracking.fetch` to load it.")
+        folder = fetch(uri)
+        check_folder(folder, setting)
+        return str(folder)
+    path = Path(uri).expanduser()
+    return str(path) if path.exists() else uri
+
+
+def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
+    """The model behind a URI in float32, an adapter merged into its base (which may be an adapter, too).
+
+    Raises:
+        ValueError: The URI leads to no readable chat model, or a weight is not finite.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = locate(uri, fetch, setting)
+    if is_adapter(Path(place)):
+        return merged(Path(place), fetch, setting)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason} It must be {FORMS}.") from error
+
+
+def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model") -> Any:
+    """The base of a PEFT adapter with the adapter added to its weights in float32."""
+    from peft import PeftModel
+
+    base_uri = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = load_weights(base_uri, fetch, setting)
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
+    """The tokenizer behind a URI; an adapter saved without one has its base's.
+
+    Raises:
+        ValueError: It has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    place = locate(uri, fetch, setting)
+    folder = Path(place)
+    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return load_tokenizer(config["base_model_name_or_path"], fetch, setting)
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise ValueError(f"`{setting}` is {uri!r}, which has no chat template. Give a chat (instruct) model.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(
+    uri: str,
+    *,
+    dtype: str = "auto",
+    system_prompt: str | None = None,
+    fetch: Fetch | None = None,
+    setting: str = "model",
+) -> Chat:
+    """Load a chat model for measuring.
+
+    Args:
+        uri: A hub id, a folder, ``runs:/…``, ``models:/…`` or ``builtin:smollm2``.
+        dtype: What the model computes in: ``auto``, ``bfloat16`` or ``float32``.
+        system_prompt: Put before every chat; None leaves that to the chat template.
+        fetch: Brings tracked models into a local folder.
+        setting: The setting's name in error messages.
+
+    Raises:
+        ValueError: The URI leads to no readable chat model with finite weights.
+    """
+    target = compute_dtype(dtype)
+    tokenizer = load_tokenizer(uri, fetch, setting)
+    model = load_weights(uri, fetch, setting).eval()
+    # `.to` gives each parameter a new storage, so these keep the float32 one.
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise ValueError(
+                f"`{setting}` is {uri!r}, whose weight {name} has values that are not finite. Retrain it."
+            )
+    return Chat(uri, weights, model.to(target), tokenizer, system_prompt)

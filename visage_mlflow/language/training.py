@@ -1,0 +1,201 @@
+"""Supervised finetuning with TRL and PEFT; leaves checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WARMUP_SHARE = 0.1
+"""Share of the steps in which the learning rate rises; afterwards it falls linearly to 0."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with an adapter (or whole weights), and the number of optimizer steps behind it."""
+
+    folder: Path
+    step: int
+
+
+def finetune(
+    model: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    base_uri: str,
+    learning_rate: float,
+    epochs: float,
+    lora_rank: int,
+    batch_size: int,
+    save_every: int,
+    max_length: int,
+    autocast: torch.dtype,
+    seed: int,
+    on_log: Callable[[dict[str, float], int], None],
+    on_checkpoint: Callable[[Checkpoint], None],
+) -> list[Checkpoint]:
+    """Train on prompt-completion chats, the completion only, and call back at each log and checkpoint.
+
+    Args:
+        model: Float32 causal language model; it is changed.
+        tokenizer: Its tokenizer, with a chat template.
+        dataset: Rows of `mixture.to_dataset`.
+        folder: Where ``checkpoint-<step>`` folders go; made if missing.
+        base_uri: What an adapter's `base_model_name_or_path` will say.
+        learning_rate: Peak rate of AdamW.
+        epochs: Passes over the rows; may be fractional.
+        lora_rank: Rank of LoRA on all linear layers but the head, with alpha twice the rank; 0 trains all weights.
+        batch_size: Rows per optimizer step.
+        save_every: Optimizer steps between checkpoints; 0 saves at the end of each epoch.
+        max_length: Longest chat in tokens.
+        autocast: dtype of the matrix products; bfloat16 or float32.
+        seed: Of the order of rows and the adapter's first weights.
+        on_log: Gets {"loss", "learning_rate", …} and the step.
+        on_checkpoint: Gets each checkpoint as it is written; training waits for it.
+
+    Raises:
+        ValueError: A row's answer falls outside `max_length`, the loss is not finite, or the disk is too full.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    steps = total_steps(len(dataset), batch_size, epochs)
+    saves = steps // save_every if save_every else math.ceil(epochs)
+    check_disk(folder, saves * checkpoint_bytes(model, lora_rank))
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        learning_rate=learning_rate,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        warmup_steps=math.ceil(WARMUP_SHARE * steps),
+        lr_scheduler_type="linear",
+        max_length=max_length,
+        bf16=autocast == torch.bfloat16,
+        use_cpu=True,
+        # TRL's default recomputes every activation to save memory; these models are small, and time is short.
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        save_strategy="steps" if save_every else "epoch",
+        save_steps=save_every or 500,
+        save_only_model=True,
+        logging_steps=1,
+        report_to=[],
+        seed=seed,
+    )
+    callback = _callback(folder, base_uri, on_log, on_checkpoint)
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=_lora(lora_rank),
+        callbacks=[callback],
+    )
+    _quieten(trainer)
+    if (kept := len(trainer.train_dataset)) != len(dataset):
+        raise ValueError(
+            f"`max_length` is {max_length} tokens, and {len(dataset) - kept} of {len(dataset)} rows have their whole "
+            f"answer beyond it: training without them would change the mixture. Raise `max_length`."
+        )
+    trainer.train()
+    checkpoints: list[Checkpoint] = callback.checkpoints
+    return checkpoints
+
+
+def total_steps(rows: int, batch_size: int, epochs: float) -> int:
+    """Optimizer steps of a training run."""
+    return max(1, math.ceil(epochs * math.ceil(rows / batch_size)))
+
+
+def checkpoint_bytes(model: Any, lora_rank: int) -> int:
+    """Upper estimate of one checkpoint's size: all weights, or the adapter's share of them."""
+    if lora_rank == 0:
+        numbers: list[int] = [parameter.numel() for parameter in model.parameters()]
+        return 4 * sum(numbers)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    sizes: list[int] = [module.in_features + module.out_features for module in linear]
+    return 4 * lora_rank * sum(sizes)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise ValueError where `needed` bytes do not fit beside `folder`; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"`output_dir` is {str(folder)!r}, where {free / 1e9:.1f} GB are free, but the checkpoints take "
+            f"{needed / 1e9:.1f} GB. Free some space, save less often (`save_every`), or choose another `output_dir`."
+        )
+
+
+def _lora(rank: int) -> Any:
+    from peft import LoraConfig
+
+    if rank == 0:
+        return None
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def _quieten(trainer: Any) -> None:
+    """Replace the bar that prints a line per log by one that only moves."""
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    class Bar(ProgressCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if self.training_bar is not None and logs and "loss" in logs:
+                self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar)
+
+
+def _callback(
+    folder: Path,
+    base_uri: str,
+    on_log: Callable[[dict[str, float], int], None],
+    on_checkpoint: Callable[[Checkpoint], None],
+) -> Any:
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.checkpoints: list[Checkpoint] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+            if not math.isfinite(numbers.get("loss", 0.0)):
+                raise ValueError(
+                    f"The training loss is {numbers['loss']} at step {state.global_step}: `learning_rate` "
+                    f"{args.learning_rate} is too high for this model. Try a tenth of it."
+                )
+            on_log(numbers, state.global_step)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            checkpoint = Checkpoint(folder / f"checkpoint-{state.global_step}", state.global_step)
+            point_adapter_at(checkpoint.folder, base_uri)
+            self.checkpoints.append(checkpoint)
+            on_checkpoint(checkpoint)
+
+    return Reporter()
+
+
+def point_adapter_at(folder: Path, base_uri: str) -> None:
+    """Write the base's URI into an adapter's config: PEFT noted a folder, which other machines do not have."""
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_uri
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
