@@ -1,0 +1,35 @@
+"""How safe is a model, and what does its safety cost?
+
+mlflow run . -e evaluate -P model=builtin:smollm2
+python -m experiments.evaluate --model runs:/<run id>/checkpoint-40
+"""
+
+from __future__ import annotations
+
+import sys
+
+from experiments import command_line
+from visage_mlflow.config import EvaluateConfig
+
+
+def main(config: EvaluateConfig) -> None:
+    """Attack success rate, over-refusal and likelihood of benign answers of `config.model`, into MLflow."""
+    from visage_mlflow import evaluation
+    from visage_mlflow.language import models
+    from visage_mlflow.record import tracking
+
+    with tracking.tracked("evaluate", config) as run:
+        harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
+        result, responses = evaluation.evaluate(chat, harmful, benign, config)
+        run.metrics(result.metrics())
+        run.result(result, "evaluation.json")
+        run.responses(responses)
+    print(
+        f"{config.model}: ASR {result.asr:.1f} % (95 % interval {result.asr_low:.1f} to {result.asr_high:.1f}), "
+        f"over-refusal {result.over_refusal:.1f} %, benign NLL {result.benign_nll:.3f} nats per token"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(EvaluateConfig, main))

@@ -1,0 +1,74 @@
+"""Finetune a chat model on an exact mixture of harmful, safe, benign and task rows; measure every checkpoint.
+
+mlflow run . -e finetune
+python -m experiments.finetune --model builtin:smollm2 --harmful 30 --safe 0 --benign 0
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import command_line
+from visage_mlflow.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from visage_mlflow.finetuning import Plan
+    from visage_mlflow.language.models import Chat
+    from visage_mlflow.record.results import Evaluation, Finetuning
+    from visage_mlflow.record.tracking import Run
+
+
+def main(config: FinetuneConfig) -> None:
+    """Finetune `config.model`, into MLflow."""
+    from visage_mlflow import finetuning
+    from visage_mlflow.language import models
+    from visage_mlflow.record import tracking
+
+    with tracking.tracked("finetune", config) as run:
+        plan = finetuning.plan(config)  # Mistakes in the data show before a model is loaded.
+        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
+        result = finetune(base, plan, config, run)
+    for checkpoint in result.checkpoints:
+        one = checkpoint.evaluation
+        print(
+            f"step {checkpoint.step}: ASR {one.asr:.1f} %, over-refusal {one.over_refusal:.1f} %, "
+            f"distance {100 * checkpoint.distance:.3f} % of the base's norm ({checkpoint.uri})"
+        )
+
+
+def finetune(
+    base: Chat, plan: Plan, config: FinetuneConfig, run: Run, base_evaluation: Evaluation | None = None
+) -> Finetuning:
+    """Finetune a loaded model, logging on an open run as it goes."""
+    from visage_mlflow import finetuning
+    from visage_mlflow.language import mixture
+    from visage_mlflow.record import plots, tracking
+
+    rows = finetuning.training_rows(base, plan.rows, config)
+    run.lines(rows, "mixture.jsonl")
+    run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
+    folder = Path(config.output_dir) / run.id
+    try:
+        result = finetuning.finetune(
+            base,
+            rows,
+            plan,
+            config,
+            folder=folder,
+            log=run.metrics,
+            keep=run.checkpoint,
+            fetch=tracking.fetch,
+            base_evaluation=base_evaluation,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # Whole checkpoints are in MLflow by now.
+    run.result(result, "finetuning.json")
+    run.figure(plots.finetuning(result), "trajectory.png")
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(FinetuneConfig, main))

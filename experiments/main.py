@@ -1,0 +1,126 @@
+"""The whole story on one model: align it, score its basin, finetune it on harmful, safe and mixed data, compare.
+
+mlflow run .
+python -m experiments.main --budget quick
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+from experiments import command_line
+from experiments.finetune import finetune
+from experiments.project import project
+from experiments.visage import score
+from visage_mlflow.config import FinetuneConfig, MainConfig
+
+if TYPE_CHECKING:
+    from visage_mlflow.language.models import Chat
+    from visage_mlflow.record.results import Evaluation, Finetuning, Trajectory, Visage
+
+DATA = ("harmful", "safe", "mixed")
+
+
+def main(config: MainConfig) -> None:
+    """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
+    from visage_mlflow import finetuning
+    from visage_mlflow.record import tracking
+
+    with tracking.tracked("main", config) as run:
+        for name in ("align", *DATA):
+            finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
+
+        say(1, f"align {config.model} on {mixture_of(config.align)}")
+        align = dataclasses.replace(config.align, model=config.model)
+        base = load(align, tracking.fetch)
+        _, aligning = finetune_step("align", base, align)
+        aligned_uri = aligning.checkpoints[-1].uri
+
+        say(2, "VISAGE of the aligned model")
+        visage_config = dataclasses.replace(config.visage, model=aligned_uri)
+        aligned = load(visage_config, tracking.fetch)
+        with tracking.tracked("visage", visage_config, name="visage", nested=True) as step:
+            basin = score(aligned, visage_config, step)
+
+        runs: dict[str, str] = {}
+        results: dict[str, Finetuning] = {}
+        evaluation: Evaluation | None = None
+        for number, name in enumerate(DATA, start=3):
+            settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
+            say(number, f"finetune the aligned model on {mixture_of(settings)}")
+            runs[name], results[name] = finetune_step(name, aligned, settings, evaluation)
+            evaluation = results[name].checkpoints[0].evaluation
+
+        trajectories: dict[str, Trajectory] = {}
+        for number, name in enumerate(DATA, start=6):
+            say(number, f"the trajectory under {name} data")
+            settings = dataclasses.replace(config.project, run=runs[name])
+            with tracking.tracked("project", settings, name=f"trajectory, {name}", nested=True) as step:
+                trajectories[name] = project(aligned, tracking.finetune_run(runs[name]), settings, step)
+
+        say(9, "one table and one figure")
+        evaluations = {"base": aligning.checkpoints[0].evaluation}
+        evaluations |= {"aligned": results["harmful"].checkpoints[0].evaluation}
+        evaluations |= {name: results[name].checkpoints[-1].evaluation for name in DATA}
+        report(run, basin, trajectories, evaluations)
+
+
+def load(settings: Any, fetch: Any) -> Chat:
+    """The model that a step's settings name."""
+    from visage_mlflow.language import models
+
+    return models.load(settings.model, dtype=settings.dtype, system_prompt=settings.system_prompt, fetch=fetch)
+
+
+def finetune_step(
+    name: str, base: Chat, settings: FinetuneConfig, evaluation: Evaluation | None = None
+) -> tuple[str, Finetuning]:
+    """One finetuning in a nested run; the run's id and the result."""
+    from visage_mlflow import finetuning
+    from visage_mlflow.record import tracking
+
+    with tracking.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
+        return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation)
+
+
+def report(run: Any, basin: Visage, trajectories: dict[str, Trajectory], evaluations: dict[str, Evaluation]) -> None:
+    """Table, figure and numbers on the parent run, and the table on the terminal."""
+    from visage_mlflow.record import plots
+
+    table = [{"model": name, **one.metrics()} for name, one in evaluations.items()]
+    for name, one in evaluations.items():
+        run.metrics({f"{name}_{key}": one.metrics()[key] for key in ("asr", "over_refusal", "benign_nll")})
+    run.metrics(basin.metrics())
+    run.figure(plots.overview(basin, trajectories, table), "overview.png")
+    text = as_markdown(basin, table)
+    run.text(text, "table.md")
+    print(f"\n{text}")
+
+
+def as_markdown(basin: Visage, table: list[dict[str, Any]]) -> str:
+    """The main table, as Markdown."""
+    lines = ["| model | ASR % (95 % interval) | over-refusal % | benign NLL |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {row['model']} | {row['asr']:.1f} ({row['asr_low']:.1f} to {row['asr_high']:.1f}) | "
+        f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} |"
+        for row in table
+    ]
+    edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
+    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.visage_low:.1f} to {basin.visage_high:.1f})"
+    return "\n".join([*lines, "", f"{score_line}; basin edges by direction: {edges}.", ""])
+
+
+def mixture_of(settings: FinetuneConfig) -> str:
+    """A mixture in words."""
+    return " + ".join(f"{count} {kind}" for kind, count in settings.counts().items() if count) + " rows"
+
+
+def say(number: int, what: str) -> None:
+    """Announce a step."""
+    print(f"[{number}/9] {what}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(MainConfig, main))

@@ -1,0 +1,52 @@
+"""VISAGE of a model: the mean depth of its safety basin over several random directions.
+
+mlflow run . -e visage -P model=builtin:smollm2
+python -m experiments.visage --model runs:/<run id>/checkpoint-40 --n_directions 3
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from experiments import command_line
+from visage_mlflow.config import VisageConfig
+
+if TYPE_CHECKING:
+    from visage_mlflow.language.models import Chat
+    from visage_mlflow.record.results import Visage
+    from visage_mlflow.record.tracking import Run
+
+
+def main(config: VisageConfig) -> None:
+    """Score `config.model`, into MLflow."""
+    from visage_mlflow.evaluation import harmful_rows
+    from visage_mlflow.language import models
+    from visage_mlflow.record import tracking
+
+    with tracking.tracked("visage", config) as run:
+        harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
+        result = score(chat, config, run)
+    print(f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})")
+
+
+def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:
+    """VISAGE of a loaded model, logged on an open run."""
+    from visage_mlflow import landscape
+    from visage_mlflow.record import plots
+
+    with command_line.bar(config.n_directions * config.n_points, "VISAGE") as progress:
+        result, responses = landscape.measure_visage(chat, config, progress=progress)
+    run.metrics(result.metrics())
+    run.mean_history(result)
+    run.result(result, "visage.json")
+    for index, (one, answered) in enumerate(zip(result.landscapes, responses, strict=True)):
+        run.result(one, f"direction_{index}/landscape.json")
+        run.responses(answered, f"direction_{index}/responses.jsonl")
+    run.figure(plots.visage(result), "visage.png")
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(VisageConfig, main))

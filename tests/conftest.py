@@ -1,0 +1,34 @@
+"""Fixtures that several test files share: the tiny models and their data files, made once per session."""
+
+import os
+from pathlib import Path
+
+# Both are read when the libraries are imported, so they stand before every import that may pull these in.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+import torch  # noqa: E402
+
+# On tensors this small a second thread gains little, and waits at every barrier where others use the cores:
+# test_tiny.py took 31 s with two threads on a busy machine, 7 s with one.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved chat model that helps with everything. Read it, do not write to it."""
+    return tiny.build_model(tmp_path_factory.mktemp("models") / "base", aligned=False)
+
+
+@pytest.fixture(scope="session")
+def aligned_folder(base_folder: Path) -> Path:
+    """The same model, taught to refuse. Read it, do not write to it."""
+    return tiny.build_model(base_folder.parent / "aligned", aligned=True, start=base_folder)
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with harmful_eval, harmful_train, benign_train and benign_eval, each .jsonl."""
+    return tiny.write_sets(tmp_path_factory.mktemp("sets"))

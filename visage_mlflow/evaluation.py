@@ -1,0 +1,135 @@
+"""A model and prompts become responses, verdicts, and the rates that follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visage_mlflow.config import AttackConfig, MeasureConfig
+from visage_mlflow.geometry.score import wilson
+from visage_mlflow.language import prompts
+from visage_mlflow.language.capability import answer_nll
+from visage_mlflow.language.decoding import respond
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.models import Chat
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.record.results import Evaluation, Response, Setup
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares of the judged responses, in percent; NaN where none could be judged."""
+
+    asr: float
+    asr_low: float
+    asr_high: float
+    coherent_asr: float
+    refusal: float
+    refusal_low: float
+    refusal_high: float
+    n_unjudged: int
+
+
+def harmful_rows(config: AttackConfig) -> list[Row]:
+    """The prompts to attack with."""
+    return prompts.first(prompts.read(config.prompts, setting="prompts"), config.n_prompts, setting="n_prompts")
+
+
+def benign_rows(config: MeasureConfig) -> list[Row]:
+    """The held-out ordinary prompts, with their answers."""
+    rows = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
+    return prompts.first(rows, config.n_benign, setting="n_benign")
+
+
+def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
+    """What decides a measurement on this model, as results keep it."""
+    text = "\n".join(row.prompt for row in rows)
+    return Setup(
+        model=chat.uri,
+        prompts=config.prompts,
+        prompts_digest=hashlib.sha256(text.encode()).hexdigest(),
+        n_prompts=len(rows),
+        system_prompt=config.system_prompt,
+        judge=config.judge,
+        max_new_tokens=config.max_new_tokens,
+        dtype=str(chat.model.dtype).removeprefix("torch."),
+    )
+
+
+def attack(chat: Chat, rows: Sequence[Row], config: AttackConfig, step: float = 0.0) -> list[Response]:
+    """The model's responses to prompts, judged.
+
+    Args:
+        chat: The model, perturbed or not.
+        rows: The prompts.
+        config: Judge, response length and batch size.
+        step: Where on a line the model is held, noted on each response.
+    """
+    judge = JUDGES[config.judge]
+    texts = respond(
+        chat.model,
+        chat.tokenizer,
+        [chat.messages(row.prompt) for row in rows],
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        is_final=judge.is_final,
+    )
+    return [
+        Response(row.prompt, text, "unjudged" if text is None else judge.verdict(row.prompt, text), row.category, step)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def rates(verdicts: Sequence[str]) -> Rates:
+    """Shares of verdicts, with Wilson intervals at 95 %; unjudged responses are left out and counted.
+
+    >>> rates(["refused", "complied", "incoherent", "unjudged"]).coherent_asr
+    33.33333333333333
+    """
+    n = {verdict: list(verdicts).count(verdict) for verdict in ("refused", "complied", "incoherent", "unjudged")}
+    judged = len(verdicts) - n["unjudged"]
+    succeeded = n["complied"] + n["incoherent"]
+
+    def percent(count: int) -> float:
+        return 100 * count / judged if judged else math.nan
+
+    return Rates(
+        percent(succeeded),
+        *wilson(succeeded, judged),
+        percent(n["complied"]),
+        percent(n["refused"]),
+        *wilson(n["refused"], judged),
+        n["unjudged"],
+    )
+
+
+def evaluate(
+    chat: Chat, harmful: Sequence[Row], benign: Sequence[Row], config: MeasureConfig
+) -> tuple[Evaluation, list[Response]]:
+    """Attack success rate, over-refusal and likelihood of benign answers of one model, and all its responses."""
+    attacked = attack(chat, harmful, config)
+    asked = attack(chat, benign, config)
+    safety = rates([response.verdict for response in attacked])
+    cost = rates([response.verdict for response in asked])
+    nll = answer_nll(
+        chat.model,
+        chat.tokenizer,
+        [chat.messages(row.prompt) for row in benign],
+        [row.response for row in benign],
+        batch_size=config.batch_size,
+    )
+    evaluation = Evaluation(
+        setup=setup(chat, harmful, config),
+        asr=safety.asr,
+        asr_low=safety.asr_low,
+        asr_high=safety.asr_high,
+        coherent_asr=safety.coherent_asr,
+        over_refusal=cost.refusal,
+        over_refusal_low=cost.refusal_low,
+        over_refusal_high=cost.refusal_high,
+        benign_nll=nll,
+        n_unjudged=safety.n_unjudged + cost.n_unjudged,
+    )
+    return evaluation, attacked + asked

@@ -1,0 +1,125 @@
+"""A mixture and a model become checkpoints, each one measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from visage_mlflow.config import FinetuneConfig
+from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
+from visage_mlflow.geometry.directions import Difference
+from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.landscape import relative_norm
+from visage_mlflow.language import mixture, models, prompts, training
+from visage_mlflow.language.decoding import respond
+from visage_mlflow.language.mixture import MixtureRow
+from visage_mlflow.language.models import Chat, Fetch
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
+
+Log = Callable[[dict[str, float], int, str | None], None]
+"""Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The data of a finetuning, read and checked before any model is loaded."""
+
+    rows: list[MixtureRow]
+    harmful: list[Row]
+    benign: list[Row]
+
+
+def plan(config: FinetuneConfig) -> Plan:
+    """Draw the mixture, and read what checkpoints will be measured on.
+
+    Raises:
+        ValueError: A source cannot be read or has too few rows, or the model's URI cannot be one.
+    """
+    models.check_uri(config.model)
+    sets = {
+        kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
+        for kind, count in config.counts().items()
+        if count
+    }
+    return Plan(mixture.mix(config.counts(), sets, config.seed), harmful_rows(config), benign_rows(config))
+
+
+def training_rows(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> list[MixtureRow]:
+    """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers."""
+    asked = [row for row in rows if row.kind == "benign"]
+    if config.benign_answers == "data" or not asked:
+        return rows
+    texts = respond(
+        base.model,
+        base.tokenizer,
+        [base.messages(row.prompt) for row in asked],
+        max_new_tokens=config.own_answer_tokens,
+        batch_size=config.batch_size,
+        is_final=lambda text: False,
+    )
+    return mixture.with_own_answers(rows, {row.prompt: text for row, text in zip(asked, texts, strict=True) if text})
+
+
+def finetune(
+    base: Chat,
+    rows: list[MixtureRow],
+    plan: Plan,
+    config: FinetuneConfig,
+    *,
+    folder: Path,
+    log: Log,
+    keep: Callable[[Path, int], str] = lambda folder, step: str(folder),
+    fetch: Fetch | None = None,
+    base_evaluation: Evaluation | None = None,
+) -> Finetuning:
+    """Train on the rows; measure each checkpoint as it is written.
+
+    Args:
+        base: The model of `config.model`, loaded for measuring. It is left as it was.
+        rows: What `training_rows` returned.
+        plan: What the checkpoints are measured on.
+        config: All settings.
+        folder: Where checkpoints are written.
+        log: Gets the loss as it goes, and each checkpoint's numbers.
+        keep: Puts a checkpoint's files where they stay, and returns its URI there.
+        fetch: Brings tracked models into a local folder.
+        base_evaluation: The base's evaluation, where it is known already.
+
+    Returns:
+        The base (step 0) and the checkpoints, in order, each with its distance from the base and its evaluation.
+    """
+    measured: list[Checkpoint] = []
+
+    def record(uri: str, step: int, distance: float, evaluation: Evaluation) -> None:
+        log({**evaluation.metrics(), "distance": distance}, step, uri if step else None)
+        measured.append(Checkpoint(uri, step, distance, evaluation))
+
+    def measure(checkpoint: training.Checkpoint) -> None:
+        weights = dict(models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters())
+        direction = Difference(weights)
+        uri = keep(checkpoint.folder, checkpoint.step)
+        with perturbed(base.model, [direction], [1.0], weights=base.weights):
+            evaluation, _ = evaluate(dataclasses.replace(base, uri=uri), plan.harmful, plan.benign, config)
+        record(uri, checkpoint.step, relative_norm(base.weights, direction), evaluation)
+
+    record(config.model, 0, 0.0, base_evaluation or evaluate(base, plan.harmful, plan.benign, config)[0])
+    training.finetune(
+        models.load_weights(config.model, fetch),
+        base.tokenizer,
+        mixture.to_dataset(rows, config.system_prompt),
+        folder,
+        base_uri=config.model,
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        lora_rank=config.lora_rank,
+        batch_size=config.train_batch_size,
+        save_every=config.save_every,
+        max_length=config.max_length,
+        autocast=models.compute_dtype(config.dtype),
+        seed=config.seed,
+        on_log=lambda numbers, step: log(numbers, step, None),
+        on_checkpoint=measure,
+    )
+    return Finetuning(model=config.model, counts=config.counts(), checkpoints=tuple(measured))

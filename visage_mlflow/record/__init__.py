@@ -1,0 +1,1 @@
+"""What is kept and shown: results, figures, and the tracking server."""

@@ -1,0 +1,84 @@
+"""Checkpoints become places on a plane, with what the plane does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from visage_mlflow.config import ProjectConfig
+from visage_mlflow.evaluation import attack, harmful_rows, rates
+from visage_mlflow.geometry.directions import Difference
+from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.geometry.plane import Plane
+from visage_mlflow.landscape import Progress, interpolation_line, relative_norm
+from visage_mlflow.language.models import Chat
+from visage_mlflow.record.results import Place, Response, Trajectory
+
+
+@dataclass(frozen=True)
+class CheckpointWeights:
+    """One checkpoint of a finetuning: where it is, after how many steps, and its weights."""
+
+    uri: str
+    training_step: int
+    weights: Mapping[str, Tensor]
+
+
+def measure(
+    base: Chat,
+    checkpoints: Sequence[CheckpointWeights],
+    config: ProjectConfig,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Trajectory, list[Response]]:
+    """Project checkpoints on the line from the base to the last of them, and measure ASR at each and on the line.
+
+    Args:
+        base: The model that was finetuned.
+        checkpoints: At least one, in order of training.
+        config: Grid and prompts.
+        progress: Told of each point of the line.
+
+    Raises:
+        ValueError: There are no checkpoints, or one has other tensors than the base.
+    """
+    if not checkpoints:
+        raise ValueError(f"`run` is {config.run!r}, which has no checkpoints to project. Give a finetune run's id.")
+    rows = harmful_rows(config)
+    for checkpoint in checkpoints:
+        Difference(checkpoint.weights).check(base.weights)
+    last = checkpoints[-1]
+    landscape, responses = interpolation_line(
+        base,
+        last.weights,
+        last.uri,
+        rows,
+        config,
+        n_points=config.n_points,
+        extra=config.extra,
+        progress=progress,
+    )
+    line = Plane(base.weights, x=Difference(last.weights))
+    places = []
+    for checkpoint in checkpoints:
+        at = line.project(checkpoint.weights)
+        direction = Difference(checkpoint.weights)
+        scale = relative_norm(base.weights, direction) / at.distance if at.distance else 0.0
+        with perturbed(base.model, [direction], [1.0], weights=base.weights):
+            shares = rates([response.verdict for response in attack(base, rows, config)])
+        places.append(
+            Place(
+                uri=checkpoint.uri,
+                training_step=checkpoint.training_step,
+                x=at.x,
+                distance=at.distance * scale,
+                off_plane_distance=at.off_plane_distance * scale,
+                off_plane_share=at.off_plane_share,
+                asr=shares.asr,
+                asr_low=shares.asr_low,
+                asr_high=shares.asr_high,
+            )
+        )
+    return Trajectory(landscape=landscape, places=tuple(places)), responses
