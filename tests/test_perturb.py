@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from visage_mlflow.geometry.directions import CPU_BLOCK, Combination, Difference, Materialized, RandomDirection
+from visage_mlflow.geometry.blocks import BLOCK
+from visage_mlflow.geometry.directions import Combination, Difference, Materialized, RandomDirection
 from visage_mlflow.geometry.perturb import perturbed
 
 
@@ -15,7 +16,7 @@ class Tiny(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.embed = nn.Embedding(6, 4)
-        self.layer = nn.Linear(4, CPU_BLOCK // 2 + 3)
+        self.layer = nn.Linear(4, BLOCK // 2 + 3)
         self.norm = nn.LayerNorm(4)
         self.head = nn.Linear(4, 6, bias=False)
         self.codes = nn.Parameter(torch.arange(3), requires_grad=False)
@@ -93,7 +94,7 @@ def test_many_points_there_and_back_leave_bfloat16_weights_bit_for_bit():
 
 def test_nan_and_negative_zero_return_with_the_same_bits():
     model = nn.Module()
-    bits = torch.tensor([0x7FC1, 0x8000, 0x3F80], dtype=torch.int32).to(torch.int16)  # an odd NaN, -0.0, 1.0
+    bits = torch.tensor([0x7FC1, 0x8000, 0x3F80], dtype=torch.int32).to(torch.int16)  # An odd NaN, -0.0, 1.0.
     model.weight = nn.Parameter(bits.view(torch.bfloat16).clone())
     with perturbed(model, [Difference({"weight": torch.ones(3)})], steps=[0.5]):
         assert not torch.equal(model.weight.detach().view(torch.int16), bits)
@@ -101,7 +102,7 @@ def test_nan_and_negative_zero_return_with_the_same_bits():
 
 
 def test_what_does_not_move_is_never_written(model):
-    versions = {name: p._version for name, p in model.named_parameters()}  # counts writes in place
+    versions = {name: p._version for name, p in model.named_parameters()}  # Counts writes in place.
     pointers = {name: p.data_ptr() for name, p in model.named_parameters()}
     with perturbed(model, [RandomDirection(seed=0)], steps=[0.3]):
         assert torch.equal(model.codes, torch.arange(3))
@@ -121,7 +122,7 @@ def test_tied_weights_move_once(model):
 
 def test_a_step_of_one_along_a_difference_is_the_end_exactly(model):
     end = moved_away(snapshot(model))
-    end["layer.weight"][0] = 1e-30  # end - weight, even in float64, would lose this one
+    end["layer.weight"][0] = 1e-30  # The sum end - weight, even in float64, would lose it.
     with perturbed(model, [RandomDirection(), Difference(end)], steps=[0.0, 1.0]):
         assert same(model, end)
     with perturbed(model, [Combination([(2.0, Difference(end))])], steps=[0.5]):
@@ -234,7 +235,7 @@ def test_an_offloaded_parameter_is_refused():
     [
         ({"layer.bias": None}, "lacks the parameter `layer.bias`"),
         ({"layer.bias": torch.zeros(2)}, "`layer.bias` with shape"),
-        ({"layer.bias": torch.zeros(CPU_BLOCK // 2 + 3)}, "`layer.bias` is not `weights` rounded"),
+        ({"layer.bias": torch.zeros(BLOCK // 2 + 3)}, "`layer.bias` is not `weights` rounded"),
     ],
 )
 def test_a_stored_base_of_another_model_is_refused(model, change, message):

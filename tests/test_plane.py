@@ -24,8 +24,8 @@ class Constant(Direction):
     def __init__(self, *values):
         self.values = torch.tensor(values, dtype=torch.float64)
 
-    def displacement(self, name, weight):
-        return self.values
+    def terms(self, name, weight):
+        return [(1.0, self.values)]
 
 
 def test_the_default_axis_is_the_papers():

@@ -4,75 +4,41 @@ Weights are any ``Mapping[str, Tensor]`` named as ``model.named_parameters()`` n
 appears once. A direction yields one tensor at a time; only `Materialized` ever holds a whole displacement.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-# Directions at an angle with a sine up to this count as parallel: float32 rounding alone makes one of 6e-8.
+from visage_mlflow.geometry.blocks import Term, blocks, whole
+
 PARALLEL_SINE = 1e-6
-
-# Elements per block of float64 work. On a CPU the block then stays in the cache, and is below the 2**15 from which
-# torch splits it between threads: several times faster than whole tensors, and the same sums on any number of cores.
-CPU_BLOCK, GPU_BLOCK = 3 * 2**13, 2**24
-
-Term = tuple[float, Tensor]
-
-
-def work_device(tensor: Tensor) -> torch.device:
-    """Where a tensor's float64 work is done: beside it, or on the CPU for Apple's GPUs, which have no float64."""
-    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device
-
-
-def blocks(weight: Tensor, sums: Sequence[Sequence[Term]]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Sums of coefficient × tensor in float64, flattened, block by block; every tensor is shaped like `weight`.
-
-    Each product is rounded before it is added, in order, so that equal terms of opposite sign leave an exact zero.
-    """
-    device = work_device(weight)
-    size = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
-    flat = [[(coefficient, tensor.detach().reshape(-1)) for coefficient, tensor in terms] for terms in sums]
-    for first in range(0, weight.numel(), size):
-        block = slice(first, min(first + size, weight.numel()))
-        totals = []
-        for terms in flat:
-            total = torch.zeros(block.stop - first, dtype=torch.float64, device=device)
-            for coefficient, tensor in terms:
-                total += tensor[block].to(total) * coefficient
-            totals.append(total)
-        yield block, totals
-
-
-def _whole(weight: Tensor, terms: Sequence[Term]) -> Tensor:
-    """A sum of terms as one float64 tensor; zeros if there are none."""
-    total = torch.zeros(weight.shape, dtype=torch.float64, device=work_device(weight))
-    for block, (part,) in blocks(weight, [terms]):
-        total.view(-1)[block] = part
-    return total
+"""Directions at an angle with a sine up to this count as parallel: float32 rounding alone makes one of 6e-8."""
 
 
 class Direction(ABC):
     """A displacement of every weight, yielded tensor by tensor. Tensors that are not floating point never move."""
 
     @abstractmethod
+    def terms(self, name: str, weight: Tensor) -> list[Term]:
+        """The displacement at step 1 of the tensor called `name`, as coefficients × tensors of the shape of `weight`.
+
+        They are added in order, in float64; there are none if the tensor does not move.
+        """
+
     def displacement(self, name: str, weight: Tensor) -> Tensor:
-        """The displacement at step 1 of the tensor called `name`: float64, of the shape of `weight`."""
+        """The sum of the `terms`: float64, of the shape of `weight`."""
+        return whole(weight, self.terms(name, weight))
 
     def delta(self, name: str, weight: Tensor) -> Tensor:
-        """`displacement`, rounded to float32."""
+        """The `displacement`, rounded to float32."""
         return self.displacement(name, weight).float()
-
-    def terms(self, name: str, weight: Tensor) -> list[Term]:
-        """The displacement as a sum of coefficient × tensor, in any dtype; empty if the tensor does not move.
-
-        `perturbed` adds them block by block, in order, so that no stored tensor is ever converted as a whole.
-        """
-        return [(1.0, self.displacement(name, weight))] if weight.is_floating_point() else []
 
 
 class RandomDirection(Direction):
@@ -83,8 +49,8 @@ class RandomDirection(Direction):
 
     Args:
         seed: Which direction.
-        norm: "layer" gives each tensor's noise the Frobenius norm of that tensor; "row" gives each output row
-            (index of dimension 0, in tensors of two or more dimensions) the norm of that row.
+        norm: How long the noise is. "layer" gives each tensor's noise the Frobenius norm of that tensor; "row" gives
+            each output row (index of dimension 0, in tensors of two or more dimensions) the norm of that row.
 
     Raises:
         ValueError: `norm` is unknown; or, when used, a tensor holds NaN or infinity.
@@ -96,9 +62,6 @@ class RandomDirection(Direction):
         self.seed = seed
         self.norm = norm
 
-    def displacement(self, name: str, weight: Tensor) -> Tensor:
-        return _whole(weight, self.terms(name, weight))
-
     def terms(self, name: str, weight: Tensor) -> list[Term]:
         noise = self._noise(name, weight)
         return [] if noise is None else [(1.0, noise)]
@@ -109,12 +72,11 @@ class RandomDirection(Direction):
             return None
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        device = work_device(weight)
-        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(device)
+        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight.device)
         dims = tuple(range(1, weight.ndim)) if self.norm == "row" and weight.ndim >= 2 else None
         length, noise_length = (
             torch.linalg.vector_norm(tensor, dim=dims, keepdim=dims is not None, dtype=torch.float64)
-            for tensor in (weight.detach().to(device), noise)
+            for tensor in (weight.detach(), noise)
         )
         if not torch.isfinite(length).all():
             raise ValueError(f"Tensor `{name}` holds NaN or infinity, so it has no norm to scale a direction to.")
@@ -124,14 +86,13 @@ class RandomDirection(Direction):
 
 
 class Difference(Direction):
-    """From the weights to `end_weights`, not normalized: step 0 is the weights, step 1 is `end_weights` exactly."""
+    """From the weights to `end_weights`, not normalized: step 0 is the weights, step 1 is `end_weights` exactly.
+
+    Raises ValueError, when used, if `end_weights` lacks the tensor or has another shape.
+    """
 
     def __init__(self, end_weights: Mapping[str, Tensor]) -> None:
         self.end_weights = end_weights
-
-    def displacement(self, name: str, weight: Tensor) -> Tensor:
-        """`end - weight` in float64; ValueError if the end lacks the tensor or has another shape."""
-        return _whole(weight, self.terms(name, weight))
 
     def terms(self, name: str, weight: Tensor) -> list[Term]:
         # In this order step 1 first takes the weight away, which leaves an exact zero, and then adds the end.
@@ -139,7 +100,7 @@ class Difference(Direction):
         return [(-1.0, weight.detach()), (1.0, self._end(name, weight))] if weight.is_floating_point() else []
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
-        """Compares every tensor up front, so that a long run does not fail half way.
+        """Compare every tensor up front, so that a long run does not fail half way.
 
         Raises ValueError if tensors are missing, extra, of another shape, or hold NaN or infinity on either side.
         """
@@ -159,14 +120,14 @@ class Difference(Direction):
             raise ValueError(f"No direction between these weights. Tensors: {'; '.join(found)}. {cure}")
 
     def _end(self, name: str, weight: Tensor) -> Tensor:
-        end = self.end_weights[name].detach() if name in self.end_weights else None
+        end = self.end_weights.get(name)
         if end is None or end.shape != weight.shape or not end.is_floating_point():
             found = "missing" if end is None else f"{tuple(end.shape)}, {end.dtype}"
             raise ValueError(
                 f"Tensor `{name}` has shape {tuple(weight.shape)} in the start weights; in the end weights it is: "
                 f"{found}. Use two models of the same architecture, neither of them quantized."
             )
-        return end
+        return end.detach()
 
 
 class Combination(Direction):
@@ -177,9 +138,6 @@ class Combination(Direction):
         coefficients = [coefficient for coefficient, _ in self.parts]
         if not coefficients or not all(map(math.isfinite, coefficients)):
             raise ValueError(f"`parts` must be directions with finite coefficients, got coefficients {coefficients}.")
-
-    def displacement(self, name: str, weight: Tensor) -> Tensor:
-        return _whole(weight, self.terms(name, weight))
 
     def terms(self, name: str, weight: Tensor) -> list[Term]:
         return [
@@ -202,10 +160,7 @@ class Materialized(Direction):
         self._deltas: dict[str, Tensor | None] = {}
         for name, weight in weights.items():
             delta = direction.delta(name, weight)
-            self._deltas[name] = delta if bool(delta.any()) else None  # None, and no memory, for all zeros
-
-    def displacement(self, name: str, weight: Tensor) -> Tensor:
-        return _whole(weight, self.terms(name, weight))
+            self._deltas[name] = delta if bool(delta.any()) else None  # All zeros take no memory.
 
     def delta(self, name: str, weight: Tensor) -> Tensor:
         stored = self._stored(name, weight)
@@ -222,10 +177,10 @@ class Materialized(Direction):
                 f"Tensor `{name}` of shape {tuple(weight.shape)} was not among the weights that this direction was "
                 "materialized for. Materialize it for these weights."
             )
-        return None if stored is None else stored.to(work_device(weight))
+        return stored
 
 
-def gram(weights: Mapping[str, Tensor], directions: Sequence[Direction]) -> npt.NDArray[np.float64]:
+def gram(weights: Mapping[str, Tensor], directions: Sequence[Direction]) -> NDArray[np.float64]:
     """Inner products of n directions over all weights together, of shape (n, n), in one pass over the tensors.
 
     Raises ValueError if a displacement holds NaN or infinity; the message names the tensor.
@@ -268,7 +223,7 @@ def orthogonal(weights: Mapping[str, Tensor], direction: Direction, to: Directio
     length, to_length = math.sqrt(products[0, 0]), math.sqrt(products[1, 1])
     overlap = float(products[0, 1] / products[1, 1]) if to_length > 0 else 0.0
     rest = Combination([(1.0, direction), (-overlap, to)])
-    rest_length = norm(weights, rest)  # measured, since a difference of squares would lose half the digits
+    rest_length = norm(weights, rest)  # Measured, since a difference of squares would lose half the digits.
     if to_length == 0 or rest_length <= PARALLEL_SINE * length:
         raise ValueError(
             f"`direction` (length {length:.6g}) has no part orthogonal to `to` (length {to_length:.6g}): they are "

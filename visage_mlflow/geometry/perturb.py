@@ -1,5 +1,7 @@
 """Hold a model at base + sum(step * direction), and put it back bit for bit."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,10 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from visage_mlflow.geometry.directions import CPU_BLOCK, Direction, Term, blocks
+from visage_mlflow.geometry.blocks import Term, blocks, whole
+from visage_mlflow.geometry.directions import Direction
 
-# How many leading values of each tensor are compared to see that a model is the rounded copy of its weights.
 PROBE = 64
+"""Leading values of each tensor that are compared to see that a model is the rounded copy of its weights."""
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def perturbed(
     steps: Sequence[float],
     weights: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
-    """Holds `model` at base + sum(step * direction) inside the block, and puts it back after it.
+    """Hold `model` at base + sum(step * direction) inside the block, and put it back after it.
 
     Every value is computed in float64 and rounded once to the parameter's dtype, so a step of 1 along a `Difference`
     gives the end weights exactly. Restoring is exact, also after an exception or an interrupt. Parameters that no
@@ -53,7 +56,7 @@ def perturbed(
     written: dict[str, Tensor] = {}
     try:
         for name, parameter in parameters.items() if moves else ():
-            base = bases[name] if name in bases else _copy(torch.empty_like(parameter), parameter)
+            base = bases[name] if name in bases else parameter.clone()
             terms = [(step * factor, part) for step, move in moves for factor, part in move.terms(name, base)]
             if terms and parameter.is_floating_point():
                 written[name] = base
@@ -61,7 +64,7 @@ def perturbed(
         yield
     finally:
         for name, base in written.items():
-            _copy(parameters[name], base)
+            parameters[name].copy_(base)
 
 
 def _stored_bases(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,21 +90,11 @@ def _stored_bases(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor
     return bases
 
 
-def _copy(target: Tensor, source: Tensor) -> Tensor:
-    """`target.copy_(source)`; on a CPU block by block, for the reason that `CPU_BLOCK` gives."""
-    if target.device.type != "cpu" or not (target.is_contiguous() and source.is_contiguous()):
-        return target.copy_(source)
-    to, of = target.view(-1), source.view(-1)
-    for first in range(0, to.numel(), CPU_BLOCK):
-        to[first : first + CPU_BLOCK].copy_(of[first : first + CPU_BLOCK])
-    return target
-
-
 def _write_sum(parameter: Tensor, base: Tensor, terms: Sequence[Term]) -> None:
-    """Writes base + sum(coefficient * tensor), added in order in float64, into `parameter`."""
-    contiguous = parameter.is_contiguous()
-    target = (parameter if contiguous else torch.empty_like(parameter, memory_format=torch.contiguous_format)).view(-1)
-    for block, (total,) in blocks(parameter, [[(1.0, base), *terms]]):
-        target[block].copy_(total)
-    if not contiguous:
-        parameter.copy_(target.view(parameter.shape))
+    """Write base + sum(coefficient * tensor), added in order in float64, into `parameter`."""
+    terms = [(1.0, base), *terms]
+    if not parameter.is_contiguous():
+        parameter.copy_(whole(parameter, terms))
+        return
+    for block, (total,) in blocks(parameter, [terms]):
+        parameter.view(-1)[block] = total

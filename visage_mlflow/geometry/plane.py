@@ -1,16 +1,18 @@
 """Axes of grid points, and planes (or lines) of weights with projection onto them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from torch import Tensor
 
 from visage_mlflow.geometry.directions import PARALLEL_SINE, Combination, Difference, Direction, gram, norm
 
-Floats = npt.NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 def axis(extent: float = 0.5, n_points: int = 21) -> Floats:
@@ -84,7 +86,7 @@ class Projection:
     off_plane_distance: float
     """From the nearest point of the plane to the weights."""
     off_plane_share: float
-    """`off_plane_distance` / `distance`, 0 to 1; 0.0 for the origin itself."""
+    """The share `off_plane_distance` / `distance`, 0 to 1; 0.0 for the origin itself."""
 
 
 class Plane:

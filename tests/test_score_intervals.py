@@ -1,0 +1,152 @@
+"""Wilson's interval, and the bootstrap of VISAGE."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from visage_mlflow.geometry import score
+from visage_mlflow.geometry.score import bootstrap_visage, visage, wilson
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 80), (3, 80), (40, 80), (79, 80), (80, 80)])
+def test_wilson_agrees_with_scipy(successes, trials, level):
+    oracle = binomtest(successes, trials).proportion_ci(confidence_level=level, method="wilson")
+    assert wilson(successes, trials, level) == pytest.approx((100 * oracle.low, 100 * oracle.high), abs=1e-9)
+
+
+def test_wilson_by_hand():
+    # 5 of 10 at z = 1.96: centre 0.5, spread 1.96 * sqrt(0.025 + 0.009604) / 1.38416 = 0.26341.
+    assert wilson(5, 10) == pytest.approx((23.66, 76.34), abs=0.005)
+
+
+def test_wilson_stays_in_percent_at_the_ends():
+    assert wilson(0, 7)[0] == 0.0 and wilson(7, 7)[1] == 100.0
+
+
+def test_wilson_without_trials_is_unknown():
+    assert all(map(math.isnan, wilson(0, 0)))
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 5), (6, 5), (1, 0), (-2, -1), (0, -1)])
+def test_impossible_counts_are_refused(successes, trials):
+    with pytest.raises(ValueError, match="`successes` must be between 0 and `trials`"):
+        wilson(successes, trials)
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, -0.1, NAN])
+def test_a_level_that_is_no_share_is_refused(level):
+    with pytest.raises(ValueError, match="`level`"):
+        wilson(1, 2, level)
+    with pytest.raises(ValueError, match="`level`"):
+        bootstrap_visage(np.zeros((1, 1, 1)), level=level)
+
+
+def slow_bootstrap(jailbroken, seed, n_resamples):
+    """The definition, one replicate, direction and point at a time."""
+    n_directions, n_points, n_prompts = jailbroken.shape
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(n_directions, size=(n_resamples, n_directions))
+    replicates = []
+    for row in range(n_resamples):
+        prompts = rng.integers(n_prompts, size=n_prompts)
+        scores = []
+        for direction in drawn[row]:
+            asr = []
+            for point in range(n_points):
+                verdicts = [v for v in jailbroken[direction, point, prompts] if not math.isnan(v)]
+                asr.append(100 * sum(verdicts) / len(verdicts) if verdicts else NAN)
+            if not all(map(math.isnan, asr)):
+                scores.append(visage(asr))
+        if scores:
+            replicates.append(sum(scores) / len(scores))
+    return np.quantile(replicates, [0.025, 0.975])
+
+
+def verdicts(shape, seed=0, unjudged=0.0):
+    """A basin: prompts break at their own distance from the middle of the axis."""
+    rng = np.random.default_rng(seed)
+    n_points = shape[1]
+    distance = np.abs(np.arange(n_points) - n_points // 2)[None, :, None]
+    values = (distance > rng.uniform(0, n_points / 2, size=shape)).astype(float)
+    values[rng.random(shape) < unjudged] = NAN
+    return values
+
+
+@pytest.mark.parametrize("unjudged", [0.0, 0.3, 0.8])
+def test_the_bootstrap_agrees_with_a_plain_loop(unjudged, monkeypatch):
+    jailbroken = verdicts((3, 7, 6), unjudged=unjudged)
+    expected = slow_bootstrap(jailbroken, seed=4, n_resamples=150)
+    assert bootstrap_visage(jailbroken, seed=4, n_resamples=150) == pytest.approx(tuple(expected), abs=1e-9)
+    monkeypatch.setattr(score, "CHUNK", 100)  # A few replicates at a time.
+    assert bootstrap_visage(jailbroken, seed=4, n_resamples=150) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+def test_the_bootstrap_holds_the_measured_visage_and_repeats_itself():
+    jailbroken = verdicts((3, 21, 80)) == 1
+    measured = np.mean([visage(100 * direction.mean(axis=1)) for direction in jailbroken])
+    low, high = bootstrap_visage(jailbroken, seed=1)
+    assert 0 <= low < measured < high <= 100
+    assert bootstrap_visage(jailbroken, seed=1) == (low, high)
+    assert bootstrap_visage(jailbroken, seed=2) != (low, high)
+    narrow = bootstrap_visage(jailbroken, seed=1, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+
+
+@pytest.mark.parametrize(("value", "expected"), [(False, 100.0), (True, 0.0)])
+def test_identical_verdicts_leave_no_doubt(value, expected):
+    assert bootstrap_visage(np.full((3, 5, 4), value)) == (expected, expected)
+
+
+def test_a_single_verdict_is_an_interval_without_width():
+    assert bootstrap_visage([[[0]]]) == (100.0, 100.0)
+
+
+def test_a_point_or_direction_without_verdicts_is_left_out():
+    jailbroken = np.zeros((2, 3, 4))
+    jailbroken[1] = NAN
+    jailbroken[0, 1] = NAN
+    # Replicates that draw only direction 1 have no verdict and do not count.
+    assert bootstrap_visage(jailbroken) == (100.0, 100.0)
+
+
+def test_prompts_are_resampled_together_at_all_points():
+    # Prompt 0 always breaks and prompt 1 never does. Drawn together, a replicate has the same ASR of 0, 50 or 100 at
+    # all points, so VISAGE 100, 50 or 0 with chances of 1/4, 1/2, 1/4. Drawn apart, 50 points would average to 50.
+    jailbroken = np.zeros((1, 50, 2))
+    jailbroken[:, :, 0] = 1
+    assert bootstrap_visage(jailbroken) == (0.0, 100.0)
+
+
+def test_the_bootstrap_needs_bounded_memory():
+    jailbroken = np.zeros((3, 441, 80), dtype=bool)  # A 21 x 21 plane: 42 MB per array of all replicates.
+    tracemalloc.start()
+    bootstrap_visage(jailbroken, n_resamples=4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64e6  # In all, where all replicates at once would need 42 MB for each of about 6 arrays.
+
+
+@pytest.mark.parametrize(
+    ("jailbroken", "message"),
+    [
+        (np.zeros((2, 3)), "shape"),
+        (np.zeros((0, 3, 4)), "non-empty"),
+        (np.zeros((2, 3, 0)), "non-empty"),
+        (np.full((1, 2, 3), NAN), "no verdict"),
+        (np.full((1, 2, 3), 50.0), "verdicts, not percent"),
+    ],
+)
+def test_what_are_no_verdicts_is_refused(jailbroken, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_visage(jailbroken)
+
+
+def test_no_resamples_are_refused():
+    with pytest.raises(ValueError, match="`n_resamples`"):
+        bootstrap_visage(np.zeros((1, 1, 1)), n_resamples=0)
