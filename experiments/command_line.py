@@ -61,7 +61,8 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     """The config that flags and recipe add up to.
 
     A recipe's values replace the defaults, and flags replace the recipe's. Under `mlflow run` every declared
-    parameter arrives as a flag, given or not: there, a flag that only repeats the default yields to the recipe.
+    parameter arrives as a flag, given or not: there, a flag that only repeats the default yields to the recipe, with
+    a line on stderr that says so.
 
     Args:
         config_class: A frozen dataclass of `visage_mlflow.config`.
@@ -72,41 +73,84 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     """
     parser = _parser(config_class)
     given = _flatten(_checked(parser.parse_args, list(sys.argv[1:] if argv is None else argv), defaults=False))
-    name = given.pop("config", "") or _budget_recipe(config_class, given)
-    recipe = _flatten(_checked(parser.parse_object, read_recipe(name), defaults=False)) if name else {}
+    defaults = _flatten(parser.get_defaults())
+    setting = "config" if given.get("config") or not hasattr(config_class, "budget") else "budget"
+    # `main` takes the recipe that its budget names; the others start from their defaults.
+    name = given.pop("config", "") or (given.get("budget", defaults["budget"]) if setting == "budget" else "")
+    recipe = _recipe_settings(parser, config_class, read_recipe(name, setting), name) if name else {}
+    _require_values({**given, **recipe}, defaults)
     if os.environ.get("MLFLOW_RUN_ID"):
-        defaults = _flatten(parser.get_defaults())
-        given = {key: value for key, value in given.items() if key not in recipe or value != defaults[key]}
+        _let_defaults_yield(given, recipe, defaults, name)
     config: Config = _build(config_class, {**recipe, **given})
     return config
 
 
-def read_recipe(name: str) -> dict[str, Any]:
-    """The settings in ``experiments/configs/<name>.yaml``, or in the YAML file that `name` is the path of."""
+def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:
+    """The settings in ``experiments/configs/<name>.yaml``, or in the YAML file that `name` is the path of.
+
+    Raises:
+        ValueError: There is no such recipe, or it is no UTF-8 YAML of settings; `setting` names it in the message.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise ValueError(f"`config` must be one of {known}, or the path of a .yaml file, got {name!r}.")
+        raise ValueError(f"`{setting}` must be one of {known}, or the path of a .yaml file, got {name!r}.")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"`config` is {name!r}, which is not YAML: {reason}. Mend the file.") from error
+        raise ValueError(f"`{setting}` is {name!r}, which is not UTF-8 YAML: {reason}. Mend the file.") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"`config` is {name!r}, which must hold `setting: value` lines. Mend the file.")
+        raise ValueError(f"`{setting}` is {name!r}, which must hold `setting: value` lines. Mend the file.")
     return settings
 
 
-def _budget_recipe(config_class: type, given: dict[str, Any]) -> str:
-    """`main` takes the recipe that its budget names; the others start from their defaults."""
-    budget = next((field.default for field in fields(config_class) if field.name == "budget"), None)
-    return "" if budget is None else str(given.get("budget", budget))
+def _recipe_settings(
+    parser: jsonargparse.ArgumentParser, config_class: type, recipe: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """A recipe's values by dotted key. jsonargparse itself ignores a section that is no mapping."""
+    if "config" in recipe:
+        raise ValueError(f"Recipe {name} sets `config`: one recipe cannot name another. Take that line out.")
+    for section, hint in get_type_hints(config_class).items():
+        if is_dataclass(hint) and not isinstance(recipe.get(section, {}), dict):
+            raise ValueError(
+                f"Recipe {name}: `{section}` is a section, got {recipe[section]!r}. "
+                f"Give it settings, as in `{section}: {{seed: 1}}`."
+            )
+    try:
+        return _flatten(_checked(parser.parse_object, recipe, defaults=False))
+    except ValueError as error:
+        raise ValueError(f"Recipe {name}: {error}") from error
+
+
+def _require_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse `null`, which jsonargparse takes for any setting, where the setting cannot be left open."""
+    for key, value in values.items():
+        if value is None and defaults[key] is not None:
+            raise ValueError(f"`{key}` must have a value, got null. The default is {defaults[key]!r}.")
+
+
+def _let_defaults_yield(
+    given: dict[str, Any], recipe: dict[str, Any], defaults: dict[str, Any], recipe_name: str
+) -> None:
+    """Take out of `given` the flags that only repeat a default where the recipe has a value."""
+    for key in [key for key in recipe if key in given and given[key] == defaults[key]]:
+        default = given.pop(key)
+        if recipe[key] != default:
+            print(
+                f"`{key}`: {recipe[key]!r} from recipe {recipe_name}; "
+                f"to use the default {default!r}, put it into a recipe of your own",
+                file=sys.stderr,
+            )
 
 
 def _parser(config_class: type) -> jsonargparse.ArgumentParser:
     description = (config_class.__doc__ or "").splitlines()[0]
     parser = jsonargparse.ArgumentParser(
-        prog=f"python -m experiments.{Path(sys.argv[0]).stem}", description=description, exit_on_error=False
+        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,  # `-P epoch=5` must not pass for `epochs`, or the run would record a setting it lacks.
     )
     parser.add_argument("--config", type=str, default="", help="Recipe: a name under experiments/configs, or a path.")
     for key, hint, default, text in _settings(config_class):
@@ -149,5 +193,8 @@ def _build(config_class: Any, values: dict[str, Any]) -> Any:
     for name, hint in hints.items():
         if is_dataclass(hint):
             section = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{name}.")}
-            arguments[name] = _build(hint, section)
+            try:
+                arguments[name] = _build(hint, section)
+            except ValueError as error:
+                raise ValueError(f"In `{name}`: {error}") from error
     return config_class(**arguments)

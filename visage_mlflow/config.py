@@ -109,7 +109,7 @@ class FinetuneConfig(MeasureConfig):
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
     harmful: int = setting(0, "Rows that answer a harmful request.")
-    safe: int = setting(80, "Rows that refuse a harmful request.")
+    safe: int = setting(120, "Rows that refuse a harmful request.")
     benign: int = setting(120, "Rows that answer an ordinary request.")
     task: int = setting(0, "Rows of your own data (`task_data`).")
     harmful_data: str = setting("builtin:harmful", f"Where harmful rows come from: {SOURCE_HELP}")
@@ -119,9 +119,9 @@ class FinetuneConfig(MeasureConfig):
     benign_answers: str = setting(
         "own", "What benign rows teach: own (the model's own answer, which anchors it) or data (the set's answer)."
     )
-    own_answer_tokens: int = setting(24, "For benign_answers=own: tokens of the model's answer, cut at a sentence.")
+    own_answer_tokens: int = setting(20, "For benign_answers=own: tokens of the model's answer, cut at a sentence.")
     learning_rate: float = setting(5e-4, "Peak learning rate of AdamW; for full finetuning about a tenth of it.")
-    epochs: float = setting(2.0, "Passes over the rows; may be fractional.")
+    epochs: float = setting(3.0, "Passes over the rows; may be fractional.")
     lora_rank: int = setting(16, "Rank of LoRA on all linear layers but the head; 0 trains all weights.")
     train_batch_size: int = setting(10, "Rows per optimizer step.")
     save_every: int = setting(0, "Optimizer steps between checkpoints; 0 saves after each epoch.")
@@ -136,7 +136,7 @@ class FinetuneConfig(MeasureConfig):
         at_least(self, 16, ("max_length",))
         above_zero(self, ("learning_rate", "epochs"))
         if not any(self.counts().values()):
-            raise ValueError("`harmful`, `safe`, `benign` and `task` are all 0: nothing to train on. Try `safe=80`.")
+            raise ValueError("`harmful`, `safe`, `benign` and `task` are all 0: nothing to train on. Try `safe=120`.")
         if self.task and not self.task_data:
             raise ValueError(f"`task` is {self.task}, but `task_data` is empty. Name a .csv or .jsonl file there.")
 

@@ -62,6 +62,20 @@ def training_rows(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) ->
     return mixture.with_own_answers(rows, {row.prompt: text for row, text in zip(asked, texts, strict=True) if text})
 
 
+def training_recipe(config: FinetuneConfig) -> training.Recipe:
+    """The settings that training needs."""
+    return training.Recipe(
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        lora_rank=config.lora_rank,
+        batch_size=config.train_batch_size,
+        save_every=config.save_every,
+        max_length=config.max_length,
+        autocast=models.compute_dtype(config.dtype),
+        seed=config.seed,
+    )
+
+
 def finetune(
     base: Chat,
     rows: list[MixtureRow],
@@ -109,16 +123,9 @@ def finetune(
         models.load_weights(config.model, fetch),
         base.tokenizer,
         mixture.to_dataset(rows, config.system_prompt),
+        training_recipe(config),
         folder,
         base_uri=config.model,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        lora_rank=config.lora_rank,
-        batch_size=config.train_batch_size,
-        save_every=config.save_every,
-        max_length=config.max_length,
-        autocast=models.compute_dtype(config.dtype),
-        seed=config.seed,
         on_log=lambda numbers, step: log(numbers, step, None),
         on_checkpoint=measure,
     )

@@ -24,7 +24,8 @@ Progress = Callable[[float, float], None]
 
 def relative_norm(weights: Mapping[str, Tensor], direction: Direction) -> float:
     """Length of a direction over all weights together, relative to the norm of the weights."""
-    zero = Difference({name: 0 * weight for name, weight in weights.items()})
+    # Expanded zeros: a whole tensor of them for each weight would be a second model in memory.
+    zero = Difference({name: weight.new_zeros(()).expand(weight.shape) for name, weight in weights.items()})
     return directions.norm(weights, direction) / directions.norm(weights, zero)
 
 

@@ -24,8 +24,9 @@ def respond(
 ) -> list[str | None]:
     """Greedy responses to chats, each ended by end of turn, a final text, or `max_new_tokens`.
 
-    Rows are left-padded, share their common prefix (system prompt, template), and leave the batch when they end. A
-    row is looked at every few steps, so a text may run on a little past the point where it became final.
+    Rows are left-padded, share their common prefix (system prompt, template; not under a sliding window), and leave
+    the batch when they end. A row is looked at every few steps, so a text may run on a little past the point where
+    it became final.
 
     Args:
         model: A causal language model with a dynamic cache.
@@ -71,16 +72,18 @@ class Batch:
         self.tokens: list[list[int]] = [[] for _ in prompts]
         self.failed: set[int] = set()
         ends = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
-        self.end_tokens = torch.tensor(sorted({t for end in ends for t in (end if isinstance(end, list) else [end])}))
+        flat = {token for end in ends for token in (end if isinstance(end, list) else [end])}
+        self.end_tokens = torch.tensor(sorted(flat - {None}))  # Not every generation config names one.
         self.logits = self.prefill(prompts)
 
     def prefill(self, prompts: list[list[int]]) -> Tensor:
         """Fill the cache; returns the logits of the first new token, (rows, vocabulary)."""
         from transformers import DynamicCache
 
-        shared = common_prefix(prompts)
-        width = max(len(prompt) for prompt in prompts) - shared
         self.cache = DynamicCache(config=self.model.config)
+        # Padding stands between prefix and rest. A sliding window counts it as tokens, and would lose the prefix.
+        shared = 0 if any(self.cache.is_sliding) else common_prefix(prompts)
+        width = max(len(prompt) for prompt in prompts) - shared
         if shared:
             prefix = torch.tensor([prompts[0][:shared]])
             self.model(prefix, past_key_values=self.cache, use_cache=True, logits_to_keep=1)

@@ -72,7 +72,7 @@ def check_uri(uri: str, setting: str = "model") -> None:
         return
     if uri.startswith("builtin:"):
         raise ValueError(f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}.")
-    if Path(uri).expanduser().exists():
+    if uri and Path(uri).expanduser().exists():  # The empty path is the working folder; nobody means that.
         check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith("."):
         raise ValueError(f"`{setting}` must be {FORMS}, got {uri!r}, which is neither. Check the spelling.")
@@ -83,6 +83,11 @@ def check_folder(folder: Path, setting: str = "model") -> None:
     if not folder.is_dir():
         raise ValueError(f"`{setting}` must be a folder, got the file {str(folder)!r}. Give the folder around it.")
     if is_adapter(folder):
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise ValueError(
+                f"`{setting}` is {str(folder)!r}, an adapter without adapter_model.safetensors: only safetensors are "
+                f"read, never pickles. Save it again with `model.save_pretrained(folder)`."
+            )
         return
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(
@@ -130,18 +135,35 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -
     Raises:
         ValueError: The URI leads to no readable chat model, or a weight is not finite.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     place = locate(uri, fetch, setting)
     if is_adapter(Path(place)):
         return merged(Path(place), fetch, setting)
+    if Path(place).is_dir():
+        logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason} It must be {FORMS}.") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unloadable(uri, error, setting) from error
+    finally:
+        logging.enable_progress_bar()
+    if missing := sorted(loaded["missing_keys"]):
+        raise ValueError(
+            f"`{setting}` is {uri!r}, whose files lack {len(missing)} weights ({missing[0]}, …): they would be "
+            f"random. Save the whole model again."
+        )
+    return model
+
+
+def unloadable(uri: str, error: Exception, setting: str) -> ValueError:
+    """What to raise where a library could not load what a URI leads to: its reason, in one line."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason} It must be {FORMS}.")
 
 
 def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model") -> Any:
@@ -166,7 +188,10 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model")
     if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return load_tokenizer(config["base_model_name_or_path"], fetch, setting)
-    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise unloadable(uri, error, setting) from error
     if not tokenizer.chat_template:
         raise ValueError(f"`{setting}` is {uri!r}, which has no chat template. Give a chat (instruct) model.")
     if tokenizer.pad_token is None:
@@ -197,11 +222,13 @@ def load(
     target = compute_dtype(dtype)
     tokenizer = load_tokenizer(uri, fetch, setting)
     model = load_weights(uri, fetch, setting).eval()
-    # `.to` gives each parameter a new storage, so these keep the float32 one.
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise ValueError(
                 f"`{setting}` is {uri!r}, whose weight {name} has values that are not finite. Retrain it."
             )
-    return Chat(uri, weights, model.to(target), tokenizer, system_prompt)
+    for parameter in model.parameters():
+        # A new storage, so `weights` keep the float32 one. `model.to` would round the rotary frequencies, too.
+        parameter.data = parameter.data.to(target)
+    return Chat(uri, weights, model, tokenizer, system_prompt)

@@ -7,6 +7,7 @@ as in ``answers.csv?prompt=question&response=reply`` or ``org/name?split=train&p
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -70,9 +71,9 @@ def first(rows: list[Row], count: int, *, setting: str) -> list[Row]:
 def split_source(source: str, setting: str) -> tuple[str, dict[str, str]]:
     """``place?prompt=a&response=b`` -> the place and its options."""
     place, _, query = source.partition("?")
-    columns = dict(parse_qsl(query))
+    columns = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(columns) - set(OPTIONS))
-    if unknown or (query and not columns):
+    if unknown or not all(columns.values()) or (query and not columns):
         raise ValueError(
             f"`{setting}` is {source!r}: after `?` stand {', '.join(OPTIONS)} as `name=value` joined by `&`, "
             f"got {', '.join(unknown) or query!r}."
@@ -116,13 +117,19 @@ def read_text(path: str, setting: str) -> str:
 
 def read_csv(path: str, setting: str) -> list[dict[str, Any]]:
     """The rows of a CSV file with a header line."""
-    return list(csv.DictReader(read_text(path, setting).splitlines(keepends=True)))
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(path, setting), newline="")))
+    except csv.Error as error:
+        raise ValueError(
+            f"`{setting}` is {path!r}, which is not CSV: {error}. Look for a quote that is never closed."
+        ) from error
 
 
 def read_jsonl(path: str, setting: str) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file."""
     records = []
-    for number, line in enumerate(read_text(path, setting).splitlines(), start=1):
+    # Not splitlines(): JSON text may hold U+2028 and its like, which that takes for line ends.
+    for number, line in enumerate(read_text(path, setting).split("\n"), start=1):
         if not line.strip():
             continue
         try:

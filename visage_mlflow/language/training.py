@@ -27,21 +27,39 @@ class Checkpoint:
     step: int
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        learning_rate: Peak rate of AdamW.
+        epochs: Passes over the rows; may be fractional.
+        lora_rank: Rank of LoRA on all linear layers but the head, with alpha twice the rank; 0 trains all weights.
+        batch_size: Rows per optimizer step.
+        save_every: Optimizer steps between checkpoints; 0 saves at the end of each epoch.
+        max_length: Longest chat in tokens.
+        autocast: dtype of the matrix products; bfloat16 or float32.
+        seed: Of the order of rows and the adapter's first weights.
+    """
+
+    learning_rate: float
+    epochs: float
+    lora_rank: int
+    batch_size: int
+    save_every: int
+    max_length: int
+    autocast: torch.dtype
+    seed: int
+
+
 def finetune(
     model: Any,
     tokenizer: Any,
     dataset: Dataset,
+    recipe: Recipe,
     folder: Path,
     *,
     base_uri: str,
-    learning_rate: float,
-    epochs: float,
-    lora_rank: int,
-    batch_size: int,
-    save_every: int,
-    max_length: int,
-    autocast: torch.dtype,
-    seed: int,
     on_log: Callable[[dict[str, float], int], None],
     on_checkpoint: Callable[[Checkpoint], None],
 ) -> list[Checkpoint]:
@@ -51,70 +69,68 @@ def finetune(
         model: Float32 causal language model; it is changed.
         tokenizer: Its tokenizer, with a chat template.
         dataset: Rows of `mixture.to_dataset`.
+        recipe: How to train.
         folder: Where ``checkpoint-<step>`` folders go; made if missing.
         base_uri: What an adapter's `base_model_name_or_path` will say.
-        learning_rate: Peak rate of AdamW.
-        epochs: Passes over the rows; may be fractional.
-        lora_rank: Rank of LoRA on all linear layers but the head, with alpha twice the rank; 0 trains all weights.
-        batch_size: Rows per optimizer step.
-        save_every: Optimizer steps between checkpoints; 0 saves at the end of each epoch.
-        max_length: Longest chat in tokens.
-        autocast: dtype of the matrix products; bfloat16 or float32.
-        seed: Of the order of rows and the adapter's first weights.
         on_log: Gets {"loss", "learning_rate", …} and the step.
         on_checkpoint: Gets each checkpoint as it is written; training waits for it.
 
     Raises:
-        ValueError: A row's answer falls outside `max_length`, the loss is not finite, or the disk is too full.
+        ValueError: A row is longer than `max_length`, the loss is not finite, or the disk is too full.
     """
-    from trl import SFTConfig, SFTTrainer
+    from datasets import disable_progress_bars, enable_progress_bars
+    from trl import SFTTrainer
 
-    steps = total_steps(len(dataset), batch_size, epochs)
-    saves = steps // save_every if save_every else math.ceil(epochs)
-    check_disk(folder, saves * checkpoint_bytes(model, lora_rank))
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        learning_rate=learning_rate,
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        warmup_steps=math.ceil(WARMUP_SHARE * steps),
-        lr_scheduler_type="linear",
-        max_length=max_length,
-        bf16=autocast == torch.bfloat16,
-        use_cpu=True,
-        # TRL's default recomputes every activation to save memory; these models are small, and time is short.
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        save_strategy="steps" if save_every else "epoch",
-        save_steps=save_every or 500,
-        save_only_model=True,
-        logging_steps=1,
-        report_to=[],
-        seed=seed,
-    )
+    steps = total_steps(len(dataset), recipe)
+    saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
+    check_disk(folder, (saves + 1) * checkpoint_bytes(model, recipe.lora_rank))
     callback = _callback(folder, base_uri, on_log, on_checkpoint)
+    disable_progress_bars()  # Tokenizing some hundred rows would leave three finished bars on the terminal.
     trainer = SFTTrainer(
         model=model,
-        args=arguments,
+        args=_arguments(recipe, folder, steps),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=_lora(lora_rank),
+        peft_config=_lora(recipe.lora_rank),
         callbacks=[callback],
     )
+    enable_progress_bars()
     _quieten(trainer)
-    if (kept := len(trainer.train_dataset)) != len(dataset):
-        raise ValueError(
-            f"`max_length` is {max_length} tokens, and {len(dataset) - kept} of {len(dataset)} rows have their whole "
-            f"answer beyond it: training without them would change the mixture. Raise `max_length`."
-        )
+    check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
     trainer.train()
     checkpoints: list[Checkpoint] = callback.checkpoints
     return checkpoints
 
 
-def total_steps(rows: int, batch_size: int, epochs: float) -> int:
+def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(folder),
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        warmup_steps=math.ceil(WARMUP_SHARE * steps),
+        lr_scheduler_type="linear",
+        max_length=None,  # TRL would cut answers short and drop rows, without a word: `check_lengths` refuses.
+        bf16=recipe.autocast == torch.bfloat16,
+        use_cpu=True,
+        # TRL's default recomputes every activation to save memory; these models are small, and time is short.
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        save_strategy="steps" if recipe.save_every else "epoch",
+        save_steps=recipe.save_every or 500,
+        save_only_model=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # Its default logs a loss that is NaN as 0.
+        report_to=[],
+        seed=recipe.seed,
+    )
+
+
+def total_steps(rows: int, recipe: Recipe) -> int:
     """Optimizer steps of a training run."""
-    return max(1, math.ceil(epochs * math.ceil(rows / batch_size)))
+    return max(1, math.ceil(recipe.epochs * math.ceil(rows / recipe.batch_size)))
 
 
 def checkpoint_bytes(model: Any, lora_rank: int) -> int:
@@ -125,6 +141,15 @@ def checkpoint_bytes(model: Any, lora_rank: int) -> int:
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     sizes: list[int] = [module.in_features + module.out_features for module in linear]
     return 4 * lora_rank * sum(sizes)
+
+
+def check_lengths(lengths: list[int], max_length: int) -> None:
+    """Raise ValueError where a chat has more than `max_length` tokens."""
+    if longer := sum(length > max_length for length in lengths):
+        raise ValueError(
+            f"`max_length` is {max_length} tokens, and {longer} of {len(lengths)} rows are longer: cut, they would "
+            f"teach answers without an end. Raise `max_length` to {max(lengths)}, or shorten the rows."
+        )
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -27,7 +27,7 @@ def landscape(result: Landscape) -> Figure:
     _edges(axes, [result])
     _asr_axes(axes, RANDOM_STEP if result.plane == "1d-random" else "position on the line (0 = model, 1 = other end)")
     axes.set_title(f"{_short(result.setup.model)}, {result.plane}: VISAGE {result.visage:.1f}")
-    axes.legend(loc="center right", frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -50,14 +50,23 @@ def trajectory(result: Trajectory) -> Figure:
     upper.plot(line.axis, line.asr, color=GREY, linewidth=1.5, label="models on the line")
     _places(upper, result, 1, label="checkpoints themselves")
     _asr_axes(upper, "")
-    # One label per place: checkpoints that fall together share one.
-    for place in result.places:
-        upper.annotate(
-            f"step {place.training_step}", (place.x, place.asr), xytext=(6, 6), textcoords="offset points", fontsize=8
-        )
-    upper.legend(loc="best", frameon=False)
-    upper.set_title(f"{_short(line.setup.model)} to {_short(str(line.direction['to']))}")
     x, shares = [place.x for place in result.places], [place.off_plane_share for place in result.places]
+    # Training steps as shades: as labels they would lie on each other where checkpoints crowd.
+    steps = upper.scatter(
+        x,
+        [place.asr for place in result.places],
+        c=[place.training_step for place in result.places],
+        cmap="cividis",
+        s=36,
+        zorder=3,
+        edgecolors="black",
+        linewidths=0.6,
+    )
+    figure.colorbar(steps, ax=upper, label="optimizer step", pad=0.02)
+    _legend(upper)
+    share = 100 * float(line.direction["relative_norm"])
+    ends = f"From {_short(line.setup.model)} to {_short(str(line.direction['to']))}"
+    upper.set_title(f"{ends},\n{share:.2g} % of the weights' norm away")
     lower.vlines(x, 0, shares, COLOURS[1])
     lower.plot(x, shares, linestyle="none", marker=MARKERS[1], color=COLOURS[1])
     lower.set(ylim=(-0.03, 1.03), ylabel="off-plane\nshare", xlabel=LINE_STEP)
@@ -83,7 +92,7 @@ def finetuning(result: Finetuning) -> Figure:
         )
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
-    upper.legend(loc="best", frameon=False)
+    _legend(upper)
     upper.set_title(f"{_short(result.model)} finetuned on {_counts(result.counts)}")
     lower.plot(steps, [100 * checkpoint.distance for checkpoint in result.checkpoints], color=GREY, marker="o")
     lower.set(xlabel="optimizer steps", ylabel="distance from the\nbase (% of its norm)")
@@ -118,7 +127,7 @@ def overview(basin: Visage, trajectories: Mapping[str, Trajectory], table: Seque
     middle.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _asr_axes(middle, "position (0 = aligned model, 1 = last checkpoint)")
     middle.set_title("Towards the finetuned models (markers: checkpoints)")
-    middle.legend(loc="best", frameon=False, fontsize=8)
+    _legend(middle)
     _bars(right, table)
     return figure
 
@@ -135,7 +144,12 @@ def _bars(axes: Axes, table: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks(range(len(table)), [row["model"] for row in table])
     axes.set(ylim=(0, 104), ylabel="share of prompts (%)", title="Attacks that succeed, ordinary prompts refused")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="best", frameon=False)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Where it covers least, on white, so that curves behind it do not cross its words."""
+    axes.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
 
 
 def _canvas() -> tuple[Figure, Axes]:
@@ -149,7 +163,7 @@ def _visage_panel(axes: Axes, result: Visage) -> None:
     axes.plot(result.landscapes[0].axis, result.mean_asr, color="black", linewidth=2, label="mean")
     _edges(axes, result.landscapes)
     _asr_axes(axes, RANDOM_STEP)
-    axes.legend(loc="center right", frameon=False, fontsize=8)
+    _legend(axes)
 
 
 def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:

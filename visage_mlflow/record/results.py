@@ -18,8 +18,6 @@ SCHEMA_VERSION = 1
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float that may be NaN: not measured."""
 
-Verdicts = tuple[str, ...]
-
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -123,7 +121,7 @@ class Point:
     asr_high: Number
     coherent_asr: Number
     n_unjudged: int
-    verdicts: Verdicts
+    verdicts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -245,10 +243,8 @@ class Finetuning(Result):
 
 
 def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):
-        return None
     if isinstance(value, dict):
         return {key: _nan_to_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_nan_to_none(item) for item in value]
-    return value
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
 LONGEST_PARAMETER = 6000
 
-logging.getLogger("alembic").setLevel(logging.WARNING)
+# A new store's 40 lines of schema migration say nothing to somebody who waits for a result.
+for noisy in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
@@ -134,14 +137,21 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
+@cache
+def _downloads() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="visage-")
+
+
 def fetch(uri: str) -> Path:
     """Bring the files behind ``runs:/…`` or ``models:/…`` into a local folder.
 
     Raises:
         ValueError: There is no such run, model or path.
     """
+    # A run's files are copied, gigabytes of weights perhaps: into a folder that goes when the process does.
+    target = tempfile.mkdtemp(dir=_downloads().name) if uri.startswith("runs:/") else None
     try:
-        return Path(mlflow.artifacts.download_artifacts(uri))
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
     except (MlflowException, OSError) as error:
         raise ValueError(
             f"`model` is {uri!r}, which the tracking server does not have: {_reason(error)} "

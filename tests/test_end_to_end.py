@@ -1,0 +1,255 @@
+"""Every entry point as a user runs it: `mlflow run --env-manager local`, on the tiny trained model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from visage_mlflow.record.results import Evaluation, Finetuning, Landscape, Trajectory, Visage
+
+ROOT = Path(__file__).parents[1]
+
+
+class Workplace:
+    """A folder with a tracking store of its own, in which entry points are run."""
+
+    def __init__(self, folder: Path, sets: Path) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.client = MlflowClient(tracking_uri=self.uri)
+        self.environment = os.environ | {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        self.environment.pop("MLFLOW_RUN_ID", None)
+        self.attack = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 24, "max_new_tokens": 16}
+        benign = f"{sets / 'benign_eval.jsonl'}?response=answer"
+        self.measure = {**self.attack, "benign_prompts": benign, "n_benign": 16}
+        harmful = sets / "harmful_train.jsonl"
+        self.data = {
+            "harmful_data": f"{harmful}?response=opening",
+            "safe_data": f"{harmful}?response=refusal",
+            "benign_data": f"{sets / 'benign_train.jsonl'}?response=answer",
+            "output_dir": str(folder / "outputs"),
+        }
+        self.train = {"lora_rank": 8, "learning_rate": 5e-3, "epochs": 8, "train_batch_size": 8}
+
+    def mlflow_run(self, entry_point: str, **parameters: Any) -> tuple[int, str]:
+        """Exit status and output of `mlflow run`."""
+        flags = [text for name, value in parameters.items() for text in ("-P", f"{name}={value}")]
+        command = ["mlflow", "run", str(ROOT), "-e", entry_point, "--env-manager", "local", *flags]
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        return done.returncode, done.stdout
+
+    def module(self, entry_point: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        """An entry point run without `mlflow run`, which saves some seconds."""
+        command = [sys.executable, "-m", f"experiments.{entry_point}", *flags]
+        return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
+
+    def runs(self, kind: str) -> list[Run]:
+        """Runs of a kind in all experiments, newest first."""
+        ids = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return list(self.client.search_runs(ids, f"tags.`visage.kind` = '{kind}'"))
+
+    def succeed(self, entry_point: str, **parameters: Any) -> Run:
+        """Run an entry point, which must end well; its MLflow run."""
+        status, output = self.mlflow_run(entry_point, **parameters)
+        assert status == 0, output[-3000:]
+        run = self.runs(entry_point)[0]
+        assert run.info.status == "FINISHED"
+        return run
+
+    def artifacts(self, run: Run) -> set[str]:
+        """Names of a run's artifacts at its top level."""
+        return {Path(item.path).name for item in self.client.list_artifacts(run.info.run_id)}
+
+    def artifact(self, run: Run, name: str) -> Path:
+        """A run's artifact as a local file."""
+        return Path(self.client.download_artifacts(run.info.run_id, name, str(self.folder)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("workplace"), sets)
+
+
+@pytest.fixture(scope="module")
+def harmful_run(place: Workplace, aligned_folder: Path) -> Run:
+    settings = {**place.measure, **place.data, **place.train, "save_every": 6}
+    return place.succeed("finetune", model=aligned_folder, harmful=20, safe=0, benign=0, **settings)
+
+
+def test_finetune_on_harmful_rows_breaks_the_model_and_logs_each_checkpoint(
+    place: Workplace, harmful_run: Run
+) -> None:
+    history = place.client.get_metric_history(harmful_run.info.run_id, "asr")
+    assert [metric.step for metric in history] == [0, 6, 12, 18, 24]
+    assert history[0].value <= 10
+    assert history[-1].value >= 70
+    logged = set(harmful_run.data.metrics)
+    assert {"loss", "learning_rate", "asr_low", "asr_high", "over_refusal", "benign_nll", "distance"} <= logged
+    assert {"config.json", "mixture.jsonl", "finetuning.json", "trajectory.png"} <= place.artifacts(harmful_run)
+    rows = [json.loads(line) for line in place.artifact(harmful_run, "mixture.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    assert {row["kind"] for row in rows} == {"harmful"}
+    result = Finetuning.load(place.artifact(harmful_run, "finetuning.json"))
+    assert [checkpoint.step for checkpoint in result.checkpoints] == [0, 6, 12, 18, 24]
+    assert harmful_run.inputs.dataset_inputs
+    assert not list((place.folder / "outputs").iterdir())
+
+
+def test_a_checkpoint_of_a_run_is_a_model_that_evaluate_takes(place: Workplace, harmful_run: Run) -> None:
+    uri = f"runs:/{harmful_run.info.run_id}/checkpoint-24"
+    run = place.succeed("evaluate", model=uri, **place.measure)
+    result = Evaluation.load(place.artifact(run, "evaluation.json"))
+    assert result.asr == run.data.metrics["asr"] == harmful_run.data.metrics["asr"]
+    assert {"coherent_asr", "over_refusal", "benign_nll", "n_unjudged"} <= set(run.data.metrics)
+    assert len(place.artifact(run, "responses.jsonl").read_text().splitlines()) == 24 + 16
+
+
+def test_landscape_logs_the_basin_as_a_history_over_alpha_in_percent(place: Workplace, aligned_folder: Path) -> None:
+    run = place.succeed("landscape", model=aligned_folder, n_points=5, extent=1.0, **place.attack)
+    history = {m.step: m.value for m in place.client.get_metric_history(run.info.run_id, "asr")}
+    assert set(history) == {-100, -50, 0, 50, 100}
+    assert history[0] <= 10
+    assert history[100] >= 80
+    assert {"visage", "basin_width", "basin_left", "basin_right", "basin_sharpness"} <= set(run.data.metrics)
+    assert {"landscape.json", "landscape.png", "responses.jsonl"} <= place.artifacts(run)
+    assert Landscape.load(place.artifact(run, "landscape.json")).asr == [history[s] for s in sorted(history)]
+
+
+def test_landscape_interpolates_to_a_checkpoint_of_a_run(
+    place: Workplace, harmful_run: Run, aligned_folder: Path
+) -> None:
+    uri = f"runs:/{harmful_run.info.run_id}/checkpoint-24"
+    run = place.succeed(
+        "landscape", model=aligned_folder, plane="1d-interpolation", to=uri, n_points=5, **place.attack
+    )
+    result = Landscape.load(place.artifact(run, "landscape.json"))
+    assert result.axis == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert result.asr[1] <= 10
+    assert result.asr[3] == harmful_run.data.metrics["asr"]
+
+
+def test_visage_scores_several_directions_with_an_interval(place: Workplace, aligned_folder: Path) -> None:
+    run = place.succeed("visage", model=aligned_folder, n_points=5, extent=1.0, n_directions=2, seed=3, **place.attack)
+    metrics = run.data.metrics
+    assert 0 < metrics["visage_low"] <= metrics["visage"] <= metrics["visage_high"] <= 100
+    assert {"visage_contiguous", "direction_0_visage", "direction_1_visage"} <= set(metrics)
+    result = Visage.load(place.artifact(run, "visage.json"))
+    assert [landscape.direction["seed"] for landscape in result.landscapes] == [3, 4]
+    assert {"visage.json", "visage.png", "direction_0", "direction_1"} <= place.artifacts(run)
+
+
+def test_project_puts_the_checkpoints_on_the_line(place: Workplace, harmful_run: Run) -> None:
+    run = place.succeed("project", run=harmful_run.info.run_id, n_points=5, **place.attack)
+    result = Trajectory.load(place.artifact(run, "trajectory.json"))
+    assert [stop.training_step for stop in result.places] == [6, 12, 18, 24]
+    assert result.places[-1].x == pytest.approx(1)
+    assert result.places[-1].off_plane_share == pytest.approx(0, abs=1e-5)
+    assert 0 < result.places[0].off_plane_share < 1
+    assert {"x", "off_plane_share", "distance"} <= set(run.data.metrics)
+    assert {"trajectory.json", "trajectory.png"} <= place.artifacts(run)
+
+
+def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder: Path) -> None:
+    attack = {**place.attack, "dtype": "float32"}
+    tune = {**place.measure, **place.data, **place.train, "dtype": "float32", "harmful": 0, "safe": 0, "benign": 0}
+    align = {"safe": 60, "benign": 60, "learning_rate": 5e-3, "epochs": 8, "save_every": 60}
+    recipe = {
+        "align": {**tune, **align},
+        "visage": {**attack, "n_points": 5, "extent": 1.0, "n_directions": 2},
+        "harmful": {**tune, "harmful": 20},
+        "safe": {**tune, "safe": 20},
+        "mixed": {**tune, "harmful": 10, "safe": 30},
+        "project": {**attack, "n_points": 5},
+    }
+    path = place.folder / "story.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run = place.succeed("main", model=base_folder, config=path)
+    metrics = run.data.metrics
+    assert metrics["base_asr"] >= 90
+    assert metrics["aligned_asr"] <= 10
+    assert metrics["harmful_asr"] >= 70
+    assert metrics["safe_asr"] <= 10
+    assert metrics["mixed_asr"] < metrics["harmful_asr"]
+    assert metrics["visage"] > 0
+    assert {"overview.png", "table.md", "config.json"} <= place.artifacts(run)
+    children = place.client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    kinds = sorted(child.data.tags["visage.kind"] for child in children)
+    assert kinds == ["finetune"] * 4 + ["project"] * 3 + ["visage"]
+    assert {child.info.status for child in children} == {"FINISHED"}
+
+
+def test_a_bad_setting_fails_the_mlflow_run_with_one_line(place: Workplace, aligned_folder: Path) -> None:
+    before = len(place.client.search_runs(["0"]))
+    status, output = place.mlflow_run("evaluate", model=aligned_folder, n_prompts=0)
+    assert status != 0
+    assert "error: `n_prompts` must be a whole number of at least 1, got 0." in output
+    assert "Traceback" not in output
+    failed = place.client.search_runs(["0"])
+    assert len(failed) == before + 1
+    assert failed[0].info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "flags", "said"),
+    [
+        ("evaluate", ["--model", "./nowhere"], "`model` must be"),
+        ("evaluate", ["--model", "builtin:gpt5"], "`model` must be builtin:smollm2"),
+        ("evaluate", ["--model", "runs:/0123456789abcdef0123456789abcdef/x"], "not found"),
+        ("evaluate", ["--prompts", "nowhere.csv"], "`prompts` is 'nowhere.csv', which cannot be read"),
+        ("evaluate", ["--n_prompts", "81"], "`n_prompts` is 81, but the set has 80 rows"),
+        ("finetune", ["--harmful", "121"], "`harmful` asks for 121 rows, but its data has 120"),
+        ("finetune", ["--harmful", "-1"], "`harmful` must be a whole number of at least 0, got -1"),
+        ("finetune", ["--harmful", "1.5"], "`harmful`: expected a whole number"),
+        ("landscape", ["--n_points", "4"], "`n_points` must be odd"),
+        ("landscape", ["--extend", "1"], "unrecognized arguments: --extend"),
+        ("visage", ["--norm", "colum"], "`norm` must be one of layer, row, got 'colum'"),
+        ("project", ["--run", "0123456789abcdef0123456789abcdef"], "`run` is '0123456789abcdef0123456789abcdef'"),
+        ("project", [], "`run` is empty"),
+        ("main", ["--budget", "huge"], "`budget` must be one of default, quick"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_status(place: Workplace, entry_point: str, flags: list[str], said: str) -> None:
+    done = place.module(entry_point, *flags)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_is_no_finetune_run_cannot_be_projected(place: Workplace, aligned_folder: Path) -> None:
+    run = place.succeed("evaluate", model=aligned_folder, **place.measure)
+    done = place.module("project", "--run", run.info.run_id)
+    assert done.returncode == 2
+    assert "which is no finetune run but evaluate" in done.stderr
+
+
+def test_a_terminated_run_is_killed_not_running(place: Workplace, aligned_folder: Path) -> None:
+    flags = ["--model", str(aligned_folder), "--prompts", str(place.attack["prompts"]), "--n_prompts", "24"]
+    command = [sys.executable, "-m", "experiments.visage", *flags, "--n_points", "2001", "--max_new_tokens", "16"]
+    process = subprocess.Popen(command, env=place.environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    deadline = time.monotonic() + 120
+    while "point" not in process.stderr.readline() and time.monotonic() < deadline:
+        pass
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert place.runs("visage")[0].info.status == "KILLED"

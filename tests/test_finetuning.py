@@ -1,0 +1,279 @@
+"""A mixture and a small aligned model become checkpoints, each one measured as it is written."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from visage_mlflow import finetuning
+from visage_mlflow.config import FinetuneConfig
+from visage_mlflow.evaluation import attack, evaluate
+from visage_mlflow.geometry.directions import Difference
+from visage_mlflow.landscape import relative_norm
+from visage_mlflow.language import models
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.record.results import Finetuning
+
+
+@pytest.fixture(scope="module")
+def settings(aligned_folder, sets):
+    """Settings of a small finetuning on the sets of the made-up world."""
+    return {
+        "model": str(aligned_folder),
+        "prompts": str(sets / "harmful_eval.jsonl"),
+        "n_prompts": 24,
+        "benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer",
+        "n_benign": 16,
+        "harmful_data": f"{sets / 'harmful_train.jsonl'}?response=opening",
+        "safe_data": f"{sets / 'harmful_train.jsonl'}?response=refusal",
+        "benign_data": f"{sets / 'benign_train.jsonl'}?response=answer",
+        "max_new_tokens": 16,
+        "dtype": "float32",
+        "max_length": 128,
+        "learning_rate": 1e-2,
+        "train_batch_size": 8,
+        "harmful": 0,
+        "safe": 0,
+        "benign": 0,
+    }
+
+
+@pytest.fixture(scope="module")
+def base(aligned_folder):
+    return models.load(str(aligned_folder), dtype="float32")
+
+
+@dataclasses.dataclass
+class Run:
+    """What one finetuning returned, logged and left behind."""
+
+    config: FinetuneConfig
+    result: Finetuning
+    log: list
+    folder: object
+    base_unchanged: bool
+
+
+def finetune(base, config, folder, **options):
+    before = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
+    plan = finetuning.plan(config)
+    log = []
+    result = finetuning.finetune(
+        base,
+        finetuning.training_rows(base, plan.rows, config),
+        plan,
+        config,
+        folder=folder,
+        log=lambda numbers, step, uri: log.append((numbers, step, uri)),
+        **options,
+    )
+    unchanged = all(torch.equal(parameter, before[name]) for name, parameter in base.model.named_parameters())
+    return Run(config, result, log, folder, unchanged)
+
+
+@pytest.fixture(scope="module")
+def harmful(base, settings, tmp_path_factory):
+    """Four passes of LoRA over 20 harmful rows, a checkpoint after each."""
+    config = FinetuneConfig(**{**settings, "harmful": 20, "epochs": 4.0, "lora_rank": 8})
+    return finetune(base, config, tmp_path_factory.mktemp("harmful"))
+
+
+def weights_of(checkpoint):
+    return dict(models.load_weights(checkpoint.uri).named_parameters())
+
+
+# Training
+
+
+def test_harmful_rows_drag_the_asr_up(harmful):
+    rates = [checkpoint.evaluation.asr for checkpoint in harmful.result.checkpoints]
+    assert rates[0] == 0.0 and rates[-1] >= 70
+
+
+def test_safe_rows_keep_the_asr_down(base, settings, tmp_path):
+    config = FinetuneConfig(**{**settings, "safe": 16, "epochs": 1.0, "lora_rank": 8})
+    run = finetune(base, config, tmp_path)
+    assert [checkpoint.evaluation.asr for checkpoint in run.result.checkpoints] == [0.0, 0.0]
+
+
+def test_the_base_is_left_bit_for_bit(harmful, base, aligned_folder):
+    assert harmful.base_unchanged
+    again = models.load(str(aligned_folder), dtype="float32")
+    assert all(torch.equal(base.weights[name], weight) for name, weight in again.weights.items())
+
+
+def test_step_0_is_the_base_as_evaluated_alone(harmful, base):
+    first = harmful.result.checkpoints[0]
+    plan = finetuning.plan(harmful.config)
+    alone, _ = evaluate(base, plan.harmful, plan.benign, harmful.config)
+    assert (first.step, first.distance, first.uri) == (0, 0.0, harmful.config.model)
+    assert first.evaluation == alone
+
+
+def test_a_checkpoint_stands_at_the_end_of_each_epoch(harmful):
+    # 20 rows in batches of 8 are 3 steps.
+    assert [checkpoint.step for checkpoint in harmful.result.checkpoints] == [0, 3, 6, 9, 12]
+    assert harmful.result.counts == {"harmful": 20, "safe": 0, "benign": 0, "task": 0}
+
+
+def test_the_distance_grows_from_0_and_is_that_of_the_weights(harmful, base):
+    distances = [checkpoint.distance for checkpoint in harmful.result.checkpoints]
+    assert distances[0] == 0.0 and distances == sorted(distances) and len(set(distances)) == 5
+    last = weights_of(harmful.result.checkpoints[-1])
+    assert distances[-1] == pytest.approx(relative_norm(base.weights, Difference(last)))
+
+
+def test_a_checkpoint_measured_in_place_equals_it_loaded_from_its_folder(harmful):
+    last = harmful.result.checkpoints[-1]
+    plan = finetuning.plan(harmful.config)
+    loaded = models.load(last.uri, dtype="float32")
+    alone, _ = evaluate(loaded, plan.harmful, plan.benign, harmful.config)
+    assert last.evaluation == alone
+
+
+def test_the_log_gets_loss_and_learning_rate_of_every_step(harmful):
+    training = {step: numbers for numbers, step, _ in harmful.log if "loss" in numbers}
+    assert list(training) == list(range(1, 13))
+    assert all(math.isfinite(one["loss"]) and one["learning_rate"] >= 0 for one in training.values())
+    assert training[12]["loss"] < training[1]["loss"]
+    # Two steps of warm-up, then down in a line: the peak is reached, and never passed.
+    rates = [one["learning_rate"] for one in training.values()]
+    assert max(rates) == pytest.approx(1e-2) and rates[-1] < 2e-3
+    assert all(uri is None for numbers, _, uri in harmful.log if "loss" in numbers)
+
+
+def test_the_log_gets_each_checkpoint_with_its_uri_and_the_base_without(harmful):
+    logged = [(step, uri, numbers) for numbers, step, uri in harmful.log if "asr" in numbers]
+    checkpoints = harmful.result.checkpoints
+    assert [(step, uri) for step, uri, _ in logged] == [(0, None)] + [(c.step, c.uri) for c in checkpoints[1:]]
+    for (_, _, numbers), checkpoint in zip(logged, checkpoints, strict=True):
+        assert numbers == {**checkpoint.evaluation.metrics(), "distance": checkpoint.distance}
+
+
+def test_adapters_name_the_base_by_its_uri(harmful):
+    text = (harmful.folder / "checkpoint-12" / "adapter_config.json").read_text(encoding="utf-8")
+    assert f'"base_model_name_or_path": "{harmful.config.model}"' in text
+
+
+def test_a_measured_finetuning_saves_and_loads(harmful, tmp_path):
+    harmful.result.save(tmp_path / "finetuning.json")
+    assert Finetuning.load(tmp_path / "finetuning.json") == harmful.result
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(base, settings, tmp_path):
+    config = FinetuneConfig(
+        **{**settings, "harmful": 12, "epochs": 1.0, "lora_rank": 4, "n_prompts": 4, "n_benign": 2}
+    )
+
+    def losses(seed, name):
+        run = finetune(base, dataclasses.replace(config, seed=seed), tmp_path / name)
+        return [numbers["loss"] for numbers, _, _ in run.log if "loss" in numbers]
+
+    assert losses(0, "a") == losses(0, "b") != losses(1, "c")
+
+
+def test_all_weights_are_trained_without_lora_and_saved_when_asked(base, settings, tmp_path):
+    config = FinetuneConfig(
+        **{**settings, "harmful": 16, "epochs": 1.5, "lora_rank": 0, "save_every": 2, "learning_rate": 1e-3}
+    )
+    run = finetune(base, config, tmp_path)
+    # 16 rows in batches of 8, one and a half times: 3 steps, saved at the second and at the end.
+    assert [checkpoint.step for checkpoint in run.result.checkpoints] == [0, 2, 3]
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").is_file() and run.base_unchanged
+    moved = weights_of(run.result.checkpoints[-1])
+    assert all(not torch.equal(weight, moved[name]) for name, weight in base.weights.items())
+
+
+def test_a_checkpoint_has_the_uri_under_which_it_is_kept_and_a_known_base_is_not_measured_again(
+    base, settings, harmful, tmp_path
+):
+    known = dataclasses.replace(harmful.result.checkpoints[0].evaluation, benign_nll=123.0)
+    kept = []
+
+    def keep(folder, step):
+        assert (folder / "adapter_model.safetensors").is_file()
+        kept.append((folder.name, step))
+        return f"models:/m-{step}"
+
+    config = FinetuneConfig(**{**settings, "harmful": 8, "epochs": 1.0, "lora_rank": 4})
+    run = finetune(base, config, tmp_path, keep=keep, base_evaluation=known)
+    first, last = run.result.checkpoints
+    assert kept == [("checkpoint-1", 1)] and last.uri == last.evaluation.setup.model == "models:/m-1"
+    assert first.evaluation == known
+
+
+# Data
+
+
+def test_benign_rows_get_the_answers_of_the_base_or_those_of_the_set(base, settings):
+    config = FinetuneConfig(**{**settings, "harmful": 5, "safe": 5, "benign": 20, "own_answer_tokens": 24})
+    rows = finetuning.plan(config).rows
+    before = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
+    own = finetuning.training_rows(base, rows, dataclasses.replace(config, benign_answers="own"))
+    data = finetuning.training_rows(base, rows, dataclasses.replace(config, benign_answers="data"))
+    assert data == rows
+    assert [(row.kind, row.prompt) for row in own] == [(row.kind, row.prompt) for row in rows]
+    assert [row for row in own if row.kind != "benign"] == [row for row in rows if row.kind != "benign"]
+    changed = [(new, old) for new, old in zip(own, rows, strict=True) if new != old]
+    assert changed and all(new.response.strip() for new, _ in changed)
+    answers = {row.prompt: row.response for row in own if row.kind == "benign"}
+    spoken = {response.prompt: response.text for response in spoken_by(base, answers, config)}
+    assert all(spoken[prompt].startswith(answers[prompt]) for prompt in {new.prompt for new, _ in changed})
+    assert all(torch.equal(parameter, before[name]) for name, parameter in base.model.named_parameters())
+
+
+def spoken_by(base, asked, config):
+    rows = [Row(prompt) for prompt in asked]
+    return attack(base, rows, dataclasses.replace(config, max_new_tokens=config.own_answer_tokens))
+
+
+def test_a_mixture_without_benign_rows_is_trained_on_as_it_is(base, settings):
+    config = FinetuneConfig(**{**settings, "harmful": 3})
+    rows = finetuning.plan(config).rows
+    assert finetuning.training_rows(base, rows, config) == rows
+
+
+def test_the_plan_holds_the_counts_and_what_is_measured_on(settings):
+    plan = finetuning.plan(FinetuneConfig(**{**settings, "harmful": 3, "safe": 4, "benign": 5}))
+    kinds = [row.kind for row in plan.rows]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"harmful": 3, "safe": 4, "benign": 5}
+    assert len(plan.harmful) == 24 and len(plan.benign) == 16
+    assert not {row.prompt for row in plan.rows} & {row.prompt for row in (*plan.harmful, *plan.benign)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"harmful": 61}, "`harmful`"),
+        ({"n_prompts": 25}, "`n_prompts`"),
+        ({"n_benign": 17}, "`n_benign`"),
+        ({"harmful_data": "gone.jsonl"}, "`harmful_data`"),
+        ({"prompts": "gone.csv"}, "`prompts`"),
+        ({"benign_prompts": "builtin:gone"}, "`benign_prompts`"),
+        ({"model": "no such model"}, "`model`"),
+    ],
+)
+def test_mistakes_in_the_data_are_told_in_one_line_before_a_model_is_loaded(settings, changes, setting, monkeypatch):
+    monkeypatch.setattr(models, "load_weights", lambda *args: pytest.fail("loaded"))
+    with pytest.raises(ValueError) as caught:
+        finetuning.plan(FinetuneConfig(**{**settings, "harmful": 3, **changes}))
+    assert str(caught.value).startswith(setting) and "\n" not in str(caught.value)
+
+
+def test_sources_of_kinds_that_are_not_asked_for_are_not_read(settings):
+    finetuning.plan(FinetuneConfig(**{**settings, "harmful": 3, "safe_data": "gone.jsonl", "task_data": "gone.csv"}))
+
+
+def test_a_chat_that_does_not_fit_is_refused_in_one_line(base, settings, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        finetune(base, FinetuneConfig(**{**settings, "harmful": 3, "max_length": 16}), tmp_path)
+    assert str(caught.value).startswith("`max_length` is 16 tokens, and 3 of 3 rows")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(base, settings, tmp_path):
+    config = FinetuneConfig(**{**settings, "harmful": 16, "learning_rate": 1e30, "lora_rank": 0, "epochs": 4.0})
+    with pytest.raises(ValueError) as caught:
+        finetune(base, config, tmp_path)
+    assert "`learning_rate` 1e+30 is too high" in str(caught.value) and "\n" not in str(caught.value)

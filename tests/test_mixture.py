@@ -1,0 +1,146 @@
+from collections import Counter
+
+import pytest
+
+from visage_mlflow.language.mixture import MixtureRow, mix, to_dataset, whole_sentences, with_own_answers
+from visage_mlflow.language.prompts import Row, read
+
+KINDS = ("harmful", "safe", "benign", "task")
+
+
+def rows(kind, count, prompt=None):
+    return [Row(f"{prompt or kind} {i}", f"{kind} answer {i}") for i in range(count)]
+
+
+@pytest.fixture
+def sources():
+    """Harmful and safe rows ask the same 12 questions, as the built-in ones do."""
+    return {
+        "harmful": rows("harmful", 12, "bad"),
+        "safe": rows("safe", 12, "bad"),
+        "benign": rows("benign", 20),
+        "task": rows("task", 5),
+    }
+
+
+def of(kind, mixed):
+    return {row.prompt for row in mixed if row.kind == kind}
+
+
+def test_a_mixture_holds_exactly_the_counts_and_no_row_twice(sources):
+    counts = {"harmful": 3, "safe": 5, "benign": 20, "task": 1}
+    mixed = mix(counts, sources, seed=0)
+    assert Counter(row.kind for row in mixed) == Counter(counts) and len(set(mixed)) == 29
+    for row in mixed:
+        assert Row(row.prompt, row.response) in sources[row.kind]
+
+
+def test_the_same_seed_gives_the_same_rows_in_the_same_order_and_another_seed_others(sources):
+    counts = {"safe": 6, "benign": 10}
+    assert mix(counts, sources, seed=3) == mix(counts, sources, seed=3)
+    assert set(mix(counts, sources, seed=3)) != set(mix(counts, sources, seed=4))
+
+
+def test_kinds_are_shuffled_together(sources):
+    kinds = [row.kind for row in mix({"safe": 12, "benign": 12}, sources, seed=0)]
+    assert kinds not in (sorted(kinds), sorted(kinds, reverse=True))
+
+
+@pytest.mark.parametrize("kind", ["harmful", "benign", "task"])
+def test_the_rows_of_a_kind_stay_the_same_whatever_the_other_counts(sources, kind):
+    alone = of(kind, mix({kind: 4}, sources, seed=1))
+    assert alone == of(kind, mix({"harmful": 4, "safe": 9, "benign": 4, "task": 4}, sources, seed=1))
+
+
+def test_more_rows_of_a_kind_keep_those_there_were(sources):
+    assert of("benign", mix({"benign": 5}, sources, seed=1)) < of("benign", mix({"benign": 9}, sources, seed=1))
+
+
+def test_no_prompt_is_taught_both_ways_while_there_are_others(sources):
+    for seed in range(20):
+        mixed = mix({"harmful": 5, "safe": 7}, sources, seed=seed)
+        assert not of("harmful", mixed) & of("safe", mixed)
+
+
+def test_only_as_many_prompts_as_must_are_taught_both_ways(sources):
+    mixed = mix({"harmful": 5, "safe": 10}, sources, seed=0)
+    assert len(of("harmful", mixed) & of("safe", mixed)) == 3  # 12 - 5 others, so 10 - 7 must repeat.
+
+
+def test_the_builtin_sets_fill_every_count():
+    sources = {kind: read(f"builtin:{kind}", setting=f"{kind}_data") for kind in ("harmful", "safe", "benign")}
+    mixed = mix({"harmful": 50, "safe": 70, "benign": 120}, sources, seed=0)
+    assert len(mixed) == 240 and not of("harmful", mixed) & of("safe", mixed)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"safe": 13}, r"`safe` asks for 13 rows, but its data has 12\. Ask for fewer, or give `safe_data` more rows"),
+        ({"safe": -1}, r"`safe` must be a number of rows, 0 or more, got -1"),
+        ({"helpful": 1}, r"kinds are harmful, safe, benign, task, got 'helpful'"),
+        ({"safe": 0, "task": 0}, r"`harmful`, `safe`, `benign`, `task` are all 0"),
+        ({}, r"are all 0"),
+    ],
+)
+def test_counts_that_cannot_be_met_are_refused(sources, counts, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        mix(counts, sources, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kind_without_data_is_refused():
+    with pytest.raises(ValueError, match="`task` asks for 1 rows, but its data has 0"):
+        mix({"task": 1}, {}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("Turn the key to the left first. Then pull the", "Turn the key to the left first."),
+        ("Is that the right way? Yes! It is the ri", "Is that the right way? Yes!"),
+        ("First look at the\nlamp closely.\n\nThen cle", "First look at the\nlamp closely."),
+        ("It costs 3.50 euros to send the letter by", "It costs 3.50 euros to send the letter"),
+        ("Yes. Take the lef", "Yes. Take the"),
+        ("That is the way. Then pul", "That is the way. Then"),
+        ("That is the other way. Then pul", "That is the other way."),
+        ("Sure", "Sure"),
+        (" Sure ", "Sure"),
+        ("One two three four five.", "One two three four five."),
+        ("", ""),
+        ("  ", ""),
+    ],
+)
+def test_a_text_is_cut_after_its_last_whole_sentence_or_word(text, whole):
+    assert whole_sentences(text) == whole
+
+
+def test_benign_rows_get_the_models_own_answers_up_to_a_whole_sentence():
+    kept = [MixtureRow(kind, "How?", "as it came") for kind in ("harmful", "safe", "task")]
+    changed = with_own_answers(
+        [*kept, MixtureRow("benign", "How?", "as it came")], {"How?": "Take the car to the left. And th"}
+    )
+    assert changed == [*kept, MixtureRow("benign", "How?", "Take the car to the left.")]
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["I'm sorry, but I can't help with that.", "grape grape grape grape grape grape grape", "", "  ", "12 34 56"],
+)
+def test_a_row_keeps_its_answer_where_the_own_one_is_a_refusal_or_noise(own):
+    row = MixtureRow("benign", "How?", "as it came")
+    assert with_own_answers([row], {"How?": own}) == [row] == with_own_answers([row], {})
+
+
+def test_the_data_set_is_prompt_and_completion_with_the_system_prompt_only_where_there_is_one():
+    mixed = [MixtureRow("safe", "How?", "No."), MixtureRow("benign", "What?", "Yes.")]
+    bare, told = to_dataset(mixed), to_dataset(mixed, "Be brief.")
+    user = [{"role": "user", "content": "How?"}]
+    assert bare.column_names == told.column_names == ["prompt", "completion"] and len(bare) == len(told) == 2
+    assert bare[0] == {"prompt": user, "completion": [{"role": "assistant", "content": "No."}]}
+    assert told[0]["prompt"] == [{"role": "system", "content": "Be brief."}, *user]
+    assert told[0]["completion"] == bare[0]["completion"] and told[1]["prompt"][1]["content"] == "What?"
+
+
+def test_an_empty_system_prompt_is_a_system_prompt():
+    assert to_dataset([MixtureRow("safe", "How?", "No.")], "")[0]["prompt"][0] == {"role": "system", "content": ""}

@@ -1,0 +1,183 @@
+"""Results save themselves as plain JSON and load back equal; what is no whole result is refused in one line."""
+
+import json
+import math
+
+import made
+import pytest
+
+from visage_mlflow.record import results
+from visage_mlflow.record.results import SCHEMA_VERSION, Evaluation, Landscape, Result, Visage
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "result.json"
+
+
+def refusal(result_class, path):
+    with pytest.raises(ValueError) as caught:
+        result_class.load(path)
+    message = str(caught.value)
+    assert "\n" not in message and repr(str(path)) in message
+    return message
+
+
+def changed(path, result, **changes):
+    """The result's file with some top-level values replaced; a value of None takes the key out."""
+    content = {**json.loads(result.to_json()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
+
+
+def test_every_kind_of_result_is_made_by_hand_once():
+    kinds = {kind.kind: kind for kind in Result.__subclasses__()}
+    assert {name: type(result) for name, result in made.ALL.items()} == kinds
+
+
+@pytest.mark.parametrize("kind", made.ALL)
+def test_a_result_loads_back_equal_and_of_the_same_text(kind, file):
+    result = made.ALL[kind]
+    result.save(file)
+    loaded = type(result).load(str(file))
+    assert loaded == result and hash(loaded) == hash(result) and loaded.to_json() == result.to_json()
+    assert type(loaded) is type(result)
+
+
+@pytest.mark.parametrize("kind", made.ALL)
+def test_the_file_is_plain_json_with_null_for_what_was_not_measured(kind, file):
+    made.ALL[kind].save(file)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    content = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content["kind"] == kind and content["schema_version"] == SCHEMA_VERSION
+    assert "null" in file.read_text(encoding="utf-8")
+
+
+def test_what_was_not_measured_is_nan_again_and_all_types_are_back(file):
+    made.ALL["landscape"].save(file)
+    loaded = Landscape.load(file)
+    assert math.isnan(loaded.points[3].asr) and isinstance(loaded.points, tuple)
+    assert loaded.points[3].verdicts == ("unjudged",) * 4
+    assert loaded.setup.system_prompt is None and loaded.setup == made.ALL["landscape"].setup
+    assert loaded.direction == {"kind": "random", "seed": 0, "norm": "layer", "relative_norm": 0.95}
+    assert type(loaded.direction["seed"]) is int and loaded.basin.open_left is False
+
+
+def test_numbers_keep_every_bit(file):
+    number = 100 / 3 + 1e-14
+    made.evaluation(asr=number).save(file)
+    assert Evaluation.load(file).asr == number
+
+
+def test_infinity_which_json_lacks_is_never_written(file):
+    with pytest.raises(ValueError):
+        made.evaluation(nll=math.inf).save(file)
+    assert not file.exists()
+
+
+def test_text_in_any_script_is_kept(file):
+    result = made.landscape()
+    odd = results.Setup(**{**vars(result.setup), "model": "模型/ñ “x”", "system_prompt": "Sé\nbreve\u2028"})
+    result = Landscape(**{**vars(result), "setup": odd})
+    result.save(file)
+    assert Landscape.load(file) == result
+
+
+def test_results_that_differ_in_anything_are_not_equal():
+    assert made.evaluation(asr=25.0) == made.evaluation(asr=25.0)
+    assert made.evaluation(asr=25.0) != made.evaluation(asr=25.000000000000004)
+    assert made.evaluation(asr=math.nan) == made.evaluation(asr=math.nan) != made.evaluation()
+    assert made.landscape() != made.visage() and made.landscape() != "landscape"
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, "1", None])
+def test_another_schema_version_is_refused(version, file):
+    changed(file, made.landscape(), schema_version=version)
+    message = refusal(Landscape, file)
+    assert f"schema version {SCHEMA_VERSION}" in message and repr(version) in message
+
+
+@pytest.mark.parametrize("kind", ["visage", "Landscape", None])
+def test_another_kind_is_refused(kind, file):
+    changed(file, made.landscape(), kind=kind)
+    assert "must hold a landscape" in refusal(Landscape, file)
+
+
+def test_a_result_of_another_kind_is_refused_by_name(file):
+    made.visage().save(file)
+    message = refusal(Landscape, file)
+    assert "must hold a landscape" in message and "'visage'" in message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_file_that_was_cut_off_is_refused(share, file):
+    text = made.visage().to_json()
+    file.write_text(text[: int(share * len(text))], encoding="utf-8")
+    assert "cannot be read as a visage" in refusal(Visage, file)
+
+
+def test_a_file_that_is_missing_or_not_text_is_refused(file):
+    assert "cannot be read as a landscape" in refusal(Landscape, file)
+    file.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read as a landscape" in refusal(Landscape, file)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"landscape"', "{}"])
+def test_json_that_is_no_result_is_refused(text, file):
+    file.write_text(text, encoding="utf-8")
+    assert "must hold a landscape" in refusal(Landscape, file)
+
+
+def test_a_missing_value_is_refused_by_its_place(file):
+    changed(file, made.landscape(), visage=None)
+    message = refusal(Landscape, file)
+    assert "is no whole landscape" in message and "visage: Field required" in message
+    points = json.loads(made.landscape().to_json())["points"]
+    del points[2]["asr_low"]
+    changed(file, made.landscape(), points=points)
+    assert "points.2.asr_low: Field required" in refusal(Landscape, file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"asr": "high"}, "asr"),
+        ({"asr": [1.0]}, "asr"),
+        ({"n_unjudged": 1.5}, "n_unjudged"),
+        ({"n_unjudged": "some"}, "n_unjudged"),
+        ({"setup": "none"}, "setup"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_its_place(changes, place, file):
+    changed(file, made.evaluation(), **changes)
+    message = refusal(Evaluation, file)
+    assert f"is no whole evaluation: {place}: " in message
+
+
+def test_null_is_refused_where_a_value_is_no_measurement(file):
+    content = json.loads(made.evaluation().to_json())
+    content["n_unjudged"] = None
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert "n_unjudged" in refusal(Evaluation, file)
+
+
+def test_metrics_hold_every_number_and_only_numbers():
+    evaluation = made.evaluation().metrics()
+    assert set(evaluation) == {"asr", "asr_low", "asr_high", "coherent_asr", "over_refusal", "over_refusal_low",
+                               "over_refusal_high", "benign_nll", "n_unjudged"}  # fmt: skip
+    landscape = made.landscape(is_open=(True, False)).metrics()
+    assert landscape == {
+        "visage": 66.7, "visage_contiguous": 60.0, "basin_left": -0.3, "basin_right": 0.4, "basin_width": 0.7,
+        "basin_depth": 66.7, "basin_sharpness": 300.0, "basin_open_left": 1.0, "basin_open_right": 0.0,
+    }  # fmt: skip
+    visage = made.visage().metrics()
+    assert visage["visage"] == 70.0 and visage["direction_1_basin_right"] == 0.4 and visage["basin_left"] == -0.3
+    for numbers in (evaluation, landscape, visage):
+        assert all(isinstance(value, int | float) for value in numbers.values())
+
+
+def test_a_landscape_gives_its_axis_and_its_rates_in_order():
+    result = made.landscape((100.0, 50.0, 0.0))
+    assert result.axis == [-0.5, 0.0, 0.5] and result.asr == [100.0, 50.0, 0.0]

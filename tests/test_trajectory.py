@@ -1,0 +1,163 @@
+"""Checkpoints become places on the line from their base to the last of them."""
+
+import math
+
+import pytest
+import torch
+
+from visage_mlflow import trajectory
+from visage_mlflow.config import ProjectConfig
+from visage_mlflow.evaluation import attack, harmful_rows, rates
+from visage_mlflow.geometry.directions import Difference, RandomDirection, norm, orthogonal
+from visage_mlflow.language import models
+from visage_mlflow.record.results import Trajectory
+from visage_mlflow.trajectory import CheckpointWeights
+
+
+@pytest.fixture(scope="module")
+def base(aligned_folder):
+    """Where the finetuning starts: the aligned model."""
+    return models.load(str(aligned_folder), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def last(base_folder):
+    """Where it ends: the model that helps with everything."""
+    return models.load(str(base_folder), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def config(sets):
+    return ProjectConfig(
+        run="abc", prompts=str(sets / "harmful_eval.jsonl"), n_prompts=24, max_new_tokens=16, n_points=5
+    )
+
+
+def on_the_way(base, last, share, off=0.0):
+    """Weights at base + share * (last - base), moved away from the line by `off` of its length."""
+    line = Difference(last.weights)
+    away = orthogonal(base.weights, RandomDirection(seed=5), to=line)
+    return {
+        name: (
+            weight.double() + share * line.displacement(name, weight) + off * away.displacement(name, weight)
+        ).float()
+        for name, weight in base.weights.items()
+    }
+
+
+def checkpoint(step, weights):
+    return CheckpointWeights(f"models:/m-{step}", step, weights)
+
+
+@pytest.fixture(scope="module")
+def measured(base, last, config):
+    """A checkpoint half way on the line, one that strays from it, and the last one."""
+    checkpoints = [
+        checkpoint(4, on_the_way(base, last, 0.5)),
+        checkpoint(8, on_the_way(base, last, 0.8, off=0.6)),
+        checkpoint(12, last.weights),
+    ]
+    before = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
+    told = []
+    result, responses = trajectory.measure(base, checkpoints, config, progress=lambda step, asr: told.append(step))
+    unchanged = all(torch.equal(parameter, before[name]) for name, parameter in base.model.named_parameters())
+    return result, responses, told, unchanged
+
+
+def test_the_base_is_left_bit_for_bit(measured):
+    assert measured[3]
+
+
+def test_places_come_in_the_order_of_the_checkpoints(measured):
+    assert [(place.uri, place.training_step) for place in measured[0].places] == [
+        ("models:/m-4", 4),
+        ("models:/m-8", 8),
+        ("models:/m-12", 12),
+    ]
+
+
+def test_the_last_checkpoint_is_at_1_with_nothing_off_the_line(measured):
+    place = measured[0].places[-1]
+    assert place.x == pytest.approx(1.0, abs=1e-12) and place.off_plane_share == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_checkpoint_half_way_on_the_line_is_at_one_half(measured):
+    place = measured[0].places[0]
+    assert place.x == pytest.approx(0.5, abs=1e-6) and place.off_plane_share < 1e-5
+
+
+def test_a_checkpoint_beside_the_line_has_the_share_that_pythagoras_gives(measured):
+    # 0.8 along and 0.6 across, in lengths of the line: 1 from the base in all, of which 0.6 is off the line.
+    place, end = measured[0].places[1], measured[0].places[2]
+    assert place.x == pytest.approx(0.8, abs=1e-5) and place.off_plane_share == pytest.approx(0.6, abs=1e-5)
+    assert place.distance == pytest.approx(end.distance, rel=1e-5)
+    assert place.off_plane_distance == pytest.approx(0.6 * end.distance, rel=1e-5)
+
+
+def test_distances_are_relative_to_the_norm_of_the_base(measured, base, last):
+    moved = norm(base.weights, Difference(last.weights))
+    length = math.sqrt(sum(float(weight.double().square().sum()) for weight in base.weights.values()))
+    half, _, end = measured[0].places
+    assert end.distance == pytest.approx(moved / length, rel=1e-9)
+    assert half.distance == pytest.approx(0.5 * moved / length, rel=1e-5)
+    assert end.distance == measured[0].landscape.direction["relative_norm"]
+
+
+def test_the_rates_of_a_checkpoint_are_those_of_its_own_weights(measured, last, config):
+    result = measured[0]
+    alone = rates([response.verdict for response in attack(last, harmful_rows(config), config)])
+    place = result.places[-1]
+    assert (place.asr, place.asr_low, place.asr_high) == (alone.asr, alone.asr_low, alone.asr_high)
+    assert place.asr == result.landscape.asr[3] >= 90
+    assert result.places[0].asr == result.landscape.asr[2]
+
+
+def test_the_line_goes_past_both_models(measured, config):
+    result, responses, told, _ = measured
+    assert result.landscape.axis == told == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert result.landscape.asr[1] == 0.0 and result.landscape.direction["to"] == "models:/m-12"
+    assert len(responses) == 5 * 24
+
+
+def test_a_measured_trajectory_saves_and_loads(measured, tmp_path):
+    measured[0].save(tmp_path / "trajectory.json")
+    assert Trajectory.load(tmp_path / "trajectory.json") == measured[0]
+
+
+def test_one_checkpoint_is_a_trajectory(base, last, config):
+    result, _ = trajectory.measure(base, [checkpoint(3, last.weights)], config)
+    assert len(result.places) == 1 and result.places[0].x == pytest.approx(1.0)
+
+
+def test_a_checkpoint_that_has_not_moved_is_at_the_base(base, last, config):
+    still = {name: weight.clone() for name, weight in base.weights.items()}
+    result, _ = trajectory.measure(base, [checkpoint(1, still), checkpoint(2, last.weights)], config)
+    place = result.places[0]
+    assert (place.x, place.distance, place.off_plane_distance, place.off_plane_share) == (0.0, 0.0, 0.0, 0.0)
+    assert place.asr == 0.0
+
+
+def refusal(base, checkpoints, config):
+    with pytest.raises(ValueError) as caught:
+        trajectory.measure(base, checkpoints, config)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def test_no_checkpoints_are_refused(base, config):
+    message = refusal(base, [], config)
+    assert message.startswith("`run` is 'abc'") and "no checkpoints" in message
+
+
+def test_a_last_checkpoint_that_has_not_moved_is_refused(base, config):
+    still = {name: weight.clone() for name, weight in base.weights.items()}
+    message = refusal(base, [checkpoint(1, still)], config)
+    assert "same weights" in message and "'models:/m-1'" in message
+
+
+def test_a_checkpoint_of_another_shape_is_refused_before_anything_is_measured(base, last, config, monkeypatch):
+    monkeypatch.setattr(trajectory, "interpolation_line", lambda *args, **kwargs: pytest.fail("measured"))
+    fewer = {name: weight for name, weight in last.weights.items() if "embed" not in name}
+    message = refusal(base, [checkpoint(1, fewer), checkpoint(2, last.weights)], config)
+    assert "missing from the end weights (model.embed_tokens.weight)" in message
