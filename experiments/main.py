@@ -45,13 +45,16 @@ def main(config: MainConfig) -> None:
             basin = score(aligned, visage_config, step)
 
         runs: dict[str, str] = {}
-        results: dict[str, Finetuning] = {}
-        evaluation: Evaluation | None = None
+        evaluations = {
+            "base": aligning.checkpoints[0].evaluation,
+            "aligned": aligning.checkpoints[-1].evaluation,
+        }
         for number, name in enumerate(DATA, start=3):
             settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
             say(number, f"finetune the aligned model on {mixture_of(settings)}")
-            runs[name], results[name] = finetune_step(name, aligned, settings, evaluation)
-            evaluation = results[name].checkpoints[0].evaluation
+            known = evaluations["aligned"] if settings.measures_like(align) else None
+            runs[name], result = finetune_step(name, aligned, settings, known)
+            evaluations[name] = result.checkpoints[-1].evaluation
 
         trajectories: dict[str, Trajectory] = {}
         for number, name in enumerate(DATA, start=6):
@@ -61,9 +64,6 @@ def main(config: MainConfig) -> None:
                 trajectories[name] = project(aligned, tracking.finetune_run(runs[name]), settings, step)
 
         say(9, "one table and one figure")
-        evaluations = {"base": aligning.checkpoints[0].evaluation}
-        evaluations |= {"aligned": results["harmful"].checkpoints[0].evaluation}
-        evaluations |= {name: results[name].checkpoints[-1].evaluation for name in DATA}
         report(run, basin, trajectories, evaluations)
 
 

@@ -95,6 +95,11 @@ class MeasureConfig(AttackConfig):
         super().__post_init__()
         at_least(self, 1, ("n_benign",))
 
+    def measures_like(self, other: MeasureConfig) -> bool:
+        """Whether two steps measure alike, so that one's evaluation of a model serves the other, too."""
+        names = [field.name for field in fields(MeasureConfig) if field.name != "seed"]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(MeasureConfig):

@@ -22,11 +22,16 @@ Progress = Callable[[float, float], None]
 """Called after each point with its step and its ASR."""
 
 
-def relative_norm(weights: Mapping[str, Tensor], direction: Direction) -> float:
-    """Length of a direction over all weights together, relative to the norm of the weights."""
+def weights_norm(weights: Mapping[str, Tensor]) -> float:
+    """Frobenius norm of all weights together."""
     # Expanded zeros: a whole tensor of them for each weight would be a second model in memory.
     zero = Difference({name: weight.new_zeros(()).expand(weight.shape) for name, weight in weights.items()})
-    return directions.norm(weights, direction) / directions.norm(weights, zero)
+    return directions.norm(weights, zero)
+
+
+def relative_norm(weights: Mapping[str, Tensor], direction: Direction) -> float:
+    """Length of a direction over all weights together, relative to the norm of the weights."""
+    return directions.norm(weights, direction) / weights_norm(weights)
 
 
 def measure_line(

@@ -142,6 +142,7 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -
     place = locate(uri, fetch, setting)
     if is_adapter(Path(place)):
         return merged(Path(place), fetch, setting)
+    bars = logging.is_progress_bar_enabled()
     if Path(place).is_dir():
         logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
     try:
@@ -151,7 +152,8 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -
     except (OSError, ValueError, SafetensorError) as error:
         raise unloadable(uri, error, setting) from error
     finally:
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(
             f"`{setting}` is {uri!r}, whose files lack {len(missing)} weights ({missing[0]}, …): they would be "

@@ -78,14 +78,17 @@ def finetune(
     Raises:
         ValueError: A row is longer than `max_length`, the loss is not finite, or the disk is too full.
     """
-    from datasets import disable_progress_bars, enable_progress_bars
+    import datasets
+    from transformers.utils import logging
     from trl import SFTTrainer
 
     steps = total_steps(len(dataset), recipe)
     saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
     check_disk(folder, (saves + 1) * checkpoint_bytes(model, recipe.lora_rank))
     callback = _callback(folder, base_uri, on_log, on_checkpoint)
-    disable_progress_bars()  # Tokenizing some hundred rows would leave three finished bars on the terminal.
+    # Tokenizing some hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
     trainer = SFTTrainer(
         model=model,
         args=_arguments(recipe, folder, steps),
@@ -94,10 +97,11 @@ def finetune(
         peft_config=_lora(recipe.lora_rank),
         callbacks=[callback],
     )
-    enable_progress_bars()
     _quieten(trainer)
     check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
     trainer.train()
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
     checkpoints: list[Checkpoint] = callback.checkpoints
     return checkpoints
 

@@ -109,7 +109,7 @@ def overview(basin: Visage, trajectories: Mapping[str, Trajectory], table: Seque
         trajectories: Name of the data -> its trajectory.
         table: Rows with `model`, `asr` and `over_refusal`, and the intervals of both.
     """
-    figure = Figure(figsize=(15, 4.6), layout="constrained", dpi=130)
+    figure = Figure(figsize=(15, 5.2), layout="constrained", dpi=130)
     left, middle, right = figure.subplots(1, 3)
     _visage_panel(left, basin)
     left.set_title(f"Aligned model, random directions: VISAGE {basin.visage:.1f}")
@@ -127,8 +127,10 @@ def overview(basin: Visage, trajectories: Mapping[str, Trajectory], table: Seque
     middle.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _asr_axes(middle, "position (0 = aligned model, 1 = last checkpoint)")
     middle.set_title("Towards the finetuned models (markers: checkpoints)")
-    _legend(middle)
     _bars(right, table)
+    for axes, columns in ((left, 3), (middle, 1), (right, 2)):
+        # Below, since curves fill these panels; constrained layout makes the room.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, fontsize=8, frameon=False)
     return figure
 
 
@@ -144,7 +146,6 @@ def _bars(axes: Axes, table: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks(range(len(table)), [row["model"] for row in table])
     axes.set(ylim=(0, 104), ylabel="share of prompts (%)", title="Attacks that succeed, ordinary prompts refused")
     axes.grid(axis="y", alpha=0.3)
-    _legend(axes)
 
 
 def _legend(axes: Axes) -> None:
