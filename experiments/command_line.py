@@ -14,6 +14,8 @@ from typing import Any, TypeVar, get_type_hints
 import jsonargparse
 import yaml
 
+from visage_mlflow.config import BUDGETS, one_of
+
 RECIPES = Path(__file__).parent / "configs"
 
 Config = TypeVar("Config")
@@ -77,6 +79,8 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     setting = "config" if given.get("config") or not hasattr(config_class, "budget") else "budget"
     # `main` takes the recipe that its budget names; the others start from their defaults.
     name = given.pop("config", "") or (given.get("budget", defaults["budget"]) if setting == "budget" else "")
+    if setting == "budget":
+        one_of("budget", name, BUDGETS)
     recipe = _recipe_settings(parser, config_class, read_recipe(name, setting), name) if name else {}
     _require_values({**given, **recipe}, defaults)
     if os.environ.get("MLFLOW_RUN_ID"):

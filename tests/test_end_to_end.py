@@ -15,6 +15,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from visage_mlflow.record.results import Evaluation, Finetuning, Landscape, Trajectory, Visage
 
@@ -223,7 +224,7 @@ def test_a_bad_setting_fails_the_mlflow_run_with_one_line(place: Workplace, alig
         ("visage", ["--norm", "colum"], "`norm` must be one of layer, row, got 'colum'"),
         ("project", ["--run", "0123456789abcdef0123456789abcdef"], "`run` is '0123456789abcdef0123456789abcdef'"),
         ("project", [], "`run` is empty"),
-        ("main", ["--budget", "huge"], "`budget` must be one of default, quick"),
+        ("main", ["--budget", "huge"], "`budget` must be one of default, quick, got 'huge'"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_status(place: Workplace, entry_point: str, flags: list[str], said: str) -> None:
@@ -240,6 +241,28 @@ def test_a_run_that_is_no_finetune_run_cannot_be_projected(place: Workplace, ali
     done = place.module("project", "--run", run.info.run_id)
     assert done.returncode == 2
     assert "which is no finetune run but evaluate" in done.stderr
+
+
+def test_a_finetune_run_without_checkpoints_cannot_be_projected(place: Workplace, harmful_run: Run) -> None:
+    stopped = place.client.create_run(harmful_run.info.experiment_id, tags={"visage.kind": "finetune"})
+    place.client.set_terminated(stopped.info.run_id, "FAILED")
+    done = place.module("project", "--run", stopped.info.run_id)
+    assert done.returncode == 2
+    assert "which has no checkpoints (status FAILED). Finetune again." in done.stderr
+
+
+def test_a_line_between_models_of_other_shapes_is_refused(place: Workplace, aligned_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(aligned_folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    other = place.folder / "other"
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes)).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    flags = ["--plane", "1d-interpolation", "--model", str(aligned_folder), "--to", str(other)]
+    done = place.module("landscape", *flags, "--n_prompts", "2")
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "of another shape" in error
+    assert "same architecture" in error
 
 
 def test_a_terminated_run_is_killed_not_running(place: Workplace, aligned_folder: Path) -> None:

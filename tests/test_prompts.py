@@ -227,3 +227,13 @@ def test_a_folder_is_refused(tmp_path, name):
 def test_an_unknown_hub_data_set_is_refused_offline(source):
     message = refusal(source)
     assert repr(source) in message and "split train" in message and "Check the spelling and the network" in message
+
+
+def test_options_after_a_built_in_set_are_refused():
+    with pytest.raises(ValueError, match="built-in sets take no options"):
+        prompts.read("builtin:harmful?prompt=goal", setting="harmful_data")
+
+
+def test_a_built_in_set_without_responses_is_refused_where_they_are_needed():
+    with pytest.raises(ValueError, match="has no responses. Try one of builtin:benign_eval"):
+        prompts.read("builtin:harmful_eval", setting="benign_prompts", needs_response=True)

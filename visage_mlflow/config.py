@@ -9,6 +9,7 @@ from typing import Any
 
 from visage_mlflow.language.judges import JUDGES
 
+BUDGETS = ("default", "quick")
 PLANES = ("1d-random", "1d-interpolation")
 NORMS = ("layer", "row")
 DTYPES = ("auto", "bfloat16", "float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def benign_rows(config: MeasureConfig) -> list[Row]:
 
 def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
     """What decides a measurement on this model, as results keep it."""
-    text = "\n".join(row.prompt for row in rows)
+    text = json.dumps([row.prompt for row in rows])
     return Setup(
         model=chat.uri,
         prompts=config.prompts,

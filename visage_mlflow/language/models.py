@@ -168,12 +168,27 @@ def unloadable(uri: str, error: Exception, setting: str) -> ValueError:
     return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason} It must be {FORMS}.")
 
 
+def adapter_base(folder: Path, setting: str = "model") -> str:
+    """The URI of the model that an adapter was trained on.
+
+    Raises:
+        ValueError: Its config names none.
+    """
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"`{setting}` is the adapter {str(folder)!r}, whose adapter_config.json names no base model. "
+            f"Write the base's URI there as `base_model_name_or_path`."
+        )
+    return str(base)
+
+
 def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model") -> Any:
     """The base of a PEFT adapter with the adapter added to its weights in float32."""
     from peft import PeftModel
 
-    base_uri = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base = load_weights(base_uri, fetch, setting)
+    base = load_weights(adapter_base(folder, setting), fetch, setting)
     return PeftModel.from_pretrained(base, folder).merge_and_unload()
 
 
@@ -188,8 +203,7 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model")
     place = locate(uri, fetch, setting)
     folder = Path(place)
     if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return load_tokenizer(config["base_model_name_or_path"], fetch, setting)
+        return load_tokenizer(adapter_base(folder, setting), fetch, setting)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:

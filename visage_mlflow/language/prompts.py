@@ -49,6 +49,11 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
         ValueError: The source is missing, empty, not UTF-8, lacks a column, or has an empty or non-text cell.
     """
     place, columns = split_source(source, setting)
+    if place in BUILTIN and columns:
+        raise ValueError(f"`{setting}` is {source!r}, but built-in sets take no options. Try {place}.")
+    if needs_response and place in BUILTIN and not BUILTIN[place][1]:
+        answered = [name for name, (_, column) in BUILTIN.items() if column]
+        raise ValueError(f"`{setting}` is {source!r}, which has no responses. Try one of {', '.join(answered)}.")
     prompt_column, response_column, records = open_source(place, columns, setting)
     rows = []
     for number, record in enumerate(records, start=1):

@@ -89,19 +89,21 @@ def finetune(
     # Tokenizing some hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
-    trainer = SFTTrainer(
-        model=model,
-        args=_arguments(recipe, folder, steps),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=_lora(recipe.lora_rank),
-        callbacks=[callback],
-    )
-    _quieten(trainer)
-    check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
-    trainer.train()
-    datasets.enable_progress_bars()
-    logging.enable_progress_bar()
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=_arguments(recipe, folder, steps),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=_lora(recipe.lora_rank),
+            callbacks=[callback],
+        )
+        _quieten(trainer)
+        check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
+        trainer.train()
+    finally:
+        datasets.enable_progress_bars()
+        logging.enable_progress_bar()
     checkpoints: list[Checkpoint] = callback.checkpoints
     return checkpoints
 

@@ -105,9 +105,15 @@ def tracked(kind: str, config: Any, *, name: str | None = None, nested: bool = F
         name: The run's name in the UI.
         nested: Whether it is a step inside the run that is open.
     """
-    if not nested and not os.environ.get(RUN_ID) and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
-        mlflow.set_experiment(EXPERIMENT)
-    active = mlflow.start_run(run_name=name, nested=nested)
+    try:
+        if not nested and not os.environ.get(RUN_ID) and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+            mlflow.set_experiment(EXPERIMENT)
+        active = mlflow.start_run(run_name=name, nested=nested)
+    except MlflowException as error:
+        raise ValueError(
+            f"The tracking store cannot be used: {_reason(error)} "
+            f"Check MLFLOW_TRACKING_URI, and MLFLOW_RUN_ID if it is set."
+        ) from error
     run = Run(active.info.run_id)
     status = "FAILED"
     try:
