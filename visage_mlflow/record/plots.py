@@ -213,8 +213,10 @@ def _asr_axes(axes: Axes, xlabel: str) -> None:
 
 
 def _short(uri: str) -> str:
-    """A model's name as a title holds it."""
+    """A model's name as a title holds it; of a logged model's id, what tells it from others."""
     name = uri.rstrip("/").split("/")[-1]
+    if uri.startswith("models:/m-"):
+        return f"model {name[2:10]}"
     return name if len(name) <= 28 else f"{name[:12]}…{name[-8:]}"
 
 
