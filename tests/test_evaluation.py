@@ -139,9 +139,15 @@ def test_the_setup_records_what_decides_a_measurement(aligned, config):
 def test_the_setups_digest_changes_with_any_prompt_and_with_nothing_else(aligned, config):
     rows = [Row("a"), Row("b")]
     digest = setup(aligned, rows, config).prompts_digest
-    assert digest == hashlib.sha256(b"a\nb").hexdigest()
+    assert digest == hashlib.sha256(b'["a", "b"]').hexdigest()
     assert digest == setup(aligned, [Row("a", "x"), Row("b", "y", "z")], config).prompts_digest
-    for others in ([Row("b"), Row("a")], [Row("a")], [Row("a"), Row("B")], [Row("a"), Row("b"), Row("c")]):
+    for others in (
+        [Row("b"), Row("a")],
+        [Row("a")],
+        [Row("a\nb")],
+        [Row("a"), Row("B")],
+        [Row("a"), Row("b"), Row("c")],
+    ):
         assert setup(aligned, others, config).prompts_digest != digest
 
 
