@@ -49,11 +49,14 @@ def main(config: MainConfig) -> None:
             "base": aligning.checkpoints[0].evaluation,
             "aligned": aligning.checkpoints[-1].evaluation,
         }
+        # The aligned model as each step would measure it: steps that measure alike need not measure it again.
+        measured = [(align, evaluations["aligned"])]
         for number, name in enumerate(DATA, start=3):
             settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
             say(number, f"finetune the aligned model on {mixture_of(settings)}")
-            known = evaluations["aligned"] if settings.measures_like(align) else None
+            known = next((one for other, one in measured if settings.measures_like(other)), None)
             runs[name], result = finetune_step(name, aligned, settings, known)
+            measured.append((settings, result.checkpoints[0].evaluation))
             evaluations[name] = result.checkpoints[-1].evaluation
 
         trajectories: dict[str, Trajectory] = {}

@@ -121,7 +121,7 @@ def test_the_distance_grows_from_0_and_is_that_of_the_weights(harmful, base):
     distances = [checkpoint.distance for checkpoint in harmful.result.checkpoints]
     assert distances[0] == 0.0 and distances == sorted(distances) and len(set(distances)) == 5
     last = weights_of(harmful.result.checkpoints[-1])
-    assert distances[-1] == pytest.approx(relative_norm(base.weights, Difference(last)))
+    assert distances[-1] == pytest.approx(relative_norm(base, Difference(last)))
 
 
 def test_a_checkpoint_measured_in_place_equals_it_loaded_from_its_folder(harmful):

@@ -116,7 +116,7 @@ def finetune(
         uri = keep(checkpoint.folder, checkpoint.step)
         with perturbed(base.model, [direction], [1.0], weights=base.weights):
             evaluation, _ = evaluate(dataclasses.replace(base, uri=uri), plan.harmful, plan.benign, config)
-        record(uri, checkpoint.step, relative_norm(base.weights, direction), evaluation)
+        record(uri, checkpoint.step, relative_norm(base, direction), evaluation)
 
     record(config.model, 0, 0.0, base_evaluation or evaluate(base, plan.harmful, plan.benign, config)[0])
     training.finetune(

@@ -22,16 +22,9 @@ Progress = Callable[[float, float], None]
 """Called after each point with its step and its ASR."""
 
 
-def weights_norm(weights: Mapping[str, Tensor]) -> float:
-    """Frobenius norm of all weights together."""
-    # Expanded zeros: a whole tensor of them for each weight would be a second model in memory.
-    zero = Difference({name: weight.new_zeros(()).expand(weight.shape) for name, weight in weights.items()})
-    return directions.norm(weights, zero)
-
-
-def relative_norm(weights: Mapping[str, Tensor], direction: Direction) -> float:
-    """Length of a direction over all weights together, relative to the norm of the weights."""
-    return directions.norm(weights, direction) / weights_norm(weights)
+def relative_norm(chat: Chat, direction: Direction) -> float:
+    """Length of a direction over all weights together, relative to the norm of the model's weights."""
+    return directions.norm(chat.weights, direction) / chat.norm
 
 
 def measure_line(
@@ -124,7 +117,7 @@ def random_line(
         "kind": "random",
         "seed": seed,
         "norm": config.norm,
-        "relative_norm": relative_norm(chat.weights, direction),
+        "relative_norm": relative_norm(chat, direction),
     }
     return describe(chat, "1d-random", about, points, rows, config), responses
 
@@ -147,7 +140,7 @@ def interpolation_line(
     """
     direction = Difference(end)
     direction.check(chat.weights)
-    length = relative_norm(chat.weights, direction)
+    length = relative_norm(chat, direction)
     if length == 0:
         raise ValueError(
             f"The models {chat.uri!r} and {end_uri!r} have the same weights: there is no line between them. "

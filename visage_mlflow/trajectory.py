@@ -12,7 +12,7 @@ from visage_mlflow.evaluation import attack, harmful_rows, rates
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.geometry.plane import Plane
-from visage_mlflow.landscape import Progress, interpolation_line, weights_norm
+from visage_mlflow.landscape import Progress, interpolation_line
 from visage_mlflow.language.models import Chat
 from visage_mlflow.record.results import Place, Response, Trajectory
 
@@ -61,7 +61,6 @@ def measure(
         progress=progress,
     )
     line = Plane(base.weights, x=Difference(last.weights))
-    base_norm = weights_norm(base.weights)
     places = []
     for checkpoint in checkpoints:
         at = line.project(checkpoint.weights)
@@ -73,8 +72,8 @@ def measure(
                 uri=checkpoint.uri,
                 training_step=checkpoint.training_step,
                 x=at.x,
-                distance=at.distance / base_norm,
-                off_plane_distance=at.off_plane_distance / base_norm,
+                distance=at.distance / base.norm,
+                off_plane_distance=at.off_plane_distance / base.norm,
                 off_plane_share=at.off_plane_share,
                 asr=shares.asr,
                 asr_low=shares.asr_low,

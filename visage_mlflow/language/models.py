@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visage_mlflow.language import builtin
+from visage_mlflow.language.adapters import adapter_base, is_adapter
 
 Fetch = Callable[[str], Path]
 """Brings the files behind a ``runs:/`` or ``models:/`` URI into a local folder (``tracking.fetch``)."""
@@ -40,6 +43,12 @@ class Chat:
     model: Any
     tokenizer: Any
     system_prompt: str | None = None
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm of all stored weights together: what distances from this model are relative to."""
+        squares = [float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2 for w in self.weights.values()]
+        return math.sqrt(sum(squares))
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The chat that asks `prompt`."""
@@ -99,11 +108,6 @@ def check_folder(folder: Path, setting: str = "model") -> None:
             f"`{setting}` is {str(folder)!r}, whose tokenizer has no chat template, so there is no way to ask it "
             f"anything as a chat. Give a chat (instruct) model, or set `tokenizer.chat_template` and save it."
         )
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds a PEFT adapter."""
-    return (folder / "adapter_config.json").is_file()
 
 
 def has_template(folder: Path) -> bool:
@@ -166,22 +170,6 @@ def unloadable(uri: str, error: Exception, setting: str) -> ValueError:
     """What to raise where a library could not load what a URI leads to: its reason, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason} It must be {FORMS}.")
-
-
-def adapter_base(folder: Path, setting: str = "model") -> str:
-    """The URI of the model that an adapter was trained on.
-
-    Raises:
-        ValueError: Its config names none.
-    """
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
-    if not base:
-        raise ValueError(
-            f"`{setting}` is the adapter {str(folder)!r}, whose adapter_config.json names no base model. "
-            f"Write the base's URI there as `base_model_name_or_path`."
-        )
-    return str(base)
 
 
 def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model") -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from visage_mlflow.language.adapters import point_adapter_at
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -221,12 +222,3 @@ def _callback(
             on_checkpoint(checkpoint)
 
     return Reporter()
-
-
-def point_adapter_at(folder: Path, base_uri: str) -> None:
-    """Write the base's URI into an adapter's config: PEFT noted a folder, which other machines do not have."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base_uri
-        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
