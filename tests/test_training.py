@@ -241,3 +241,9 @@ def test_the_disk_is_checked_to_the_byte_and_the_folder_made(tmp_path, monkeypat
 
 def test_losses_are_finite_numbers(train):
     assert all(math.isfinite(loss) for loss in train()[0])
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="`output_dir` is .*, where no folder can be made: .* Choose another"):
+        training.check_disk(tmp_path / "file" / "outputs", needed=0)

@@ -35,9 +35,11 @@ def plan(config: FinetuneConfig) -> Plan:
     """Draw the mixture, and read what checkpoints will be measured on.
 
     Raises:
-        ValueError: A source cannot be read or has too few rows, or the model's URI cannot be one.
+        ValueError: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
+            for checkpoints.
     """
     models.check_uri(config.model)
+    training.check_disk(Path(config.output_dir), needed=0)
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
         for kind, count in config.counts().items()

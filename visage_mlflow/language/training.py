@@ -160,8 +160,13 @@ def check_lengths(lengths: list[int], max_length: int) -> None:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raise ValueError where `needed` bytes do not fit beside `folder`; makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Raise ValueError where `folder` cannot be made or `needed` bytes do not fit into it; makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"`output_dir` is {str(folder)!r}, where no folder can be made: {error.strerror}. Choose another."
+        ) from error
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
