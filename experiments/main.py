@@ -14,10 +14,10 @@ from experiments import command_line
 from experiments.finetune import finetune
 from experiments.project import project
 from experiments.visage import score
-from visage_mlflow.config import FinetuneConfig, MainConfig
+from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
 
 if TYPE_CHECKING:
-    from visage_mlflow.language.models import Chat
+    from visage_mlflow.language.models import Chat, Fetch
     from visage_mlflow.record.results import Evaluation, Finetuning, Trajectory, Visage
 
 DATA = ("harmful", "safe", "mixed")
@@ -26,23 +26,25 @@ DATA = ("harmful", "safe", "mixed")
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
     from visage_mlflow import finetuning
+    from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.record import tracking
 
+    chats = Chats(tracking.fetch)
     with tracking.tracked("main", config) as run:
         for name in ("align", *DATA):
             finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
+        for section in (config.visage, config.project):
+            harmful_rows(section)
 
         say(1, f"align {config.model} on {mixture_of(config.align)}")
         align = dataclasses.replace(config.align, model=config.model)
-        base = load(align, tracking.fetch)
-        _, aligning = finetune_step("align", base, align)
+        _, aligning = finetune_step("align", chats.get(align.model, align), align)
         aligned_uri = aligning.checkpoints[-1].uri
 
         say(2, "VISAGE of the aligned model")
         visage_config = dataclasses.replace(config.visage, model=aligned_uri)
-        aligned = load(visage_config, tracking.fetch)
         with tracking.tracked("visage", visage_config, name="visage", nested=True) as step:
-            basin = score(aligned, visage_config, step)
+            basin = score(chats.get(aligned_uri, visage_config), visage_config, step)
 
         runs: dict[str, str] = {}
         evaluations = {
@@ -55,7 +57,7 @@ def main(config: MainConfig) -> None:
             settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
             say(number, f"finetune the aligned model on {mixture_of(settings)}")
             known = next((one for other, one in measured if settings.measures_like(other)), None)
-            runs[name], result = finetune_step(name, aligned, settings, known)
+            runs[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, known)
             measured.append((settings, result.checkpoints[0].evaluation))
             evaluations[name] = result.checkpoints[-1].evaluation
 
@@ -64,17 +66,30 @@ def main(config: MainConfig) -> None:
             say(number, f"the trajectory under {name} data")
             settings = dataclasses.replace(config.project, run=runs[name])
             with tracking.tracked("project", settings, name=f"trajectory, {name}", nested=True) as step:
-                trajectories[name] = project(aligned, tracking.finetune_run(runs[name]), settings, step)
+                source = tracking.finetune_run(runs[name])
+                trajectories[name] = project(chats.get(aligned_uri, settings), source, settings, step)
 
         say(9, "one table and one figure")
         report(run, basin, trajectories, evaluations)
 
 
-def load(settings: Any, fetch: Any) -> Chat:
-    """The model that a step's settings name."""
-    from visage_mlflow.language import models
+class Chats:
+    """Loaded models: steps share one where they agree on the model, its dtype and the system prompt."""
 
-    return models.load(settings.model, dtype=settings.dtype, system_prompt=settings.system_prompt, fetch=fetch)
+    def __init__(self, fetch: Fetch) -> None:
+        self.fetch = fetch
+        self.loaded: dict[tuple[str, str, str | None], Chat] = {}
+
+    def get(self, uri: str, settings: AttackConfig) -> Chat:
+        """The model as a step's settings want it."""
+        from visage_mlflow.language import models
+
+        key = (uri, settings.dtype, settings.system_prompt)
+        if key not in self.loaded:
+            self.loaded[key] = models.load(
+                uri, dtype=settings.dtype, system_prompt=settings.system_prompt, fetch=self.fetch
+            )
+        return self.loaded[key]
 
 
 def finetune_step(

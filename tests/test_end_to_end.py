@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,6 +30,8 @@ class Workplace:
         self.folder = folder
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
         self.client = MlflowClient(tracking_uri=self.uri)
+        with contextlib.chdir(folder):  # Whoever makes the store decides where artifacts go.
+            self.client.search_experiments()
         self.environment = os.environ | {
             "MLFLOW_TRACKING_URI": self.uri,
             "OMP_NUM_THREADS": "1",
@@ -60,7 +63,7 @@ class Workplace:
     def module(self, entry_point: str, *flags: str) -> subprocess.CompletedProcess[str]:
         """An entry point run without `mlflow run`, which saves some seconds."""
         command = [sys.executable, "-m", f"experiments.{entry_point}", *flags]
-        return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
 
     def runs(self, kind: str) -> list[Run]:
         """Runs of a kind in all experiments, newest first."""
@@ -268,7 +271,7 @@ def test_a_line_between_models_of_other_shapes_is_refused(place: Workplace, alig
 def test_a_terminated_run_is_killed_not_running(place: Workplace, aligned_folder: Path) -> None:
     flags = ["--model", str(aligned_folder), "--prompts", str(place.attack["prompts"]), "--n_prompts", "24"]
     command = [sys.executable, "-m", "experiments.visage", *flags, "--n_points", "2001", "--max_new_tokens", "16"]
-    process = subprocess.Popen(command, env=place.environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=place.environment, cwd=place.folder, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 120
     while "point" not in process.stderr.readline() and time.monotonic() < deadline:

@@ -17,11 +17,12 @@ from visage_mlflow.record.results import Finetuning
 
 
 @pytest.fixture(scope="module")
-def settings(aligned_folder, sets):
+def settings(aligned_folder, sets, tmp_path_factory):
     """Settings of a small finetuning on the sets of the made-up world."""
     return {
         "model": str(aligned_folder),
         "prompts": str(sets / "harmful_eval.jsonl"),
+        "output_dir": str(tmp_path_factory.mktemp("outputs")),
         "n_prompts": 24,
         "benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer",
         "n_benign": 16,

@@ -148,6 +148,7 @@ def _downloads() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="visage-")
 
 
+@cache  # Weights and tokenizer are loaded one after the other, and would copy the files twice.
 def fetch(uri: str) -> Path:
     """Bring the files behind ``runs:/…`` or ``models:/…`` into a local folder.
 
