@@ -29,9 +29,8 @@ class Workplace:
     def __init__(self, folder: Path, sets: Path) -> None:
         self.folder = folder
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.client = MlflowClient(tracking_uri=self.uri)
         with contextlib.chdir(folder):  # Whoever makes the store decides where artifacts go.
-            self.client.search_experiments()
+            self.client = MlflowClient(tracking_uri=self.uri)
         self.environment = os.environ | {
             "MLFLOW_TRACKING_URI": self.uri,
             "OMP_NUM_THREADS": "1",
