@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from visage_mlflow.language.generating import end_tokens, generated
+from visage_mlflow.language.packing import packed
+
+EARLY = 16
+"""Tokens within which most refusals show: until then a row's text is looked at after every one."""
+
 CHECK_EVERY = 4
-"""Steps between two looks at the texts so far: looking costs a detokenization of every row."""
+"""Steps between two looks at later texts: each look costs a detokenization of the whole text."""
+
+MEMORY: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""By model: what its last cache leaves to the next one."""
+
+REFILL_SHARE = 8
+"""One over the share of the batch that must be free before waiting prompts fill it: each filling is a pass more."""
 
 
 @torch.inference_mode()
@@ -21,33 +38,57 @@ def respond(
     max_new_tokens: int,
     batch_size: int,
     is_final: Callable[[str], bool],
+    lean: bool = False,
 ) -> list[str | None]:
     """Greedy responses to chats, each ended by end of turn, a final text, or `max_new_tokens`.
 
-    Rows are left-padded, share their common prefix (system prompt, template; not under a sliding window), and leave
-    the batch when they end. A row is looked at every few steps, so a text may run on a little past the point where
-    it became final.
+    The prompts' common prefix (system prompt, template) is computed once. Rows leave the batch when they end, and
+    waiting prompts take their places. A long text is looked at every few steps only, so it may run on a little past
+    the point where it became final. A model whose cache or arguments this loop does not know is decoded by its own
+    `generate`, with a warning.
 
     Args:
-        model: A causal language model with a dynamic cache.
+        model: A causal language model.
         tokenizer: Its tokenizer, with a chat template.
         chats: Chats that end with the user's turn.
         max_new_tokens: The longest response, in tokens, at least 1.
         batch_size: Rows decoded at once, at least 1.
         is_final: Whether a partial response already has its verdict.
+        lean: Do without a packed copy of the weights, which saves some time.
 
     Returns:
         One text per chat, in order; None where the model gave no number to choose a token by.
     """
     prompts = [encode(tokenizer, chat) for chat in chats]
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    responses: list[str | None] = [None] * len(prompts)
-    for start in range(0, len(by_length), batch_size):
-        rows = by_length[start : start + batch_size]
-        batch = Batch(model, tokenizer, [prompts[row] for row in rows])
-        for row, text in zip(rows, batch.run(max_new_tokens, is_final), strict=True):
-            responses[row] = text
-    return responses
+    if not prompts:
+        return []
+    if (reason := unknown(model)) is not None:
+        warnings.warn(f"{type(model).__name__} is decoded by `generate`, which is slower: {reason}.", stacklevel=2)
+        # `generate` does not stop at verdicts, but the caller may give up by raising from `is_final`.
+        return generated(model, tokenizer, prompts, max_new_tokens, batch_size, check=lambda: is_final(""))
+    with nullcontext() if lean else packed(model):
+        batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
+        batch.run(is_final)
+    texts = batch.texts(range(len(prompts)))
+    return [None if failed else text for text, failed in zip(texts, batch.failed.tolist(), strict=True)]
+
+
+@torch.inference_mode()
+def transcribe(
+    model: Any, tokenizer: Any, chats: Sequence[list[dict[str, str]]], *, max_new_tokens: int, batch_size: int
+) -> list[list[int]]:
+    """As `respond`, but the tokens of each response, which goes on to end of turn or `max_new_tokens`.
+
+    Raises:
+        ValueError: There is no chat, or this loop does not know the model.
+    """
+    if (reason := unknown(model)) is not None:
+        raise ValueError(f"{type(model).__name__} can only be decoded by `generate`: {reason}. Use `respond`.")
+    if not chats:
+        raise ValueError("`chats` is empty: give at least one.")
+    batch = Batch(model, tokenizer, [encode(tokenizer, chat) for chat in chats], max_new_tokens, batch_size)
+    batch.run(lambda text: False)
+    return [tokens[:count] for tokens, count in zip(batch.tokens.tolist(), batch.counts.tolist(), strict=True)]
 
 
 def encode(tokenizer: Any, chat: list[dict[str, str]]) -> list[int]:
@@ -62,46 +103,71 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(limit) if len({row[i] for row in rows}) > 1), limit)
 
 
-class Batch:
-    """Rows that are decoded together; `live` are the places of those still in the running."""
+def unknown(model: Any) -> str | None:
+    """Why `Batch` cannot decode with this model; None if it can."""
+    from visage_mlflow.language.cache import layer_windows
 
-    def __init__(self, model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
+    if lacking := sorted(needed - set(inspect.signature(model.forward).parameters)):
+        return f"it takes no {lacking[0]}"
+    if layer_windows(model.config) is None:
+        return "some of its layers keep more than keys and values"
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        return f"its attention is {model.config._attn_implementation}, which takes no masks"
+    return None
+
+
+class Batch:
+    """Rows that are decoded together, the live ones in the first places of the cache.
+
+    A row's step feeds its last token, at the column that is its position, and gains the next one; so a row starts
+    with all of its prompt but the last token in the cache.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int
+    ) -> None:
+        from visage_mlflow.language.cache import RowCache, layer_windows
+
         self.model = model
         self.tokenizer = tokenizer
-        self.live = torch.arange(len(prompts))
-        self.tokens: list[list[int]] = [[] for _ in prompts]
-        self.failed: set[int] = set()
-        ends = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
-        flat = {token for end in ends for token in (end if isinstance(end, list) else [end])}
-        self.end_tokens = torch.tensor(sorted(flat - {None}))  # Not every generation config names one.
-        self.logits = self.prefill(prompts)
+        self.prompts = prompts
+        self.waiting = deque(sorted(range(len(prompts)), key=lambda row: len(prompts[row])))
+        self.n_rows = min(batch_size, len(prompts))
+        n_columns = max(map(len, prompts)) + max_new_tokens - 1
+        windows = layer_windows(model.config)
+        assert windows is not None  # See `unknown`.
+        self.cache = RowCache(windows, self.n_rows, n_columns, MEMORY.setdefault(model, {}))
+        self.device = model.device
+        self.end_tokens = torch.tensor(end_tokens(model, tokenizer), device=self.device)
+        # By prompt: what it answered so far, how much that is, and whether the model failed on it.
+        self.tokens = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long, device=self.device)
+        self.counts = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
+        self.failed = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+        # By live row: its prompt, the token to feed next, and that token's position.
+        self.live, self.token, self.position = torch.zeros(3, 0, dtype=torch.long, device=self.device)
+        self.shared = common_prefix(prompts)
+        if self.shared:
+            self.forward(torch.tensor([prompts[0][: self.shared]]), slice(0, 1), 0)
+            self.cache.share(self.shared)
 
-    def prefill(self, prompts: list[list[int]]) -> Tensor:
-        """Fill the cache; returns the logits of the first new token, (rows, vocabulary)."""
-        from transformers import DynamicCache
+    def forward(self, tokens: Tensor, rows: slice, start: int | Tensor) -> Tensor:
+        """One pass over new tokens, (rows, tokens); logits of the last one, (rows, vocabulary).
 
-        self.cache = DynamicCache(config=self.model.config)
-        # Padding stands between prefix and rest. A sliding window counts it as tokens, and would lose the prefix.
-        shared = 0 if any(self.cache.is_sliding) else common_prefix(prompts)
-        width = max(len(prompt) for prompt in prompts) - shared
-        if shared:
-            prefix = torch.tensor([prompts[0][:shared]])
-            self.model(prefix, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-            self.cache.batch_repeat_interleave(len(prompts))
-        rest = torch.zeros(len(prompts), width, dtype=torch.long)
-        self.mask = torch.ones(len(prompts), shared + width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            padding = shared + width - len(prompt)
-            rest[row, padding:] = torch.tensor(prompt[shared:])
-            self.mask[row, shared : shared + padding] = 0
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
-        return self.forward(rest, positions)
+        They start at one position for all rows, or, one token a row, each at its own, (rows,).
+        """
+        from visage_mlflow.language.cache import Place
 
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """One pass over new tokens; logits of the last one, (rows, vocabulary)."""
+        if isinstance(start, Tensor):
+            self.cache.place = Place(rows, start, int(start.max()) + 1)
+            positions = start[:, None]
+        else:
+            end = start + tokens.shape[1]
+            self.cache.place = Place(rows, slice(start, end), end)
+            positions = torch.arange(start, end, device=self.device).expand(len(tokens), -1)
         out = self.model(
-            tokens,
-            attention_mask=self.mask,
+            tokens.to(self.device),
+            attention_mask=self.cache.mask(positions, self.model.dtype),
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
@@ -110,36 +176,73 @@ class Batch:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def run(self, max_new_tokens: int, is_final: Callable[[str], bool]) -> list[str | None]:
-        """Decode until every row has ended; the texts in the order of the prompts."""
-        for step in range(1, max_new_tokens + 1):
-            best, token = self.logits.max(dim=1)  # NaN wins every comparison, so it shows here.
-            ended = torch.isin(token, self.end_tokens) | ~best.isfinite()
-            self.failed |= set(self.live[~best.isfinite()].tolist())
-            for row, value, stop in zip(self.live.tolist(), token.tolist(), ended.tolist(), strict=True):
-                if not stop:
-                    self.tokens[row].append(value)
-            if step % CHECK_EVERY == 0:
-                texts = self.texts(self.live.tolist())
-                ended |= torch.tensor([is_final(text) for text in texts])
-            if ended.all() or step == max_new_tokens:
-                break
-            token = self.drop(ended, token)
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.live), 1)], dim=1)
-            self.logits = self.forward(token[:, None], self.mask.sum(1, keepdim=True) - 1)
-        texts = self.texts(list(range(len(self.tokens))))
-        return [None if row in self.failed else text for row, text in enumerate(texts)]
+    def run(self, is_final: Callable[[str], bool]) -> None:
+        """Decode until every row has ended."""
+        step = 0
+        while self.waiting or len(self.live):
+            if self.waiting and (self.n_rows - len(self.live)) * REFILL_SHARE >= self.n_rows:
+                self.admit()
+            step += 1
+            ended = self.step()
+            self.drop(ended | self.final(is_final, everywhere=step % CHECK_EVERY == 0))
 
-    def drop(self, ended: Tensor, token: Tensor) -> Tensor:
-        """Take ended rows out of the batch; the tokens of those that stay."""
-        if not ended.any():
-            return token
-        keep = (~ended).nonzero().squeeze(1)
-        self.cache.batch_select_indices(keep)
-        self.live, self.mask = self.live[keep], self.mask[keep]
-        return token[keep]
+    def admit(self) -> None:
+        """Fill the free places with waiting prompts."""
+        taken = len(self.live)
+        new = [self.waiting.popleft() for _ in range(min(self.n_rows - taken, len(self.waiting)))]
+        rows = slice(taken, taken + len(new))
+        rests = [self.prompts[row][self.shared :] for row in new]
+        width = max(map(len, rests)) - 1
+        self.cache.clear(rows, self.shared)
+        if width:
+            # A row's own last token pads it: whatever that does to a broken model stays with the row.
+            padded = [(rest + rest[-1:] * width)[:width] for rest in rests]
+            self.forward(torch.tensor(padded), rows, self.shared)
 
-    def texts(self, rows: list[int]) -> list[str]:
-        """The texts of some rows so far."""
-        texts: list[str] = self.tokenizer.batch_decode([self.tokens[row] for row in rows], skip_special_tokens=True)
+        def extended(held: Tensor, values: list[int]) -> Tensor:
+            return torch.cat([held, torch.tensor(values, device=self.device)])
+
+        self.live = extended(self.live, new)
+        self.token = extended(self.token, [rest[-1] for rest in rests])
+        self.position = extended(self.position, [len(self.prompts[row]) - 1 for row in new])
+
+    def step(self) -> Tensor:
+        """Each live row gains a token; whether it ended, (live rows,)."""
+        logits = self.forward(self.token[:, None], slice(0, len(self.live)), self.position)
+        best, token = logits.max(dim=1)  # NaN wins every comparison, so it shows here.
+        failed = ~best.isfinite()
+        self.failed[self.live] = failed
+        ended = torch.isin(token, self.end_tokens) | failed
+        self.tokens[self.live, self.counts[self.live]] = token
+        self.counts[self.live] += (~ended).long()
+        self.token = token
+        self.position = self.position + 1
+        return ended | (self.counts[self.live] == self.tokens.shape[1])
+
+    def final(self, is_final: Callable[[str], bool], everywhere: bool) -> Tensor:
+        """Whether each live row's text is final, (live rows,); rows past the first tokens only if `everywhere`."""
+        final = torch.zeros(len(self.live), dtype=torch.bool, device=self.device)
+        looked_at = (self.counts[self.live] <= EARLY) | everywhere
+        texts = self.texts(self.live[looked_at].tolist())
+        final[looked_at] = torch.tensor([is_final(text) for text in texts], dtype=torch.bool, device=self.device)
+        return final
+
+    def drop(self, ended: Tensor) -> None:
+        """Take ended rows out of the batch; the last rows move into their places."""
+        n_kept = int((~ended).sum())
+        if n_kept == len(ended):
+            return
+        source = n_kept + (~ended[n_kept:]).nonzero().squeeze(1)
+        target = ended[:n_kept].nonzero().squeeze(1)
+        self.cache.move(source, target)
+        for held in (self.live, self.token, self.position):
+            held[target] = held[source]
+        self.live, self.token, self.position = self.live[:n_kept], self.token[:n_kept], self.position[:n_kept]
+
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """The texts of some prompts so far."""
+        if len(rows) == 0:
+            return []  # `batch_decode` would give one empty text.
+        tokens = [self.tokens[row, : self.counts[row]].tolist() for row in rows]
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts

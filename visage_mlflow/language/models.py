@@ -233,6 +233,7 @@ def load(
                 f"`{setting}` is {uri!r}, whose weight {name} has values that are not finite. Retrain it."
             )
     for parameter in model.parameters():
-        # A new storage, so `weights` keep the float32 one. `model.to` would round the rotary frequencies, too.
-        parameter.data = parameter.data.to(target)
+        # Always a new storage, so `weights` keep the stored one and perturbing needs no copy of it. `model.to` would
+        # round the rotary frequencies, too.
+        parameter.data = parameter.data.to(target, copy=True)
     return Chat(uri, weights, model, tokenizer, system_prompt)
