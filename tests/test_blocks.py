@@ -14,6 +14,26 @@ def test_blocks_cover_every_element_once(size, lengths):
         assert torch.equal(nothing, torch.zeros_like(double))
 
 
+def test_blocks_are_as_long_as_asked_for():
+    weight = torch.arange(5, dtype=torch.float32)
+    found = [(block, part.tolist()) for block, (part,) in blocks(weight, [[(3.0, weight)]], 2)]
+    assert found == [(slice(0, 2), [0.0, 3.0]), (slice(2, 4), [6.0, 9.0]), (slice(4, 5), [12.0])]
+
+
+@pytest.mark.parametrize("first", [1.0, 2.0])
+def test_the_tensors_that_are_added_stay_as_they_were(first):
+    a, b = torch.ones(3, dtype=torch.float64), torch.full((3,), 4.0, dtype=torch.float64)
+    assert whole(a, [(first, a), (0.5, b)]).tolist() == [first + 2] * 3
+    assert a.tolist() == [1.0] * 3 and b.tolist() == [4.0] * 3
+
+
+def test_each_product_is_rounded_before_it_is_added():
+    # 0.1 is a little more than a tenth, by 5.6e-18: 10 * 0.1 rounds to 1, so nothing is left. A fused
+    # multiplication and addition would leave about 5.6e-17.
+    tenth = torch.full((1000,), 0.1, dtype=torch.float64)
+    assert not whole(tenth, [(-1.0, torch.ones(1000)), (10.0, tenth)]).any()
+
+
 def test_terms_of_any_dtype_and_layout_add_up_in_float64():
     weight = torch.zeros(2, 3, dtype=torch.bfloat16)
     terms = [(0.5, torch.arange(6).view(3, 2).t()), (1.0, torch.full((2, 3), 1e-12, dtype=torch.float64))]

@@ -43,6 +43,16 @@ def test_the_row_norm_gives_each_output_row_noise_as_long_as_itself(weights):
     torch.testing.assert_close(delta.flatten(1).norm(dim=1), kernel.flatten(1).double().norm(dim=1), rtol=1e-6, atol=0)
 
 
+def test_noise_is_float16_and_its_length_is_exact_all_the_same(weights):
+    weight = weights["layer.weight"]
+    ((scale, noise),) = RandomDirection(seed=0).terms("layer.weight", weight)
+    assert noise.dtype == torch.float16 and noise.shape == weight.shape
+    # The scale is a float32, which is good to 6e-8.
+    assert scale * float(noise.double().norm()) == pytest.approx(float(weight.double().norm()), rel=1e-7)
+    ((one, rows),) = RandomDirection(seed=0, norm="row").terms("layer.weight", weight)
+    assert one == 1 and rows.dtype == torch.float32
+
+
 def test_the_row_norm_takes_a_vector_as_one_row(weights):
     bias = weights["layer.bias"]
     row, layer = (RandomDirection(seed=0, norm=norm).delta("layer.bias", bias) for norm in ("row", "layer"))
@@ -150,9 +160,17 @@ def test_a_materialized_random_direction_is_the_same_to_the_last_bit(weights):
     for name, weight in weights.items():
         assert torch.equal(stored.delta(name, weight), direction.delta(name, weight))
         assert torch.equal(stored.displacement(name, weight), direction.displacement(name, weight))
-    assert stored.delta("layer.weight", weights["layer.weight"]) is stored.delta(
-        "layer.weight", weights["layer.weight"]
-    )
+    (_, kept), (_, again) = (stored.terms("layer.weight", weights["layer.weight"])[0] for _ in range(2))
+    assert kept is again and kept.dtype == torch.float16
+
+
+def test_a_materialized_difference_is_one_tensor_of_its_own_rounded_to_float32(weights):
+    weight = weights["layer.weight"]
+    end = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in weights.items()}
+    ((one, kept),) = Materialized(Difference(end), weights).terms("layer.weight", weight)
+    exact = end["layer.weight"].double() - weight.double()
+    assert one == 1 and torch.equal(kept, exact.float())
+    assert kept.data_ptr() not in (weight.data_ptr(), end["layer.weight"].data_ptr())
 
 
 def test_a_materialized_direction_keeps_nothing_for_tensors_that_do_not_move(weights):

@@ -11,23 +11,31 @@ BLOCK = 3 * 2**13
 """Elements per block. On a CPU a block stays in the cache, and is below the 2**15 from which torch splits it between
 threads: several times faster than whole tensors, and the same sums on any number of cores."""
 
+LARGE_BLOCK = 2**17
+"""For writing values, where no sum depends on the split: few calls, still within a core's cache, on all cores."""
+
 Term = tuple[float, Tensor]
 """A coefficient and the tensor, of any dtype, that it multiplies."""
 
 
-def blocks(weight: Tensor, sums: Sequence[Sequence[Term]]) -> Iterator[tuple[slice, list[Tensor]]]:
+def blocks(weight: Tensor, sums: Sequence[Sequence[Term]], size: int = BLOCK) -> Iterator[tuple[slice, list[Tensor]]]:
     """Each sum of terms in float64, flattened, block by block, on the device of `weight`, whose shape they all have.
 
     Each product is rounded before it is added, in order, so that equal terms of opposite sign leave an exact zero.
     """
     flat = [[(coefficient, tensor.detach().reshape(-1)) for coefficient, tensor in terms] for terms in sums]
-    for first in range(0, weight.numel(), BLOCK):
-        block = slice(first, min(first + BLOCK, weight.numel()))
+    for first in range(0, weight.numel(), size):
+        block = slice(first, min(first + size, weight.numel()))
         totals = []
         for terms in flat:
-            total = torch.zeros(block.stop - first, dtype=torch.float64, device=weight.device)
+            total: Tensor | None = None
             for coefficient, tensor in terms:
-                total += tensor[block].to(total) * coefficient
+                product = tensor[block].to(weight.device, torch.float64, copy=True)
+                if coefficient != 1:
+                    product *= coefficient
+                total = product if total is None else total.add_(product)
+            if total is None:
+                total = torch.zeros(block.stop - first, dtype=torch.float64, device=weight.device)
             totals.append(total)
         yield block, totals
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from visage_mlflow.geometry.blocks import Term, blocks, whole
+from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, whole
 from visage_mlflow.geometry.directions import Direction
 
 PROBE = 64
@@ -96,5 +96,5 @@ def _write_sum(parameter: Tensor, base: Tensor, terms: Sequence[Term]) -> None:
     if not parameter.is_contiguous():
         parameter.copy_(whole(parameter, terms))
         return
-    for block, (total,) in blocks(parameter, [terms]):
+    for block, (total,) in blocks(parameter, [terms], LARGE_BLOCK):
         parameter.view(-1)[block] = total

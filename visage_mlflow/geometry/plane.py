@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,24 @@ def interpolation_axis(n_points: int = 21, extra: float = 0.5) -> Floats:
         nearest = 1 + int(np.argmin(np.abs(steps[1 : n_points // 2])))
         steps[nearest], steps[n_points - 1 - nearest] = 0.0, 1.0
     return steps
+
+
+def is_past_the_edge(step: float, asr: Mapping[float, float], steps: Sequence[float], outside_after: int) -> bool:
+    """Whether `outside_after` points in a row before a step, going outward from 0, are at 100; never for 0.
+
+    Args:
+        step: One of the steps.
+        asr: ASR by step, as far as it is known.
+        steps: All steps of the line.
+        outside_after: How many points; 0 leaves no point out.
+    """
+    inward = sorted((other for other in steps if other * step > 0 and abs(other) < abs(step)), key=abs)
+    in_a_row = 0
+    for other in inward:
+        in_a_row = in_a_row + 1 if asr.get(other) == 100 else 0
+        if 0 < outside_after == in_a_row:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
