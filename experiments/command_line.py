@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ from typing import Any, TypeVar, get_type_hints
 import jsonargparse
 import yaml
 
-from visage_mlflow.config import BUDGETS, one_of
+from visage_mlflow.config import BUDGETS
+from visage_mlflow.settings import one_of
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -53,7 +55,8 @@ def bar(total: int, title: str) -> Iterator[Callable[[float, float], None]]:
     with tqdm(total=total, desc=title, unit="point") as progress:
 
         def advance(step: float, asr: float) -> None:
-            progress.set_postfix_str(f"ASR {asr:.0f} % at {step:+.2f}", refresh=False)
+            seen = "skipped" if math.isnan(asr) else f"ASR {asr:.0f} %"
+            progress.set_postfix_str(f"{seen} at {step:+.2f}", refresh=False)
             progress.update()
 
         yield advance

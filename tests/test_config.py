@@ -18,7 +18,8 @@ from visage_mlflow.config import (
 from visage_mlflow.language.judges import JUDGES
 
 MEASURING = (EvaluateConfig, FinetuneConfig)
-ATTACKING = (*MEASURING, LandscapeConfig, VisageConfig, ProjectConfig)
+ON_A_LINE = (LandscapeConfig, VisageConfig, ProjectConfig)
+ATTACKING = (*MEASURING, *ON_A_LINE)
 LINE = {"plane": "1d-interpolation", "to": "b"}
 
 
@@ -169,6 +170,25 @@ def test_a_line_without_a_finite_extent_is_refused(config_class, value):
 def test_a_line_that_ends_before_its_models_is_refused(config_class, others, value):
     assert cured(config_class, "extra", refused(config_class, "extra", value, **others), **others) == 0.5
     config_class(extra=0.0, **others)
+
+
+@pytest.mark.parametrize("config_class", ON_A_LINE)
+@pytest.mark.parametrize("setting", ["workers", "outside_after"])
+@pytest.mark.parametrize("value", [-1, -4])
+def test_a_negative_number_of_workers_or_of_points_outside_is_refused_with_the_rule(config_class, setting, value):
+    message = refused(config_class, setting, value)
+    assert "at least 0" in message and cured(config_class, setting, message) == 0
+
+
+@pytest.mark.parametrize("config_class", ON_A_LINE)
+def test_nothing_is_skipped_and_the_machine_decides_on_workers_unless_told_otherwise(config_class):
+    assert (config_class().outside_after, config_class().workers) == (0, 0)
+    config_class(outside_after=2, workers=3)
+
+
+@pytest.mark.parametrize("config_class", ATTACKING)
+def test_memory_is_saved_only_where_it_is_asked_for(config_class):
+    assert config_class().lean is False and config_class(lean=True).lean is True
 
 
 def test_visage_needs_a_direction():

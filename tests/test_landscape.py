@@ -14,6 +14,7 @@ from visage_mlflow.evaluation import attack, evaluate, harmful_rows
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection
 from visage_mlflow.language import models
+from visage_mlflow.workers import Crew
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def asking(sets):
 def measured(chat, asking):
     """VISAGE over three directions, its responses, and the (step, ASR) that progress was told of."""
     told = []
-    config = VisageConfig(n_directions=3, n_points=9, extent=1.0, **asking)
+    config = VisageConfig(n_directions=3, n_points=9, extent=1.0, workers=1, **asking)
     result, responses = landscape.measure_visage(chat, config, progress=lambda step, asr: told.append((step, asr)))
     return result, responses, told
 
@@ -45,9 +46,9 @@ def attacks(monkeypatch):
     """Counts how often the model is really attacked, by step."""
     counts = Counter()
 
-    def counted(chat, rows, config, step=0.0):
+    def counted(chat, rows, config, step, check):
         counts[step] += 1
-        return attack(chat, rows, config, step)
+        return attack(chat, rows, config, step, check)
 
     monkeypatch.setattr(landscape, "attack", counted)
     return counts
@@ -105,17 +106,17 @@ def test_every_point_is_rounded_once_from_the_float32_weights(aligned_folder, as
     name = "model.layers.0.mlp.up_proj.weight"
     held = {}
 
-    def look(chat, rows, config, step=0.0):
+    def look(chat, rows, config, step, check):
         held[step] = dict(chat.model.named_parameters())[name].detach().clone()
-        return attack(chat, rows, config, step)
+        return attack(chat, rows, config, step, check)
 
     monkeypatch.setattr(landscape, "attack", look)
     landscape.measure(coarse, LandscapeConfig(n_points=3, extent=0.25, seed=3, **asking))
     weight = coarse.weights[name]
-    delta = RandomDirection(seed=3).displacement(name, weight)
+    ((scale, noise),) = RandomDirection(seed=3).terms(name, weight)
     assert weight.dtype == torch.float32 and not torch.equal(weight, weight.bfloat16().float())
     for step in (-0.25, 0.25):
-        assert torch.equal(held[step], (weight.double() + step * delta).bfloat16())
+        assert torch.equal(held[step], (weight.double() + (step * scale) * noise.double()).bfloat16())
 
 
 def test_every_direction_has_a_basin_with_the_model_at_its_bottom(measured):
@@ -187,35 +188,55 @@ def test_the_same_settings_give_the_same_result(measured, chat, asking):
     assert again == measured[0]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", ["layer", "row"])
+def test_a_lean_landscape_is_the_same_bit_for_bit(aligned_folder, asking, dtype, norm):
+    loaded = models.load(str(aligned_folder), dtype=dtype)
+    lean, full = (
+        landscape.measure(loaded, LandscapeConfig(lean=lean, norm=norm, n_points=5, extent=0.8, **asking))
+        for lean in (True, False)
+    )
+    assert lean == full and 0 < full[0].visage < 100
+
+
 def test_the_norm_decides_the_direction(chat, asking):
     by_row, _ = landscape.measure(chat, LandscapeConfig(norm="row", n_points=3, extent=1.0, **asking))
     assert by_row.direction["norm"] == "row" and by_row.asr[1] == 0.0
 
 
-def test_the_model_itself_is_measured_once_for_all_directions(chat, asking, attacks):
-    result, _ = landscape.measure_visage(chat, VisageConfig(n_directions=3, n_points=3, extent=1.0, **asking))
+@pytest.mark.parametrize("lean", [False, True])
+def test_the_model_itself_is_measured_once_for_all_directions(chat, asking, attacks, lean):
+    config = VisageConfig(n_directions=3, n_points=3, extent=1.0, workers=1, lean=lean, **asking)
+    result, _ = landscape.measure_visage(chat, config)
     assert attacks == {-1.0: 3, 0.0: 1, 1.0: 3}
     assert len({one.points[1] for one in result.landscapes}) == 1
 
 
 def test_the_order_of_directions_and_steps_changes_nothing(chat, asking):
     config = VisageConfig(n_points=3, extent=1.0, **asking)
-    rows = harmful_rows(config)
+    rows, crew = harmful_rows(config), Crew((chat,))
 
     def measure(seeds):
         known = {}
-        return {seed: landscape.random_line(chat, rows, config, seed=seed, known=known) for seed in seeds}
+        return {seed: landscape.random_line(crew, rows, config, seed=seed, known=known) for seed in seeds}
 
     assert measure([0, 1, 2]) == measure([2, 0, 1])
     direction = Materialized(RandomDirection(seed=0), chat.weights)
-    forward, _ = landscape.measure_line(chat, direction, [-1.0, -0.2, 0.0, 0.2, 1.0], rows, config)
-    backward, _ = landscape.measure_line(chat, direction, [1.0, 0.2, 0.0, -0.2, -1.0], rows, config)
+    forward, _ = landscape.measure_line(crew, direction, [-1.0, -0.2, 0.0, 0.2, 1.0], rows, config)
+    backward, _ = landscape.measure_line(crew, direction, [1.0, 0.2, 0.0, -0.2, -1.0], rows, config)
     assert forward == backward[::-1]
 
 
-def test_progress_is_told_of_every_point(measured):
+def test_progress_is_told_of_every_point_once_from_the_far_ends_inward(measured):
     result, _, told = measured
-    assert told == [(point.step, point.asr) for one in result.landscapes for point in one.points]
+    inward = [-1.0, 1.0, -0.75, 0.75, -0.5, 0.5, -0.25, 0.25]
+    # The model itself comes last along the first direction; along the others it is known from there.
+    orders = [[*inward, 0.0], [0.0, *inward], [0.0, *inward]]
+    for one, order in zip(result.landscapes, orders, strict=True):
+        asr = dict(zip(one.axis, one.asr, strict=True))
+        assert told[:9] == [(step, asr[step]) for step in order]
+        told = told[9:]
+    assert told == []
 
 
 # What could not be judged
@@ -226,8 +247,8 @@ def mute(monkeypatch):
     """A function that makes the model give no numbers from a step on, in either direction."""
 
     def from_step(least):
-        def attacked(chat, rows, config, step=0.0):
-            answered = attack(chat, rows, config, step)
+        def attacked(chat, rows, config, step, check):
+            answered = attack(chat, rows, config, step, check)
             if abs(step) < least:
                 return answered
             return [dataclasses.replace(response, text=None, verdict="unjudged") for response in answered]

@@ -1,5 +1,6 @@
 """Each figure is drawn from its result alone, without a warning, whatever could not be measured."""
 
+import dataclasses
 import io
 import logging
 import math
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from visage_mlflow.record import plots
+from visage_mlflow.record.results import Point
 
 NAN = math.nan
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -109,6 +111,67 @@ def test_a_long_name_is_shortened_and_a_short_one_kept(model):
     (axes,) = saved(plots.landscape(named))
     name = axes.get_title().partition(",")[0]
     assert 0 < len(name) <= 28 and (len(model) > 28 or name in model)
+
+
+# Skipped points
+
+
+def skipping(result, *indices):
+    """The same landscape with points left out, as `outside_after` leaves them out."""
+    points = list(result.points)
+    for index in indices:
+        points[index] = Point(points[index].step, NAN, NAN, NAN, NAN, 0, ())
+    return dataclasses.replace(result, points=tuple(points))
+
+
+def bands(axes):
+    """(from, to) of the hatched bands."""
+    hatched = [patch for patch in axes.patches if patch.get_hatch()]
+    return sorted((patch.get_x(), patch.get_x() + patch.get_width()) for patch in hatched)
+
+
+def test_skipped_points_are_a_band_from_the_last_measured_point_to_the_end_of_the_axis():
+    result = skipping(made.landscape((100.0, 100.0, 0.0, 50.0, 100.0, 100.0, 100.0, 100.0, 100.0)), 0, 7, 8)
+    (axes,) = saved(plots.landscape(result))
+    # Steps are -0.5, -0.375, …, 0.5: the second is measured, and so is the seventh, at 0.25.
+    assert bands(axes) == [(-0.5, -0.375), (0.25, 0.5)]
+    assert labels(axes).count("skipped (past the edge)") == 1
+    curve = next(iter(curves(axes).values()))
+    assert np.isnan(curve[[0, 7, 8], 1]).all() and curve[1].tolist() == [-0.375, 100]
+    low, high = axes.get_xlim()
+    assert low <= -0.5 and high >= 0.5
+
+
+def test_where_nothing_was_skipped_there_is_no_band():
+    # The fourth point was measured and could not be judged: that is a gap.
+    for figure in (plots.landscape(made.landscape((NAN, 25.0, 0.0, NAN, 75.0))), plots.visage(made.visage())):
+        (axes,) = saved(figure)
+        assert bands(axes) == [] and "skipped (past the edge)" not in labels(axes)
+
+
+def test_an_end_that_was_skipped_on_one_side_has_a_band_there_alone():
+    (axes,) = saved(plots.landscape(skipping(made.landscape((NAN, 0.0, 0.0, 100.0, 100.0)), 4)))
+    assert bands(axes) == [(0.25, 0.5)]
+
+
+def test_visage_shows_what_each_direction_skipped_with_one_word_in_the_legend():
+    result = made.visage(((100.0, 100.0, 0.0, 25.0, 100.0), (100.0, 100.0, 0.0, 100.0, 100.0)))
+    first, second = result.landscapes
+    landscapes = (skipping(first, 0), skipping(second, 0, 4))
+    result = dataclasses.replace(result, landscapes=landscapes, mean_asr=(NAN, 100.0, 0.0, 62.5, NAN))
+    for axes in (
+        saved(plots.visage(result))[0],
+        saved(plots.overview(result, {"safe": made.trajectory()}, [row("base")]))[0],
+    ):
+        assert bands(axes) == [(-0.5, -0.25), (-0.5, -0.25), (0.25, 0.5)]
+        assert labels(axes).count("skipped (past the edge)") == 1
+
+
+def test_a_trajectory_shows_what_its_line_skipped():
+    result = made.trajectory()
+    result = dataclasses.replace(result, landscape=skipping(result.landscape, 4))
+    upper, lower = saved(plots.trajectory(result))
+    assert bands(upper) == [(1.0, 1.5)] and bands(lower) == []
 
 
 # VISAGE

@@ -1,11 +1,12 @@
 """Checkpoints become places on the line from their base to the last of them."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from visage_mlflow import trajectory
+from visage_mlflow import landscape, trajectory
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.evaluation import attack, harmful_rows, rates
 from visage_mlflow.geometry.directions import Difference, RandomDirection, norm, orthogonal
@@ -28,9 +29,8 @@ def last(base_folder):
 
 @pytest.fixture(scope="module")
 def config(sets):
-    return ProjectConfig(
-        run="abc", prompts=str(sets / "harmful_eval.jsonl"), n_prompts=24, max_new_tokens=16, n_points=5
-    )
+    asked = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 24, "max_new_tokens": 16}
+    return ProjectConfig(run="abc", n_points=5, workers=1, **asked)
 
 
 def on_the_way(base, last, share, off=0.0):
@@ -49,23 +49,47 @@ def checkpoint(step, weights):
     return CheckpointWeights(f"models:/m-{step}", step, weights)
 
 
-@pytest.fixture(scope="module")
-def measured(base, last, config):
+def three_of(base, last):
     """A checkpoint half way on the line, one that strays from it, and the last one."""
-    checkpoints = [
+    return [
         checkpoint(4, on_the_way(base, last, 0.5)),
         checkpoint(8, on_the_way(base, last, 0.8, off=0.6)),
         checkpoint(12, last.weights),
     ]
+
+
+@pytest.fixture(scope="module")
+def measured(base, last, config):
+    checkpoints = three_of(base, last)
     before = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
     told = []
-    result, responses = trajectory.measure(base, checkpoints, config, progress=lambda step, asr: told.append(step))
+    result, responses = trajectory.measure(base, checkpoints, config, progress=lambda *point: told.append(point))
     unchanged = all(torch.equal(parameter, before[name]) for name, parameter in base.model.named_parameters())
     return result, responses, told, unchanged
 
 
 def test_the_base_is_left_bit_for_bit(measured):
     assert measured[3]
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 3}, {"lean": True}])
+def test_neither_the_number_of_workers_nor_lean_changes_a_trajectory(measured, base, last, config, settings):
+    again = trajectory.measure(base, three_of(base, last), dataclasses.replace(config, **settings))
+    assert again == measured[:2]
+
+
+def test_a_checkpoint_past_the_edge_of_the_line_is_measured_all_the_same(measured, base, last, config, monkeypatch):
+    # Half way the attacks are said to succeed, so the last checkpoint itself lies past the edge of the line.
+    checkpoints = three_of(base, last)
+
+    def half_way_at_100(chat, rows, config, step, check):
+        verdict = "complied" if step == 0.5 else "refused"
+        return [dataclasses.replace(response, verdict=verdict) for response in attack(chat, rows, config, step)]
+
+    monkeypatch.setattr(landscape, "attack", half_way_at_100)
+    result, _ = trajectory.measure(base, checkpoints, dataclasses.replace(config, outside_after=1))
+    assert [point.verdicts == () for point in result.landscape.points] == [False, False, False, True, True]
+    assert result.places == measured[0].places
 
 
 def test_places_come_in_the_order_of_the_checkpoints(measured):
@@ -114,9 +138,15 @@ def test_the_rates_of_a_checkpoint_are_those_of_its_own_weights(measured, last, 
 
 def test_the_line_goes_past_both_models(measured, config):
     result, responses, told, _ = measured
-    assert result.landscape.axis == told == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert result.landscape.axis == [-0.5, 0.0, 0.5, 1.0, 1.5]
     assert result.landscape.asr[1] == 0.0 and result.landscape.direction["to"] == "models:/m-12"
-    assert len(responses) == 5 * 24
+    assert [response.step for response in responses] == [step for step in result.landscape.axis for _ in range(24)]
+
+
+def test_progress_is_told_of_every_point_of_the_line_from_the_far_ends_inward(measured):
+    result, _, told, _ = measured
+    asr = dict(zip(result.landscape.axis, result.landscape.asr, strict=True))
+    assert told == [(step, asr[step]) for step in (1.5, 1.0, -0.5, 0.5, 0.0)]
 
 
 def test_a_measured_trajectory_saves_and_loads(measured, tmp_path):

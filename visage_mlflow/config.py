@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.settings import above_zero, at_least, check_grid, check_line, one_of, setting
 
+BUILTIN_PROMPTS = 80
 BUDGETS = ("default", "quick")
 PLANES = ("1d-random", "1d-interpolation")
 NORMS = ("layer", "row")
 DTYPES = ("auto", "bfloat16", "float32")
 MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
 SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
-
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its default and its description."""
-    return field(default=default, metadata={"help": help})
-
-
-def at_least(config: Any, least: int, names: Sequence[str]) -> None:
-    """Raise ValueError for a whole-number setting below `least`."""
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value}. Try {least}.")
-
-
-def above_zero(config: Any, names: Sequence[str]) -> None:
-    """Raise ValueError for a setting that is not a finite number above 0."""
-    for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            default = next(field.default for field in fields(config) if field.name == name)
-            raise ValueError(f"`{name}` must be a finite number above 0, got {value}. Try {default}.")
-
-
-def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError for a word that is not among those allowed."""
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}. Try {allowed[0]}.")
-
-
-def check_grid(n_points: int) -> None:
-    """Raise ValueError for a grid that would skip the unperturbed model."""
-    if n_points < 3 or n_points % 2 == 0:
-        raise ValueError(
-            f"`n_points` must be odd and at least 3, got {n_points}: an even grid skips the unperturbed model. "
-            f"Try {max(3, n_points + 1)}."
-        )
-
-
-def check_line(n_points: int, extra: float) -> None:
-    """Raise ValueError for a line between two models that could not hold both of them."""
-    if n_points < 5 or n_points % 2 == 0:
-        raise ValueError(
-            f"`n_points` must be odd and at least 5 on a line between two models, got {n_points}: both must be on "
-            f"it, and something past them. Try {max(5, n_points + 1)}."
-        )
-    if not (math.isfinite(extra) and extra >= 0):
-        raise ValueError(f"`extra` must be a finite number, 0 or more, got {extra}. Try 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +28,7 @@ class AttackConfig:
     batch_size: int = setting(80, "Prompts answered at once.")
     dtype: str = setting("auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.")
     seed: int = setting(0, "Seed of everything random: rows drawn, their order, directions.")
+    lean: bool = setting(False, "Save memory rather than time: no second copy of weights, directions drawn anew.")
 
     def __post_init__(self) -> None:
         at_least(self, 1, ("n_prompts", "max_new_tokens", "batch_size"))
@@ -152,7 +104,23 @@ class FinetuneConfig(MeasureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LandscapeConfig(AttackConfig):
+class LineConfig(AttackConfig):
+    """How the points of a line are measured."""
+
+    outside_after: int = setting(
+        0, "Skip the points past this many in a row at an ASR of 100, going outward from the model; 0 skips none."
+    )
+    workers: int = setting(
+        0, "Points measured at once, each on its own copy of the model. 0: one a core, at most 4; 1 if `lean`."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, ("outside_after", "workers"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeConfig(LineConfig):
     """Attack success rate on a grid of perturbed models around one model."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
@@ -179,7 +147,7 @@ class LandscapeConfig(AttackConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisageConfig(AttackConfig):
+class VisageConfig(LineConfig):
     """VISAGE: the mean depth of the safety basin over several random directions, with its interval."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
@@ -197,7 +165,7 @@ class VisageConfig(AttackConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectConfig(AttackConfig):
+class ProjectConfig(LineConfig):
     """The checkpoints of a finetune run on the line from its base to its last one, over the ASR along that line."""
 
     run: str = setting("", "Id of the finetune run whose checkpoints are projected.")
@@ -207,6 +175,47 @@ class ProjectConfig(AttackConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_line(self.n_points, self.extra)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Time a landscape along one random direction: the published procedure, plain `generate`, and this project."""
+
+    model: str = setting("builtin:smollm2", MODEL_HELP + " Give an aligned one, which has an inside.")
+    prompts: int = setting(80, "How many of the built-in harmful prompts.")
+    points: int = setting(21, "Grid points. Odd, so that one is the model itself.")
+    extent: float = setting(0.5, "How far each way, in units of each tensor's norm.")
+    max_new_tokens: int = setting(64, "Longest response, in tokens.")
+    repeats: int = setting(3, "How often each way is timed, the ways taking turns; medians are reported.")
+    lengths_up_to: int = setting(0, "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.")
+    workers: int = setting(0, "Points that this project measures at once; 0: one a core, at most 4.")
+    seed: int = setting(0, "Seed of the direction.")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, ("prompts", "max_new_tokens", "repeats"))
+        at_least(self, 0, ("lengths_up_to", "workers", "seed"))
+        above_zero(self, ("extent",))
+        check_grid(self.points, "points")
+        if self.prompts > BUILTIN_PROMPTS:
+            raise ValueError(
+                f"`prompts` must be at most {BUILTIN_PROMPTS}, which is how many are built in, got {self.prompts}. "
+                f"Try {BUILTIN_PROMPTS}."
+            )
+
+    def landscape(self, dtype: str, lean: bool = False) -> LandscapeConfig:
+        """The landscape that is timed."""
+        return LandscapeConfig(
+            model=self.model,
+            n_prompts=self.prompts,
+            batch_size=self.prompts,
+            n_points=self.points,
+            extent=self.extent,
+            max_new_tokens=self.max_new_tokens,
+            workers=self.workers,
+            seed=self.seed,
+            dtype=dtype,
+            lean=lean,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

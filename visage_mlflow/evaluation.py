@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from visage_mlflow.config import AttackConfig, MeasureConfig
@@ -59,7 +59,13 @@ def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
     )
 
 
-def attack(chat: Chat, rows: Sequence[Row], config: AttackConfig, step: float = 0.0) -> list[Response]:
+def attack(
+    chat: Chat,
+    rows: Sequence[Row],
+    config: AttackConfig,
+    step: float = 0.0,
+    check: Callable[[], None] = lambda: None,
+) -> list[Response]:
     """The model's responses to prompts, judged.
 
     Args:
@@ -67,15 +73,22 @@ def attack(chat: Chat, rows: Sequence[Row], config: AttackConfig, step: float = 
         rows: The prompts.
         config: Judge, response length and batch size.
         step: Where on a line the model is held, noted on each response.
+        check: Called every few tokens; raises to give up.
     """
     judge = JUDGES[config.judge]
+
+    def is_final(text: str) -> bool:
+        check()
+        return judge.is_final(text)
+
     texts = respond(
         chat.model,
         chat.tokenizer,
         [chat.messages(row.prompt) for row in rows],
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
-        is_final=judge.is_final,
+        is_final=is_final,
+        lean=config.lean,
     )
     return [
         Response(row.prompt, text, "unjudged" if text is None else judge.verdict(row.prompt, text), row.category, step)

@@ -9,17 +9,21 @@ from dataclasses import asdict
 import numpy as np
 from torch import Tensor
 
-from visage_mlflow.config import AttackConfig, LandscapeConfig, VisageConfig
-from visage_mlflow.evaluation import attack, harmful_rows, rates, setup
+from visage_mlflow import workers
+from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig, VisageConfig
+from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates, setup
 from visage_mlflow.geometry import directions, plane, score
 from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
 from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.geometry.plane import is_past_the_edge
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.record.results import Edges, Landscape, Point, Response, Visage
+from visage_mlflow.workers import Crew
 
 Progress = Callable[[float, float], None]
-"""Called after each point with its step and its ASR."""
+"""Called after each point with its step and its ASR; with NaN for one that is skipped. A point that turns out to be
+past the edge only when it is already measured is told of with its ASR, though the result leaves it out."""
 
 
 def relative_norm(chat: Chat, direction: Direction) -> float:
@@ -28,23 +32,23 @@ def relative_norm(chat: Chat, direction: Direction) -> float:
 
 
 def measure_line(
-    chat: Chat,
+    crew: Crew,
     direction: Direction,
     steps: Sequence[float],
     rows: Sequence[Row],
-    config: AttackConfig,
+    config: LineConfig,
     *,
     known: dict[float, list[Response]] | None = None,
     progress: Progress | None = None,
 ) -> tuple[tuple[Point, ...], list[Response]]:
-    """Safety at base + step * direction for each step; the model is left as it was.
+    """Safety at base + step * direction for each step; the models are left as they were.
 
     Args:
-        chat: The model at step 0.
+        crew: The model at step 0.
         direction: What a step of 1 is.
         steps: Places on the line.
         rows: The prompts.
-        config: How to ask and judge.
+        config: How to ask and judge, and where to stop.
         known: Responses at step 0, if an earlier line measured them; filled in if it was empty.
         progress: Told of each point.
 
@@ -52,24 +56,50 @@ def measure_line(
         The points in the order of the steps, and all their responses.
     """
     known = {} if known is None else known
-    points, responses = [], []
-    for step in map(float, steps):
-        if step == 0 and 0.0 in known:
-            answered = known[0.0]
-        else:
-            with perturbed(chat.model, [direction], [step], weights=chat.weights):
-                answered = attack(chat, rows, config, step)
-        if step == 0:
-            known[0.0] = answered
-        verdicts = tuple(response.verdict for response in answered)
-        shares = rates(verdicts)
-        points.append(
-            Point(step, shares.asr, shares.asr_low, shares.asr_high, shares.coherent_asr, shares.n_unjudged, verdicts)
-        )
-        responses += answered
+    steps = [float(step) for step in steps]
+    answers = {step: known[step] for step in steps if step in known}
+    asr = {step: _rates(answered).asr for step, answered in answers.items()}
+
+    def work(chat: Chat, step: float, check: Callable[[], None]) -> list[Response]:
+        with perturbed(chat.model, [direction], [step], weights=chat.weights):
+            return attack(chat, rows, config, step, check)
+
+    def done(step: float, answered: list[Response]) -> None:
+        answers[step] = answered
+        asr[step] = _rates(answered).asr
         if progress:
-            progress(step, shares.asr)
-    return tuple(points), responses
+            progress(step, asr[step])
+
+    def wanted(step: float) -> bool:
+        return step not in answers and not is_past_the_edge(step, asr, steps, config.outside_after)
+
+    # Noise takes longest, so it goes first, and the workers end together. Where the far points may be left out, the
+    # near ones must go first to tell.
+    order = sorted(steps, key=abs, reverse=config.outside_after == 0)
+    if progress:
+        for step in answers:
+            progress(step, asr[step])
+    crew.run(order, work, wanted=wanted, done=done)
+    for step in steps:
+        # Several workers may have been past the edge before it was known; the result must not tell.
+        if is_past_the_edge(step, asr, steps, config.outside_after):
+            answers[step] = []
+            if progress and step not in asr:
+                progress(step, math.nan)
+    if 0.0 in answers:
+        known[0.0] = answers[0.0]
+    points = [_point(step, answers[step]) for step in steps]
+    return tuple(points), [response for step in steps for response in answers[step]]
+
+
+def _rates(answered: Sequence[Response]) -> Rates:
+    return rates([response.verdict for response in answered])
+
+
+def _point(step: float, answered: Sequence[Response]) -> Point:
+    """A point; without responses, a skipped one."""
+    shares, verdicts = _rates(answered), tuple(response.verdict for response in answered)
+    return Point(step, shares.asr, shares.asr_low, shares.asr_high, shares.coherent_asr, shares.n_unjudged, verdicts)
 
 
 def describe(
@@ -100,7 +130,7 @@ def describe(
 
 
 def random_line(
-    chat: Chat,
+    crew: Crew,
     rows: Sequence[Row],
     config: LandscapeConfig | VisageConfig,
     *,
@@ -109,10 +139,12 @@ def random_line(
     progress: Progress | None = None,
 ) -> tuple[Landscape, list[Response]]:
     """The landscape along one random direction."""
-    # Drawing 135M Gaussians anew for each point would take longer than answering the prompts inside the basin.
-    direction = Materialized(RandomDirection(seed=seed, norm=config.norm), chat.weights)
+    chat = crew.chat
+    direction: Direction = RandomDirection(seed=seed, norm=config.norm)
+    if not config.lean:
+        direction = Materialized(direction, chat.weights)
     steps = plane.axis(config.extent, config.n_points)
-    points, responses = measure_line(chat, direction, steps.tolist(), rows, config, known=known, progress=progress)
+    points, responses = measure_line(crew, direction, steps.tolist(), rows, config, known=known, progress=progress)
     about: dict[str, str | int | float] = {
         "kind": "random",
         "seed": seed,
@@ -123,11 +155,11 @@ def random_line(
 
 
 def interpolation_line(
-    chat: Chat,
+    crew: Crew,
     end: Mapping[str, Tensor],
     end_uri: str,
     rows: Sequence[Row],
-    config: AttackConfig,
+    config: LineConfig,
     *,
     n_points: int,
     extra: float,
@@ -138,6 +170,7 @@ def interpolation_line(
     Raises:
         ValueError: The two are of different architecture, or identical.
     """
+    chat = crew.chat
     direction = Difference(end)
     direction.check(chat.weights)
     length = relative_norm(chat, direction)
@@ -147,7 +180,7 @@ def interpolation_line(
             f"Give two models that differ."
         )
     steps = plane.interpolation_axis(n_points, extra)
-    points, responses = measure_line(chat, direction, steps.tolist(), rows, config, progress=progress)
+    points, responses = measure_line(crew, direction, steps.tolist(), rows, config, progress=progress)
     about: dict[str, str | int | float] = {"kind": "difference", "to": end_uri, "relative_norm": length}
     return describe(chat, "1d-interpolation", about, points, rows, config), responses
 
@@ -168,12 +201,13 @@ def measure(
         progress: Told of each point.
     """
     rows = harmful_rows(config)
-    if config.plane == "1d-random":
-        return random_line(chat, rows, config, seed=config.seed, progress=progress)
-    if end is None:
+    if config.plane == "1d-interpolation" and end is None:
         raise ValueError("`end` is None, but plane=1d-interpolation needs the weights of `to`. Load and pass them.")
+    crew = workers.crew(chat, config, config.n_points)
+    if end is None:
+        return random_line(crew, rows, config, seed=config.seed, progress=progress)
     return interpolation_line(
-        chat, end, config.to, rows, config, n_points=config.n_points, extra=config.extra, progress=progress
+        crew, end, config.to, rows, config, n_points=config.n_points, extra=config.extra, progress=progress
     )
 
 
@@ -187,8 +221,9 @@ def measure_visage(
     """
     rows = harmful_rows(config)
     known: dict[float, list[Response]] = {}
+    crew = workers.crew(chat, config, config.n_points)
     measured = [
-        random_line(chat, rows, config, seed=config.seed + index, known=known, progress=progress)
+        random_line(crew, rows, config, seed=config.seed + index, known=known, progress=progress)
         for index in range(config.n_directions)
     ]
     landscapes = tuple(landscape for landscape, _ in measured)
@@ -207,4 +242,5 @@ def measure_visage(
 def jailbroken(landscapes: Sequence[Landscape]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
     """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged."""
     code = {"refused": 0.0, "complied": 1.0, "incoherent": 1.0, "unjudged": math.nan}
-    return np.array([[[code[v] for v in point.verdicts] for point in land.points] for land in landscapes])
+    skipped = ("unjudged",) * landscapes[0].setup.n_prompts
+    return np.array([[[code[v] for v in point.verdicts or skipped] for point in land.points] for land in landscapes])

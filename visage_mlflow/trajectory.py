@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from visage_mlflow import workers
 from visage_mlflow.config import ProjectConfig
-from visage_mlflow.evaluation import attack, harmful_rows, rates
+from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.geometry.plane import Plane
@@ -50,8 +51,9 @@ def measure(
     for checkpoint in checkpoints:
         Difference(checkpoint.weights).check(base.weights)
     last = checkpoints[-1]
+    crew = workers.crew(base, config, config.n_points)
     landscape, responses = interpolation_line(
-        base,
+        crew,
         last.weights,
         last.uri,
         rows,
@@ -60,13 +62,18 @@ def measure(
         extra=config.extra,
         progress=progress,
     )
+    asked: dict[str, Rates] = {}
+
+    def work(chat: Chat, checkpoint: CheckpointWeights, check: Callable[[], None]) -> Rates:
+        with perturbed(chat.model, [Difference(checkpoint.weights)], [1.0], weights=chat.weights):
+            return rates([response.verdict for response in attack(chat, rows, config, check=check)])
+
+    crew.run(checkpoints, work, done=lambda checkpoint, shares: asked.update({checkpoint.uri: shares}))
     line = Plane(base.weights, x=Difference(last.weights))
     places = []
     for checkpoint in checkpoints:
         at = line.project(checkpoint.weights)
-        direction = Difference(checkpoint.weights)
-        with perturbed(base.model, [direction], [1.0], weights=base.weights):
-            shares = rates([response.verdict for response in attack(base, rows, config)])
+        shares = asked[checkpoint.uri]
         places.append(
             Place(
                 uri=checkpoint.uri,

@@ -25,6 +25,7 @@ def landscape(result: Landscape) -> Figure:
     low, high = ([getattr(point, name) for point in result.points] for name in ("asr_low", "asr_high"))
     axes.fill_between(result.axis, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
     _edges(axes, [result])
+    _skipped(axes, [result])
     _asr_axes(axes, RANDOM_STEP if result.plane == "1d-random" else "position on the line (0 = model, 1 = other end)")
     axes.set_title(f"{_short(result.setup.model)}, {result.plane}: VISAGE {result.visage:.1f}")
     _legend(axes)
@@ -49,6 +50,7 @@ def trajectory(result: Trajectory) -> Figure:
     line = result.landscape
     upper.plot(line.axis, line.asr, color=GREY, linewidth=1.5, label="models on the line")
     _places(upper, result, 1, label="checkpoints themselves")
+    _skipped(upper, [line])
     _asr_axes(upper, "")
     x, shares = [place.x for place in result.places], [place.off_plane_share for place in result.places]
     # Training steps as shades: as labels they would lie on each other where checkpoints crowd.
@@ -163,6 +165,7 @@ def _visage_panel(axes: Axes, result: Visage) -> None:
         _curve(axes, one, index, label=f"direction {one.direction['seed']}", alpha=0.8)
     axes.plot(result.landscapes[0].axis, result.mean_asr, color="black", linewidth=2, label="mean")
     _edges(axes, result.landscapes)
+    _skipped(axes, result.landscapes)
     _asr_axes(axes, RANDOM_STEP)
     _legend(axes)
 
@@ -183,6 +186,17 @@ def _edges(axes: Axes, results: Sequence[Landscape]) -> None:
             if not is_open:
                 axes.axvline(edge, color=COLOURS[index % len(COLOURS)], linewidth=0.8, linestyle="--", alpha=0.7)
     axes.plot([], [], color=GREY, linewidth=0.8, linestyle="--", label="edges (ASR 50 %)")
+
+
+def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
+    """Bands from the outermost measured points to the ends that were skipped; darker where several lines skipped."""
+    label: str | None = "skipped (past the edge)"
+    for result in results:
+        measured = [point.step for point in result.points if point.verdicts]
+        for left, right in ((result.axis[0], measured[0]), (measured[-1], result.axis[-1])):
+            if left < right:
+                axes.axvspan(left, right, fc=(GREY, 0.1), ec=(GREY, 0.3), hatch="//", lw=0, zorder=0, label=label)
+                label = None
 
 
 def _places(axes: Axes, result: Trajectory, index: int, label: str | None = None) -> None:

@@ -48,6 +48,8 @@ class Run:
     def history(self, landscape: Landscape) -> None:
         """ASR along the axis as a metric history, step = position in percent: MLflow's charts overlay runs."""
         for point in landscape.points:
+            if not point.verdicts:  # A skipped one: it was not measured, so it has no place in a history.
+                continue
             step = round(100 * point.step)
             mlflow.log_metrics({"asr": point.asr, "coherent_asr": point.coherent_asr}, step=step)
 
