@@ -170,6 +170,19 @@ def test_project_puts_the_checkpoints_on_the_line(place: Workplace, harmful_run:
     assert {"trajectory.json", "trajectory.png"} <= place.artifacts(run)
 
 
+def test_benchmark_logs_its_table_and_the_landscape_that_it_timed(place: Workplace, aligned_folder: Path) -> None:
+    short = {"prompts": 4, "points": 3, "max_new_tokens": 8, "repeats": 1}
+    run = place.succeed("benchmark", model=aligned_folder, **short)
+    assert {"benchmark.json", "benchmark.md"} <= place.artifacts(run)
+    promised = {
+        "speedup_float32", "speedup_bfloat16", "speedup_outside_generate", "matrix_rate_share", "verdict_agreement",
+        "overhead_share", "peak_memory_ratio",
+    }  # fmt: skip
+    assert promised <= set(run.data.metrics)
+    assert 0 < run.data.metrics["overhead_share"] < 100
+    assert "landscape.json" in place.artifacts(place.runs("landscape")[0])
+
+
 def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder: Path) -> None:
     attack = {**place.attack, "dtype": "float32"}
     tune = {**place.measure, **place.data, **place.train, "dtype": "float32", "harmful": 0, "safe": 0, "benign": 0}

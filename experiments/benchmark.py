@@ -1,0 +1,51 @@
+"""Time a landscape: the published procedure, plain `generate`, and this project, on the same model and points.
+
+mlflow run . -e benchmark -P model=runs:/<run id>/checkpoint-72
+python -m experiments.benchmark --model builtin:smollm2 --prompts 8 --points 3 --repeats 1
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from experiments import command_line
+from visage_mlflow.config import BenchmarkConfig
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Print and log the table."""
+    from dataclasses import replace
+
+    from visage_mlflow import benchmark, landscape
+    from visage_mlflow.language import models
+    from visage_mlflow.record import plots, tracking
+
+    with tracking.tracked("benchmark", config) as run:
+        settings = config.landscape("auto")
+        place = str(models.locate(config.model, tracking.fetch))
+        config = replace(config, model=place)  # Fetched once, for this process and the one that measures memory.
+        exact = models.load(place, dtype="float32")
+        fast = models.load(place, dtype="auto")
+        result = benchmark.measure(exact, fast, config, progress=lambda text: print(text, file=sys.stderr, flush=True))
+        run.result(result, "benchmark.json")
+        run.text(result.table(), "benchmark.md")
+        run.metrics(result.metrics())
+        began = time.perf_counter()
+        with tracking.tracked("landscape", settings, name="landscape", nested=True) as inner:
+            measured, responses = landscape.measure(fast, config.landscape("auto"))
+            computed = time.perf_counter()
+            inner.history(measured)
+            inner.metrics(measured.metrics())
+            inner.result(measured, "landscape.json")
+            inner.responses(responses)
+            inner.figure(plots.landscape(measured), "landscape.png")
+        ended = time.perf_counter()
+        overhead = 100 * (ended - computed) / (ended - began)
+        run.metrics({"overhead_share": overhead})
+    print(result.table())
+    print(f"MLflow and plots: {overhead:.1f} % of a landscape's {ended - began:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(BenchmarkConfig, main))
