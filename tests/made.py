@@ -14,6 +14,7 @@ from visage_mlflow.record.results import (
     Trajectory,
     Visage,
 )
+from visage_mlflow.record.timings import Benchmark, Cost, Length, Timing
 
 NAN = math.nan
 
@@ -125,11 +126,34 @@ def finetuning(rates=((0.0, 5.0), (NAN, NAN), (100.0, 0.0))):
     )
 
 
+def benchmark():
+    """One region only, so that one speedup is NaN."""
+    return Benchmark(
+        dtype="bfloat16",
+        asr={"-0.500": NAN, "+0.000": 2.5},
+        timings=(Timing("published", "inside", 1, (4.0, 8.0, 6.0), 100.0), Timing("auto", "inside", 1, (1.0,), NAN)),
+        costs=(Cost(8, 1, 64, 2.0),),
+        lengths=(Length(0.0, 16, 87.5, 12.5),),
+        speedup_float32=4.0,
+        speedup_bfloat16=6.0,
+        speedup_outside_generate=NAN,
+        verdict_agreement=99.0,
+        verdict_agreement_float32=100.0,
+        matrix_rate=400.0,
+        decoding_rate=100.0,
+        matrix_rate_share=25.0,
+        perturb_share=4.0,
+        peak_memory_ratio=3.0,
+        peak_memory_ratio_lean=2.0,
+    )
+
+
 ALL = {
     "evaluation": evaluation(asr=NAN, nll=NAN),
     "landscape": landscape(),
     "visage": visage(),
     "trajectory": trajectory(),
     "finetuning": finetuning(),
+    "benchmark": benchmark(),
 }
 """One result of each kind, each with something that could not be measured."""

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visage_mlflow.geometry.blocks import Term, blocks, whole
+from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, whole
 
 PARALLEL_SINE = 1e-6
 """Directions at an angle with a sine up to this count as parallel: float32 rounding alone makes one of 6e-8."""
@@ -69,18 +69,30 @@ class RandomDirection(Direction):
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         # float16 keeps 11 bits of each Gaussian, which no use of a random direction can tell from 24, and a direction
         # that is kept takes half the memory. The norm is that of the rounded noise, so it is exact.
-        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32).half().to(weight.device)
-        dims = tuple(range(1, weight.ndim)) if self.norm == "row" and weight.ndim >= 2 else None
-        length, noise_length = (
-            torch.linalg.vector_norm(tensor, dim=dims, keepdim=dims is not None, dtype=torch.float64)
-            for tensor in (weight.detach(), noise)
-        )
+        noise = torch.empty(weight.shape, dtype=torch.float16)
+        for block in noise.view(-1).split(LARGE_BLOCK):
+            block.copy_(torch.randn(block.shape, generator=generator, dtype=torch.float32))
+        noise = noise.to(weight.device)
+        if self.norm == "layer" or weight.ndim < 2:
+            length, noise_length = _length(weight.detach()), _length(noise)
+        else:
+            dims = tuple(range(1, weight.ndim))
+            length, noise_length = (
+                torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float64)
+                for tensor in (weight.detach(), noise)
+            )
         if not torch.isfinite(length).all():
             raise ValueError(f"Tensor `{name}` holds NaN or infinity, so it has no norm to scale a direction to.")
         # The quotient is rounded to float32, so that a last bit of the norms, which depends on the number of
         # threads that summed them, cannot reach the noise.
         scale = torch.where(noise_length > 0, length / noise_length, 0.0).float()
-        return [(float(scale), noise)] if dims is None else [(1.0, noise.float().mul_(scale))]
+        return [(float(scale), noise)] if scale.ndim == 0 else [(1.0, noise.float().mul_(scale))]
+
+
+def _length(tensor: Tensor) -> Tensor:
+    """Frobenius norm in float64, of shape (), without a float64 copy of the tensor."""
+    parts = [torch.linalg.vector_norm(block, dtype=torch.float64) for block in tensor.reshape(-1).split(LARGE_BLOCK)]
+    return torch.linalg.vector_norm(torch.stack(parts))
 
 
 class Difference(Direction):

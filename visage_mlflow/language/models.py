@@ -47,8 +47,9 @@ class Chat:
     @cached_property
     def norm(self) -> float:
         """Frobenius norm of all stored weights together: what distances from this model are relative to."""
-        squares = [float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2 for w in self.weights.values()]
-        return math.sqrt(sum(squares))
+        # In blocks, since each is copied to float64.
+        blocks = (block for weight in self.weights.values() for block in weight.reshape(-1).split(2**17))
+        return math.sqrt(sum(float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in blocks))
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The chat that asks `prompt`."""
