@@ -1,7 +1,7 @@
 """Time a landscape: the published procedure, plain `generate`, and this project, on the same model and points.
 
 mlflow run . -e benchmark -P model=runs:/<run id>/checkpoint-72
-python -m experiments.benchmark --model builtin:smollm2 --prompts 8 --points 3 --repeats 1
+python -m experiments.benchmark --model builtin:smollm2 --prompts 8 --points 3 --repeats 3
 """
 
 from __future__ import annotations

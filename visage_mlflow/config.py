@@ -186,7 +186,9 @@ class BenchmarkConfig:
     points: int = setting(21, "Grid points. Odd, so that one is the model itself.")
     extent: float = setting(0.5, "How far each way, in units of each tensor's norm.")
     max_new_tokens: int = setting(64, "Longest response, in tokens.")
-    repeats: int = setting(3, "How often each way is timed, the ways taking turns; medians are reported.")
+    repeats: int = setting(
+        1, "How often each way is timed, the ways taking turns; medians are reported. Give 3 or more."
+    )
     lengths_up_to: int = setting(0, "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.")
     workers: int = setting(0, "Points that this project measures at once; 0: one a core, at most 4.")
     seed: int = setting(0, "Seed of the direction.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class RandomDirection(Direction):
         # float16 keeps 11 bits of each Gaussian, which no use of a random direction can tell from 24, and a direction
         # that is kept takes half the memory. The norm is that of the rounded noise, so it is exact.
         noise = torch.empty(weight.shape, dtype=torch.float16)
-        for block in noise.view(-1).split(LARGE_BLOCK):
+        for block in _split(noise):
             block.copy_(torch.randn(block.shape, generator=generator, dtype=torch.float32))
         noise = noise.to(weight.device)
         if self.norm == "layer" or weight.ndim < 2:
@@ -91,8 +91,16 @@ class RandomDirection(Direction):
 
 def _length(tensor: Tensor) -> Tensor:
     """Frobenius norm in float64, of shape (), without a float64 copy of the tensor."""
-    parts = [torch.linalg.vector_norm(block, dtype=torch.float64) for block in tensor.reshape(-1).split(LARGE_BLOCK)]
-    return torch.linalg.vector_norm(torch.stack(parts))
+    parts = [torch.linalg.vector_norm(block, dtype=torch.float64) for block in _split(tensor)]
+    length: Tensor = torch.linalg.vector_norm(torch.stack(parts))
+    return length
+
+
+def _split(tensor: Tensor) -> Iterator[Tensor]:
+    """Blocks of a tensor's elements; views, if it is contiguous."""
+    flat = tensor.reshape(-1)
+    for first in range(0, flat.numel(), LARGE_BLOCK):
+        yield flat[first : first + LARGE_BLOCK]
 
 
 class Difference(Direction):

@@ -48,7 +48,8 @@ class Chat:
     def norm(self) -> float:
         """Frobenius norm of all stored weights together: what distances from this model are relative to."""
         # In blocks, since each is copied to float64.
-        blocks = (block for weight in self.weights.values() for block in weight.reshape(-1).split(2**17))
+        flat = (weight.reshape(-1) for weight in self.weights.values())
+        blocks = (tensor[first : first + 2**17] for tensor in flat for first in range(0, tensor.numel(), 2**17))
         return math.sqrt(sum(float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in blocks))
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
