@@ -91,8 +91,8 @@ class RandomDirection(Direction):
 
 def _length(tensor: Tensor) -> Tensor:
     """Frobenius norm in float64, of shape (), without a float64 copy of the tensor."""
-    parts = [torch.linalg.vector_norm(block, dtype=torch.float64) for block in _split(tensor)]
-    length: Tensor = torch.linalg.vector_norm(torch.stack(parts))
+    parts = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in _split(tensor)]
+    length: Tensor = torch.linalg.vector_norm(torch.tensor(parts, dtype=torch.float64, device=tensor.device))
     return length
 
 
