@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -114,8 +115,7 @@ def _use_memory(config: LandscapeConfig, answer: Any) -> None:
     _ = transformers.LlamaForCausalLM, transformers.AutoModelForCausalLM  # Imported only when named.
     before = psutil.Process().memory_info().rss
     chat = models.load(config.model, dtype=config.dtype)
-    n_points = 3 if config.n_points >= 3 else config.n_points
-    landscape.measure(chat, LandscapeConfig(**{**vars(config), "n_points": n_points}))
+    landscape.measure(chat, replace(config, n_points=3))
     answer.send((before, peak_memory(), sum(weight.numel() * 4 for weight in chat.weights.values())))
 
 
