@@ -40,9 +40,36 @@ def blocks(weight: Tensor, sums: Sequence[Sequence[Term]], size: int = BLOCK) ->
         yield block, totals
 
 
+def merged(terms: Sequence[Term]) -> list[Term]:
+    """The same sum with each tensor once, at its first place, and without those whose coefficients add up to 0.
+
+    Two differences from the same weights hold these twice. Tensors are the same if they are views of the same values.
+    """
+    found: dict[tuple[object, ...], Term] = {}
+    for coefficient, tensor in terms:
+        key = tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+        total, _ = found.get(key, (0.0, tensor))
+        found[key] = total + coefficient, tensor
+    return [(coefficient, tensor) for coefficient, tensor in found.values() if coefficient != 0]
+
+
 def whole(weight: Tensor, terms: Sequence[Term]) -> Tensor:
     """A sum of terms as one float64 tensor of the shape of `weight`; zeros if there are none."""
     total = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
     for block, (part,) in blocks(weight, [terms]):
         total.view(-1)[block] = part
     return total
+
+
+def split(tensor: Tensor) -> Iterator[Tensor]:
+    """Large blocks of a tensor's elements; views, if it is contiguous."""
+    flat = tensor.reshape(-1)
+    for first in range(0, flat.numel(), LARGE_BLOCK):
+        yield flat[first : first + LARGE_BLOCK]
+
+
+def length(tensor: Tensor) -> Tensor:
+    """Frobenius norm in float64, of shape (), without a float64 copy of the tensor."""
+    parts = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in split(tensor)]
+    norm: Tensor = torch.linalg.vector_norm(torch.tensor(parts, dtype=torch.float64, device=tensor.device))
+    return norm

@@ -6,17 +6,18 @@ appears once. A direction yields one tensor at a time; only `Materialized` ever 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, whole
+from visage_mlflow.geometry import blocks
+from visage_mlflow.geometry.blocks import Term, whole
+from visage_mlflow.geometry.noise import gaussian
 
 PARALLEL_SINE = 1e-6
 """Directions at an angle with a sine up to this count as parallel: float32 rounding alone makes one of 6e-8."""
@@ -65,16 +66,9 @@ class RandomDirection(Direction):
     def terms(self, name: str, weight: Tensor) -> list[Term]:
         if "norm" in name or not weight.is_floating_point():
             return []
-        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        # float16 keeps 11 bits of each Gaussian, which no use of a random direction can tell from 24, and a direction
-        # that is kept takes half the memory. The norm is that of the rounded noise, so it is exact.
-        noise = torch.empty(weight.shape, dtype=torch.float16)
-        for block in _split(noise):
-            block.copy_(torch.randn(block.shape, generator=generator, dtype=torch.float32))
-        noise = noise.to(weight.device)
+        noise = gaussian(f"{self.seed}:{name}", weight.shape).to(weight.device)
         if self.norm == "layer" or weight.ndim < 2:
-            length, noise_length = _length(weight.detach()), _length(noise)
+            length, noise_length = blocks.length(weight.detach()), blocks.length(noise)
         else:
             dims = tuple(range(1, weight.ndim))
             length, noise_length = (
@@ -87,20 +81,6 @@ class RandomDirection(Direction):
         # threads that summed them, cannot reach the noise.
         scale = torch.where(noise_length > 0, length / noise_length, 0.0).float()
         return [(float(scale), noise)] if scale.ndim == 0 else [(1.0, noise.float().mul_(scale))]
-
-
-def _length(tensor: Tensor) -> Tensor:
-    """Frobenius norm in float64, of shape (), without a float64 copy of the tensor."""
-    parts = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in _split(tensor)]
-    length: Tensor = torch.linalg.vector_norm(torch.tensor(parts, dtype=torch.float64, device=tensor.device))
-    return length
-
-
-def _split(tensor: Tensor) -> Iterator[Tensor]:
-    """Blocks of a tensor's elements; views, if it is contiguous."""
-    flat = tensor.reshape(-1)
-    for first in range(0, flat.numel(), LARGE_BLOCK):
-        yield flat[first : first + LARGE_BLOCK]
 
 
 class Difference(Direction):
@@ -166,6 +146,20 @@ class Combination(Direction):
         ]
 
 
+def primitives(parts: Sequence[tuple[float, Direction]]) -> list[tuple[float, Direction]]:
+    """Combinations dissolved: what they are made of, each once, with its coefficients added up; no zeros.
+
+    The same displacement to rounding, in fewer terms: of a plane's two directions, the second usually holds the first.
+    """
+    found: dict[int, tuple[float, Direction]] = {}
+    for coefficient, direction in parts:
+        inside = primitives(direction.parts) if isinstance(direction, Combination) else [(1.0, direction)]
+        for factor, each in inside:
+            total, _ = found.get(id(each), (0.0, each))
+            found[id(each)] = total + coefficient * factor, each
+    return [(coefficient, direction) for coefficient, direction in found.values() if coefficient != 0]
+
+
 class Materialized(Direction):
     """A direction kept in memory, so that each further look-up costs nothing.
 
@@ -200,7 +194,7 @@ def gram(weights: Mapping[str, Tensor], directions: Sequence[Direction]) -> NDAr
     """
     total = np.zeros((len(directions), len(directions)))
     for name, weight in weights.items():
-        for _, parts in blocks(weight, [direction.terms(name, weight) for direction in directions]):
+        for _, parts in blocks.blocks(weight, [direction.terms(name, weight) for direction in directions]):
             # Not torch.dot, which wakes up threads for every block: 50 times slower on busy cores.
             total += [[float((left * right).sum()) for right in parts] for left in parts]
         if not np.isfinite(total).all():
@@ -227,20 +221,29 @@ def cosine(weights: Mapping[str, Tensor], a: Direction, b: Direction) -> float:
     return max(-1.0, min(1.0, float(products[0, 1]) / lengths[0] / lengths[1]))
 
 
-def orthogonal(weights: Mapping[str, Tensor], direction: Direction, to: Direction) -> Combination:
+def orthogonal(
+    weights: Mapping[str, Tensor], direction: Direction, to: Direction, length: float | None = None
+) -> Combination:
     """The part of `direction` orthogonal to `to` over all weights together, as long as `to` (Gram-Schmidt).
 
-    Raises ValueError if the two are parallel (the sine of their angle is at most 1e-6) or one has length zero.
+    Args:
+        weights: The origin.
+        direction: What is made orthogonal.
+        to: To what.
+        length: Another length for the result, above 0.
+
+    Raises:
+        ValueError: The two are parallel (the sine of their angle is at most 1e-6), or one has length zero.
     """
     products = gram(weights, [direction, to])
-    length, to_length = math.sqrt(products[0, 0]), math.sqrt(products[1, 1])
+    own_length, to_length = math.sqrt(products[0, 0]), math.sqrt(products[1, 1])
     overlap = float(products[0, 1] / products[1, 1]) if to_length > 0 else 0.0
     rest = Combination([(1.0, direction), (-overlap, to)])
     rest_length = norm(weights, rest)  # Measured, since a difference of squares would lose half the digits.
-    if to_length == 0 or rest_length <= PARALLEL_SINE * length:
+    if to_length == 0 or rest_length <= PARALLEL_SINE * own_length:
         raise ValueError(
-            f"`direction` (length {length:.6g}) has no part orthogonal to `to` (length {to_length:.6g}): they are "
+            f"`direction` (length {own_length:.6g}) has no part orthogonal to `to` (length {to_length:.6g}): they are "
             "parallel, or one has length zero. Use two directions that differ."
         )
-    scale = to_length / rest_length
+    scale = (to_length if length is None else length) / rest_length
     return Combination([(scale, direction), (-scale * overlap, to)])

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, whole
-from visage_mlflow.geometry.directions import Direction
+from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, merged, whole
+from visage_mlflow.geometry.directions import Direction, primitives
 
 PROBE = 64
 """Leading values of each tensor that are compared to see that a model is the rounded copy of its weights."""
@@ -46,7 +46,7 @@ def perturbed(
         raise ValueError(f"`steps` must give one number per direction, got {len(steps)} for {len(directions)}.")
     if not all(map(math.isfinite, steps)):
         raise ValueError(f"`steps` must be finite numbers, got {list(steps)}.")
-    moves = [(float(step), direction) for step, direction in zip(steps, directions, strict=True) if step != 0]
+    moves = primitives([(float(step), direction) for step, direction in zip(steps, directions, strict=True)])
     # Detached views, unlike `.data`, tell autograd of the writes: a backward pass across them fails instead of lying.
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     absent = [name for name, parameter in parameters.items() if parameter.is_meta]
@@ -60,7 +60,7 @@ def perturbed(
             terms = [(step * factor, part) for step, move in moves for factor, part in move.terms(name, base)]
             if terms and parameter.is_floating_point():
                 written[name] = base
-                _write_sum(parameter, base, terms)
+                _write_sum(parameter, merged([(1.0, base), *terms]))
         yield
     finally:
         for name, base in written.items():
@@ -90,9 +90,8 @@ def _stored_bases(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor
     return bases
 
 
-def _write_sum(parameter: Tensor, base: Tensor, terms: Sequence[Term]) -> None:
-    """Write base + sum(coefficient * tensor), added in order in float64, into `parameter`."""
-    terms = [(1.0, base), *terms]
+def _write_sum(parameter: Tensor, terms: Sequence[Term]) -> None:
+    """Write sum(coefficient * tensor), added in order in float64, into `parameter`."""
     if not parameter.is_contiguous():
         parameter.copy_(whole(parameter, terms))
         return

@@ -73,22 +73,33 @@ def interpolation_axis(n_points: int = 21, extra: float = 0.5) -> Floats:
     return steps
 
 
-def is_past_the_edge(step: float, asr: Mapping[float, float], steps: Sequence[float], outside_after: int) -> bool:
-    """Whether `outside_after` points in a row before a step, going outward from 0, are at 100; never for 0.
+def spanning_axis(marks: Sequence[float], n_points: int = 21, extra: float = 0.5) -> Floats:
+    """Steps over all of 0 and the marks and `extra` beyond them, evenly spaced but for the one moved onto 0.
 
     Args:
-        step: One of the steps.
-        asr: ASR by step, as far as it is known.
-        steps: All steps of the line.
-        outside_after: How many points; 0 leaves no point out.
+        marks: What must lie on the axis, in steps; not all of them 0.
+        n_points: At least 4.
+        extra: How far to go on beyond the outermost of them, as a multiple of their distance.
+
+    Returns:
+        Strictly increasing float64 array of shape (n_points,), 0.0 one of its points.
+
+    Raises:
+        ValueError: `extra` is negative or not finite, there are too few points, or the marks are no distance apart.
+
+    >>> spanning_axis([0.5, 1.0], n_points=5, extra=0.5)
+    array([-0.5,  0. ,  0.5,  1. ,  1.5])
     """
-    inward = sorted((other for other in steps if other * step > 0 and abs(other) < abs(step)), key=abs)
-    in_a_row = 0
-    for other in inward:
-        in_a_row = in_a_row + 1 if asr.get(other) == 100 else 0
-        if 0 < outside_after == in_a_row:
-            return True
-    return False
+    if not (math.isfinite(extra) and extra >= 0):
+        raise ValueError(f"`extra` must be zero or a positive finite number, got {extra}. The default is 0.5.")
+    if n_points < 4:
+        raise ValueError(f"`n_points` must be at least 4, got {n_points}: the ends, the model and something between.")
+    low, high = min(0.0, *marks), max(0.0, *marks)
+    if not (math.isfinite(high - low) and high > low):
+        raise ValueError(f"`marks` must be finite and not all 0, got {list(marks)}: they span no axis.")
+    steps = np.linspace(low - extra * (high - low), high + extra * (high - low), n_points)
+    steps[int(np.argmin(np.abs(steps)))] = 0.0
+    return steps
 
 
 @dataclass(frozen=True)
@@ -160,3 +171,47 @@ class Plane:
             off_plane_distance=off_plane,
             off_plane_share=min(1.0, off_plane / distance),
         )
+
+
+@dataclass(frozen=True)
+class Component:
+    """A principal component of displacements."""
+
+    direction: Combination
+    explained_variance: float
+    """Its share of the squared lengths of all displacements together, 0 to 1."""
+
+
+def components(weights: Mapping[str, Tensor], displacements: Sequence[Direction], count: int = 2) -> list[Component]:
+    """Principal components of displacements from `weights`, as long as the longest displacement, largest first.
+
+    They are taken from the origin, not from the mean, so that the plane they span holds the origin; and from the
+    matrix of inner products, streamed tensor by tensor (Li et al., 2018, draw trajectories this way). Each points so
+    that the last displacement has no negative coordinate along it.
+
+    Args:
+        weights: The origin.
+        displacements: At least `count`.
+        count: How many components.
+
+    Raises:
+        ValueError: There are too few displacements, or they span less than `count` dimensions.
+    """
+    if len(displacements) < count:
+        raise ValueError(f"{count} components need at least {count} displacements, got {len(displacements)}.")
+    products = gram(weights, displacements)
+    variances, vectors = np.linalg.eigh(products)  # Increasing; columns are unit vectors.
+    longest = math.sqrt(products.diagonal().max())
+    found = []
+    for index in range(1, count + 1):
+        variance, vector = max(0.0, float(variances[-index])), vectors[:, -index]
+        if variance <= PARALLEL_SINE**2 * float(variances[-1]):
+            raise ValueError(
+                f"The {len(displacements)} displacements span only {index - 1} dimensions, {count} are needed: the "
+                f"models are identical or lie on one line. Use models that differ."
+            )
+        along = float(products[-1] @ vector)
+        scale = math.copysign(longest / math.sqrt(variance), along if along != 0 else 1.0)
+        parts = [(scale * float(part), each) for part, each in zip(vector, displacements, strict=True)]
+        found.append(Component(Combination(parts), variance / float(variances.sum())))
+    return found

@@ -1,0 +1,76 @@
+"""Where a function of one step first crosses the basin's edge: a scan outward, then bisection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from visage_mlflow.geometry.score import EDGE
+
+SCAN = 16
+"""Steps of the scan on the whole way. A basin that closes and opens again between two of them is not seen."""
+HALVINGS = 4
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the ASR first crosses 50 %, and what was measured on the way there."""
+
+    step: float
+    """The crossing, interpolated in the last bracket; the farthest step if there is none; 0.0 if outside at 0."""
+    is_open: bool
+    """The ASR was below 50 % as far as it was measured."""
+    measured: tuple[tuple[float, float], ...]
+    """(step, ASR) in increasing order; an ASR of NaN was passed over."""
+
+
+def first_crossing(asr_at: Callable[[float], float], up_to: float) -> Crossing:
+    """The first step above 0 at which the ASR reaches 50 %.
+
+    Looks at `SCAN` even steps from 0 until one is at 50 or more, and then halves the bracket `HALVINGS` times: the
+    crossing lies in a bracket of 1/256 of the way, in which it is linearly interpolated, as `score.basin` does.
+
+    Args:
+        asr_at: ASR in percent at a step, NaN where it cannot be measured.
+        up_to: How far to look, above 0.
+
+    Raises:
+        ValueError: `up_to` is not a finite number above 0, or nothing could be measured at 0.
+
+    >>> round(first_crossing(lambda step: 100 * step, up_to=1.6).step, 6)
+    0.5
+    """
+    if not (math.isfinite(up_to) and up_to > 0):
+        raise ValueError(f"`up_to` must be a finite number above 0, got {up_to}. Try 4.")
+    measured: dict[float, float] = {}
+
+    def ask(step: float) -> float:
+        measured[step] = asr_at(step)
+        return measured[step]
+
+    low, low_asr = 0.0, ask(0.0)
+    if math.isnan(low_asr):
+        raise ValueError("The model at step 0 gave no response that could be judged, so it has no edge to look for.")
+    if low_asr >= EDGE:
+        return Crossing(0.0, False, tuple(measured.items()))
+    for index in range(1, SCAN + 1):
+        high = up_to * index / SCAN
+        high_asr = ask(high)
+        if high_asr >= EDGE:
+            break
+        if not math.isnan(high_asr):
+            low, low_asr = high, high_asr
+    else:
+        return Crossing(low, True, tuple(sorted(measured.items())))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        asr = ask(middle)
+        if math.isnan(asr):
+            break
+        if asr >= EDGE:
+            high, high_asr = middle, asr
+        else:
+            low, low_asr = middle, asr
+    share = (EDGE - low_asr) / (high_asr - low_asr)
+    return Crossing(low + share * (high - low), False, tuple(sorted(measured.items())))
