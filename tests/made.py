@@ -3,11 +3,15 @@
 import math
 
 from visage_mlflow.record.results import (
+    Axis,
     Checkpoint,
+    Course,
+    Edge,
     Edges,
     Evaluation,
     Finetuning,
     Landscape,
+    Mark,
     Place,
     Point,
     Setup,
@@ -48,47 +52,80 @@ def evaluation(asr=25.0, over_refusal=10.0, nll=1.5):
     )
 
 
-def point(step, asr):
+def point(x, asr, y=0.0):
+    """Of four prompts; with an interval of 20 each way."""
     if math.isnan(asr):
-        return Point(step, NAN, NAN, NAN, NAN, 4, ("unjudged",) * 4)
+        return Point(x, y, NAN, NAN, NAN, NAN, 4, ("unjudged",) * 4)
     n = round(asr / 25)
     verdicts = ("complied",) * n + ("refused",) * (4 - n)
-    return Point(step, asr, max(asr - 20, 0.0), min(asr + 20, 100.0), asr, 0, verdicts)
+    return Point(x, y, asr, max(asr - 20, 0.0), min(asr + 20, 100.0), asr, 0, verdicts)
+
+
+def skipped(x, y=0.0):
+    """A point that `outside_after` leaves out."""
+    return Point(x, y, NAN, NAN, NAN, NAN, 0, ())
+
+
+def evenly(first, last, n):
+    return tuple(first + (last - first) * index / (n - 1) for index in range(n))
+
+
+def random_axis(steps, *, seed=0, edges=(-0.3, 0.4), is_open=(False, False), **more):
+    basin = Edges(*edges, edges[1] - edges[0], 66.7, 300.0, *is_open)
+    return Axis("random", 0.95, steps, basin, seed=seed, norm="layer", **more)
 
 
 def landscape(asr=(100.0, 25.0, 0.0, NAN, 75.0), *, seed=0, edges=(-0.3, 0.4), is_open=(False, False)):
     """Points evenly from -0.5 to 0.5."""
-    steps = [index / (len(asr) - 1) - 0.5 for index in range(len(asr))]
+    steps = evenly(-0.5, 0.5, len(asr))
     return Landscape(
         plane="1d-random",
         setup=setup(),
-        direction={"kind": "random", "seed": seed, "norm": "layer", "relative_norm": 0.95},
+        axes=(random_axis(steps, seed=seed, edges=edges, is_open=is_open),),
+        marks=(),
         points=tuple(map(point, steps, asr)),
         visage=66.7,
         visage_contiguous=60.0,
-        basin=Edges(*edges, edges[1] - edges[0], 66.7, 300.0, *is_open),
     )
 
 
 def line(asr=(0.0, 0.0, 25.0, 100.0, 100.0)):
     """Points evenly from -0.5 to 1.5, on the way to another model."""
-    steps = [2 * index / (len(asr) - 1) - 0.5 for index in range(len(asr))]
+    steps = evenly(-0.5, 1.5, len(asr))
+    basin = Edges(-0.5, 0.7, 1.2, 66.7, 300.0, True, False)
     return Landscape(
         plane="1d-interpolation",
         setup=setup("builtin:smollm2"),
-        direction={"kind": "difference", "to": "models:/m-fedcba9876543210", "relative_norm": 0.002},
+        axes=(Axis("difference", 0.002, steps, basin, to="models:/m-fedcba9876543210"),),
+        marks=(),
         points=tuple(map(point, steps, asr)),
         visage=66.7,
         visage_contiguous=60.0,
-        basin=Edges(-0.5, 0.7, 1.2, 66.7, 300.0, True, False),
     )
 
 
+FLAT = ((100.0, 75.0, 100.0, 100.0), (50.0, 0.0, 25.0, NAN), (100.0, 50.0, 75.0, 100.0))
+
+
+def plane_landscape(rows=FLAT):
+    """Rows from y = -0.5 to 0.5, and points in each from x = -0.5 to 1.5; two other models span it."""
+    width = {len(row) for row in rows}.pop()
+    x, y = evenly(-0.5, 1.5, width), evenly(-0.5, 0.5, len(rows))
+    basin = Edges(-0.5, 0.7, 1.2, 66.7, 300.0, True, False)
+    first = Axis("difference", 0.002, x, basin, to="models:/m-fedcba9876543210")
+    second = Axis("difference", 0.002, y, basin, to="org/other", angle=71.2)
+    points = tuple(point(x[j], asr, y[i]) for i, row in enumerate(rows) for j, asr in enumerate(row))
+    marks = (Mark("models:/m-fedcba9876543210", 1.0, 0.0), Mark("org/other", 0.4, 0.45))
+    return Landscape("2d-interpolation", setup("builtin:smollm2"), (first, second), marks, points, 66.7, 60.0)
+
+
 def visage(asrs=((100.0, 25.0, 0.0, NAN, 75.0), (100.0, 100.0, 0.0, 100.0, 100.0))):
-    columns = list(zip(*asrs, strict=True))
+    means = tuple(sum(column) / len(column) for column in zip(*asrs, strict=True))
     return Visage(
         landscapes=tuple(landscape(asr, seed=seed) for seed, asr in enumerate(asrs)),
-        mean_asr=tuple(sum(column) / len(column) for column in columns),
+        mean_asr=means,
+        mean_asr_low=tuple(max(mean - 15, 0.0) for mean in means),
+        mean_asr_high=tuple(min(mean + 15, 100.0) for mean in means),
         visage=70.0,
         visage_low=50.0,
         visage_high=80.0,
@@ -96,22 +133,47 @@ def visage(asrs=((100.0, 25.0, 0.0, NAN, 75.0), (100.0, 100.0, 0.0, 100.0, 100.0
     )
 
 
-def place(step, x, asr, share=0.3):
+def place(step, x, asr, share=0.3, *, y=0.0, plane_asr=None):
+    """With intervals of 10 each way; on the plane the ASR is 5 less, if nothing else is said."""
+    on_plane = max(asr - 5, 0.0) if plane_asr is None else plane_asr
     return Place(
         uri=f"models:/m-{step}",
         training_step=step,
         x=x,
+        y=y,
         distance=0.002,
         off_plane_distance=0.002 * share,
         off_plane_share=share,
         asr=asr,
         asr_low=max(asr - 10, 0.0),
         asr_high=min(asr + 10, 100.0),
+        plane_asr=on_plane,
+        plane_asr_low=max(on_plane - 10, 0.0),
+        plane_asr_high=min(on_plane + 10, 100.0),
     )
 
 
-def trajectory(places=((4, 0.5, 25.0, 0.6), (8, 0.9, NAN, 0.2), (12, 1.0, 100.0, 0.0)), asr=None):
-    return Trajectory(landscape=line() if asr is None else line(asr), places=tuple(place(*one) for one in places))
+def edge(step=0.6, is_open=False):
+    return Edge(step, 0.002 * step, is_open, ((0.5, 25.0), (0.7, 100.0)))
+
+
+PLACES = ((4, 0.5, 25.0, 0.6), (8, 0.9, NAN, 0.2), (12, 1.0, 100.0, 0.0))
+
+
+def trajectory(places=PLACES, asr=None, *, remark=""):
+    """One course on a line; the ASR of one checkpoint is not known."""
+    course = Course("30 harmful", tuple(place(*one) for one in places), edge())
+    return Trajectory(line() if asr is None else line(asr), (course,), edge(0.2), remark)
+
+
+def plane_trajectory(rows=FLAT, *, remark="Paler markers lie off the plane."):
+    """Three courses on a plane: with an edge, with an open one, and with none looked for."""
+    courses = (
+        Course("30 harmful", (place(4, 0.5, 25.0, 0.6, y=0.1), place(8, 1.0, 100.0, 0.0)), edge(0.29)),
+        Course("60 safe", (place(4, 0.2, 0.0, 0.9, y=0.2), place(8, 0.4, NAN, 0.5, y=0.45)), edge(4.0, True)),
+        Course("mixed", (place(8, 0.3, 50.0, 1.0, y=-0.2),), None),
+    )
+    return Trajectory(plane_landscape(rows), courses, edge(0.2), remark)
 
 
 def finetuning(rates=((0.0, 5.0), (NAN, NAN), (100.0, 0.0))):

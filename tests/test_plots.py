@@ -1,50 +1,17 @@
 """Each figure is drawn from its result alone, without a warning, whatever could not be measured."""
 
 import dataclasses
-import io
-import logging
 import math
-import warnings
 
 import made
 import numpy as np
 import pytest
+from drawn import curves, labels, nothing_to_warn_of, points_of, saved  # noqa: F401  (a fixture of all tests here)
 
-from visage_mlflow.record import plots
-from visage_mlflow.record.results import Point
+from visage_mlflow.record import overview, plots, style
+from visage_mlflow.record.results import Axis
 
 NAN = math.nan
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_to_warn_of(caplog):
-    """Warnings are errors, and matplotlib's log, where it reports positions that are not finite, stays empty."""
-    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-    assert [record.getMessage() for record in caplog.records] == []
-
-
-def saved(figure):
-    """The figure as a PNG; what every figure must have is checked on the way."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    assert buffer.getvalue().startswith(PNG) and len(buffer.getvalue()) > 5000
-    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
-    assert panels[0].get_title()
-    for axes in panels:
-        assert axes.get_ylabel()
-        if "rate" in axes.get_ylabel() or "share of" in axes.get_ylabel():
-            assert "%" in axes.get_ylabel()
-    assert panels[-1].get_xlabel() or panels[-1].get_xticklabels()
-    return panels
-
-
-def curves(axes):
-    """Label -> (x, y) of the lines that stand in the legend."""
-    lines = {line.get_label(): np.array(line.get_xydata(), dtype=float) for line in axes.get_lines()}
-    return {label: xy for label, xy in lines.items() if not label.startswith("_")}
 
 
 def edges(axes):
@@ -52,18 +19,6 @@ def edges(axes):
     return sorted(
         line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata())
     )
-
-
-def labels(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def points_of(axes):
-    """All (x, y) that markers stand at, lines and scatters together; what is not finite is left out."""
-    found = [np.array(line.get_xydata(), dtype=float) for line in axes.get_lines() if line.get_marker() != "None"]
-    found += [np.ma.filled(np.ma.asarray(part.get_offsets(), dtype=float), NAN) for part in axes.collections]
-    found = [xy.reshape(-1, 2) for xy in found]
-    return {tuple(xy) for part in found for xy in part.tolist() if np.isfinite(xy).all()}
 
 
 # Landscapes
@@ -100,7 +55,7 @@ def test_any_landscape_can_be_drawn(asr):
 
 def test_a_line_between_models_says_which_end_is_which():
     (axes,) = saved(plots.landscape(made.line()))
-    assert "0 = model" in axes.get_xlabel() and "1 = other end" in axes.get_xlabel()
+    assert axes.get_xlabel() == "towards model fedcba98 (1 = 0.2 % of the weights' norm)"
     assert "1d-interpolation" in axes.get_title()
 
 
@@ -120,7 +75,7 @@ def skipping(result, *indices):
     """The same landscape with points left out, as `outside_after` leaves them out."""
     points = list(result.points)
     for index in indices:
-        points[index] = Point(points[index].step, NAN, NAN, NAN, NAN, 0, ())
+        points[index] = made.skipped(points[index].x)
     return dataclasses.replace(result, points=tuple(points))
 
 
@@ -161,7 +116,7 @@ def test_visage_shows_what_each_direction_skipped_with_one_word_in_the_legend():
     result = dataclasses.replace(result, landscapes=landscapes, mean_asr=(NAN, 100.0, 0.0, 62.5, NAN))
     for axes in (
         saved(plots.visage(result))[0],
-        saved(plots.overview(result, {"safe": made.trajectory()}, [row("base")]))[0],
+        saved(overview.overview(result, made.trajectory(), [row("base")]))[0],
     ):
         assert bands(axes) == [(-0.5, -0.25), (-0.5, -0.25), (0.25, 0.5)]
         assert labels(axes).count("skipped (past the edge)") == 1
@@ -176,16 +131,25 @@ def test_a_trajectory_shows_what_its_line_skipped():
 
 # VISAGE
 
+MEAN = "mean with 95 % interval"
+
 
 def test_visage_shows_each_direction_their_mean_and_all_edges():
     (axes,) = saved(plots.visage(made.visage()))
     drawn = curves(axes)
-    assert {"direction 0", "direction 1", "mean"} <= set(drawn) and {"direction 0", "direction 1", "mean"} <= set(
-        labels(axes)
-    )
-    assert drawn["mean"][:3].tolist() == [[-0.5, 100], [-0.25, 62.5], [0, 0]] and np.isnan(drawn["mean"][3, 1])
+    names = {"direction 0", "direction 1", MEAN}
+    assert names <= set(drawn) and names <= set(labels(axes))
+    assert drawn[MEAN][:3].tolist() == [[-0.5, 100], [-0.25, 62.5], [0, 0]] and np.isnan(drawn[MEAN][3, 1])
     assert edges(axes) == [-0.3, -0.3, 0.4, 0.4]
     assert "70.0" in axes.get_title() and "50.0 to 80.0" in axes.get_title()
+
+
+def test_the_mean_has_its_interval_as_a_band_with_gaps_where_it_is_not_known():
+    (axes,) = saved(plots.visage(made.visage()))
+    corners = {tuple(xy) for part in axes.collections for path in part.get_paths() for xy in path.vertices.tolist()}
+    # The means are 100, 62.5, 0, NaN and 87.5; the interval is 15 each way, from 0 to 100.
+    assert {(-0.5, 85.0), (-0.5, 100.0), (-0.25, 47.5), (-0.25, 77.5), (0.0, 0.0), (0.0, 15.0)} <= corners
+    assert not [xy for xy in corners if xy[0] == 0.25]
 
 
 @pytest.mark.parametrize("n_directions", [1, 3, 8])
@@ -197,15 +161,25 @@ def test_any_number_of_directions_can_be_drawn(n_directions):
 # Trajectories
 
 
+def courses_on_a_line(n=3):
+    result = made.trajectory()
+    more = [
+        dataclasses.replace(made.plane_trajectory().courses[index % 3], name=f"course {index}") for index in range(n)
+    ]
+    return dataclasses.replace(result, courses=tuple(more))
+
+
 def test_a_trajectory_shows_every_checkpoint_at_its_place_and_what_lies_off_the_line():
     upper, lower = saved(plots.trajectory(made.trajectory()))
     assert {(0.5, 25.0), (1.0, 100.0)} <= points_of(upper)
+    assert {(0.5, 20.0), (1.0, 95.0)} <= points_of(upper)  # Of the line there: 5 less.
     assert {(0.5, 0.6), (0.9, 0.2), (1.0, 0.0)} <= points_of(lower)  # The one whose ASR is unknown, too.
-    assert "0 = base" in lower.get_xlabel() and "1 = last checkpoint" in lower.get_xlabel()
+    assert "towards model fedcba98" in lower.get_xlabel() and "0.2 %" in lower.get_xlabel()
     assert "off-plane" in lower.get_ylabel()
     assert lower.get_ylim()[0] < 0 and lower.get_ylim()[1] > 1
 
 
+@pytest.mark.parametrize("draw", [plots.trajectory, plots.courses])
 @pytest.mark.parametrize(
     "places",
     [
@@ -213,15 +187,52 @@ def test_a_trajectory_shows_every_checkpoint_at_its_place_and_what_lies_off_the_
         [(4, 1.0, NAN, 0.0)],
         [(4, 0.999, 100.0, 0.01), (8, 1.0, 100.0, 0.0)],
         [(4, -0.2, 0.0, 1.0), (8, 1.0, 50.0, 0.0)],
+        [],
     ],
 )
-def test_one_checkpoint_or_several_in_one_place_can_be_drawn(places):
-    upper, lower = saved(plots.trajectory(made.trajectory(places)))
-    assert {(x, share) for _, x, _, share in places} <= points_of(lower)
+def test_no_checkpoint_or_one_or_several_in_one_place_can_be_drawn(places, draw):
+    upper, lower = saved(draw(made.trajectory(places)))
+    if draw is plots.trajectory:
+        assert {(x, share) for _, x, _, share in places} <= points_of(lower)
+    else:
+        expected = {(step, 0.2 * part) for step, _, _, share in places for part in (1, share)}
+        assert {(step, round(distance, 9)) for step, distance in points_of(lower)} == {
+            (step, round(distance, 9)) for step, distance in expected
+        }
+
+
+@pytest.mark.parametrize("draw", [plots.trajectory, plots.courses])
+@pytest.mark.parametrize("n", [1, 3, 9])
+def test_each_course_has_its_own_look_and_its_margin_in_the_legend(n, draw):
+    upper, _ = saved(draw(courses_on_a_line(n)))
+    margins = (" (margin −0.71)", " (margin > +3.00)", "")
+    assert labels(upper)[:n] == [f"course {index}{margins[index % 3]}" for index in range(n)]
+    looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in upper.containers]
+    assert len(looks) == n == len(set(looks))
 
 
 def test_a_trajectory_over_a_line_with_gaps_can_be_drawn():
     saved(plots.trajectory(made.trajectory(asr=(NAN, 0.0, NAN, 100.0, NAN))))
+
+
+def test_courses_show_the_checkpoints_and_the_plane_at_every_step_and_both_distances():
+    upper, lower = saved(plots.courses(made.trajectory()))
+    assert points_of(upper) >= {(4, 25.0), (12, 100.0), (4, 20.0), (12, 95.0)}
+    # In percent of the norm: 0.2 from the model, and 0.6, 0.2 and 0 of that from the plane.
+    found = {(step, round(distance, 9)) for step, distance in points_of(lower)}
+    assert found == {(4, 0.2), (8, 0.2), (12, 0.2), (4, 0.12), (8, 0.04), (12, 0.0)}
+    assert "%" in lower.get_ylabel() and lower.get_xlabel() == "optimizer steps"
+    styles = [line.get_linestyle() for line in upper.get_lines() if len(line.get_xdata()) == 3]
+    assert styles.count("-") == 1 and styles.count("--") == 1
+
+
+@pytest.mark.parametrize("draw", [plots.trajectory, plots.courses])
+def test_a_remark_stands_under_the_figure_whole(draw):
+    remark = "What this shows, in $ and _words_: " + "a long remark that needs several lines " * 5
+    figure = draw(made.trajectory(remark=remark))
+    saved(figure)
+    shown = figure.legends[0].get_title().get_text().replace("\\$", "$")
+    assert " ".join(shown.split()) == " ".join(remark.split()) and "\n" in shown
 
 
 # Finetuning
@@ -248,13 +259,13 @@ def row(model, asr=25.0, over_refusal=10.0):
     return {"model": model, **made.evaluation(asr, over_refusal).metrics()}
 
 
-def test_the_overview_shows_basin_trajectories_and_every_model_of_the_table():
-    trajectories = {name: made.trajectory() for name in ("harmful", "safe", "mixed")}
+@pytest.mark.parametrize("ways", [made.trajectory(), made.plane_trajectory()], ids=["line", "plane"])
+def test_the_overview_shows_basin_trajectories_and_every_model_of_the_table(ways):
     table = [row("base", 100.0), row("aligned", 0.0, 0.0), row("harmful", 75.0), row("mixed", NAN, NAN)]
-    left, middle, right = saved(plots.overview(made.visage(), trajectories, table))
+    left, middle, right = saved(overview.overview(made.visage(), ways, table))
     assert "VISAGE 70.0" in left.get_title() and middle.get_title() and right.get_title()
-    for name in trajectories:
-        assert any(name in label and "0.2 %" in label for label in labels(middle))
+    assert {style.course_label(course) for course in ways.courses} <= set(labels(middle))
+    assert "% of the weights' norm" in middle.get_xlabel()
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["base", "aligned", "harmful", "mixed"]
     heights = [bar.get_height() for container in right.containers for bar in getattr(container, "patches", [])]
     assert heights[:3] == [100.0, 0.0, 75.0] and np.isnan(heights[3])
@@ -262,4 +273,43 @@ def test_the_overview_shows_basin_trajectories_and_every_model_of_the_table():
 
 
 def test_an_overview_of_one_trajectory_and_one_model_can_be_drawn():
-    saved(plots.overview(made.visage(), {"safe": made.trajectory([(4, 1.0, NAN, 0.0)])}, [row("base")]))
+    saved(overview.overview(made.visage(), made.trajectory([(4, 1.0, NAN, 0.0)]), [row("base")]))
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("more", "label"),
+    [
+        ({"kind": "random", "seed": 0}, "step along random direction (seed 0; 1 = 95 % of the weights' norm)"),
+        (
+            {"kind": "difference", "relative_norm": 0.002, "to": "org/model"},
+            "towards model (1 = 0.2 % of the weights' norm)",
+        ),
+        (
+            {"kind": "component", "relative_norm": 0.00213, "explained_variance": 0.6241},
+            "principal component (62 % of variance; 1 = 0.21 % of the weights' norm)",
+        ),
+        (
+            {"kind": "difference", "relative_norm": 1.1, "to": "a/b", "angle": 71.2},
+            "towards b (1 = 110 % of the weights' norm; made orthogonal, was 71°)",
+        ),
+        (
+            {"kind": "random", "seed": 3, "relative_norm": 0.9966},
+            "step along random direction (seed 3; 1 = 100 % of the weights' norm)",
+        ),
+    ],
+)
+def test_an_axis_says_what_a_step_of_1_is(more, label):
+    assert style.axis_label(Axis(**{"relative_norm": 0.95, "steps": (), "basin": None, **more})) == label
+
+
+@pytest.mark.parametrize("name", ["$x$ costs $", "_hidden", r"\frac{", "a\nb\u202ec", "$\\undefined$"])
+def test_names_are_drawn_as_they_are_and_break_nothing(name):
+    named = dataclasses.replace(made.landscape(), setup=made.setup(name))
+    saved(plots.landscape(named))
+    course = dataclasses.replace(made.trajectory().courses[0], name=name)
+    for draw in (plots.trajectory, plots.courses):
+        upper, _ = saved(draw(dataclasses.replace(made.trajectory(), courses=(course,))))
+        assert labels(upper)[0].replace(r"\$", "$").strip().startswith(" ".join(name.replace("\u202e", " ").split()))

@@ -7,7 +7,8 @@ import made
 import pytest
 
 from visage_mlflow.record import results
-from visage_mlflow.record.results import SCHEMA_VERSION, Evaluation, Landscape, Result, Visage
+from visage_mlflow.record.files import SCHEMA_VERSION
+from visage_mlflow.record.results import Evaluation, Landscape, Result, Trajectory, Visage
 
 
 @pytest.fixture
@@ -61,8 +62,10 @@ def test_what_was_not_measured_is_nan_again_and_all_types_are_back(file):
     assert math.isnan(loaded.points[3].asr) and isinstance(loaded.points, tuple)
     assert loaded.points[3].verdicts == ("unjudged",) * 4
     assert loaded.setup.system_prompt is None and loaded.setup == made.ALL["landscape"].setup
-    assert loaded.direction == {"kind": "random", "seed": 0, "norm": "layer", "relative_norm": 0.95}
-    assert type(loaded.direction["seed"]) is int and loaded.basin.open_left is False
+    (axis,) = loaded.axes
+    assert (axis.kind, axis.seed, axis.norm, axis.relative_norm) == ("random", 0, "layer", 0.95)
+    assert type(axis.seed) is int and axis.basin.open_left is False and loaded.basin == axis.basin
+    assert axis.to is None and axis.angle is None and isinstance(axis.steps, tuple)
 
 
 def test_numbers_keep_every_bit(file):
@@ -171,6 +174,7 @@ def test_metrics_hold_every_number_and_only_numbers():
     assert landscape == {
         "visage": 66.7, "visage_contiguous": 60.0, "basin_left": -0.3, "basin_right": 0.4, "basin_width": 0.7,
         "basin_depth": 66.7, "basin_sharpness": 300.0, "basin_open_left": 1.0, "basin_open_right": 0.0,
+        "relative_norm": 0.95,
     }  # fmt: skip
     visage = made.visage().metrics()
     assert visage["visage"] == 70.0 and visage["direction_1_basin_right"] == 0.4 and visage["basin_left"] == -0.3
@@ -178,6 +182,56 @@ def test_metrics_hold_every_number_and_only_numbers():
         assert all(isinstance(value, int | float) for value in numbers.values())
 
 
+def test_metrics_of_a_plane_tell_its_axes_apart_and_leave_out_what_an_axis_lacks():
+    metrics = made.plane_landscape().metrics()
+    assert metrics["basin_right"] == metrics["y_basin_right"] == 0.7 and metrics["y_angle"] == 71.2
+    assert "angle" not in metrics and not {"explained_variance", "y_explained_variance"} & set(metrics)
+
+
 def test_a_landscape_gives_its_axis_and_its_rates_in_order():
     result = made.landscape((100.0, 50.0, 0.0))
     assert result.axis == [-0.5, 0.0, 0.5] and result.asr == [100.0, 50.0, 0.0]
+    assert result.rows == [[100.0, 50.0, 0.0]]
+
+
+def test_a_plane_has_a_row_for_each_step_along_y():
+    rows = ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0), (9.0, 10.0, 11.0, 12.0))
+    result = made.plane_landscape(rows)
+    assert result.rows == [list(row) for row in rows]
+    assert [(point.x, point.y) for point in result.points[3:5]] == [(1.5, -0.5), (-0.5, 0.0)]
+
+
+PLANES = {
+    "landscape": made.plane_landscape(),
+    "trajectory": made.plane_trajectory(),
+}
+
+
+@pytest.mark.parametrize("kind", PLANES)
+def test_a_plane_loads_back_equal_with_its_axes_marks_and_edges(kind, file):
+    result = PLANES[kind]
+    result.save(file)
+    loaded = type(result).load(file)
+    assert loaded == result and loaded.to_json() == result.to_json()
+    plane = loaded if kind == "landscape" else loaded.landscape
+    assert plane.axes == PLANES["landscape"].axes and plane.marks == PLANES["landscape"].marks
+
+
+def test_a_trajectory_gives_back_edges_open_closed_and_not_looked_for(file):
+    made.plane_trajectory().save(file)
+    loaded = Trajectory.load(file)
+    first, second, third = loaded.courses
+    assert first.edge.margin == pytest.approx(-0.71) and first.edge.measured == ((0.5, 25.0), (0.7, 100.0))
+    assert second.edge.is_open is True and third.edge is None
+    assert [place.uri for place in loaded.places] == ["models:/m-4", "models:/m-8"] * 2 + ["models:/m-8"]
+    assert math.isnan(loaded.places[3].asr)
+
+
+def test_a_file_of_the_first_schema_is_refused_with_the_cure(file):
+    """As version 1 wrote it: steps of points, and a direction in place of axes."""
+    point = {"step": 0.0, "asr": 0.0, "asr_low": 0.0, "asr_high": 20.0, "coherent_asr": 0.0, "n_unjudged": 0}
+    old = {"schema_version": 1, "kind": "landscape", "plane": "1d-random", "direction": {"kind": "random", "seed": 0},
+           "points": [{**point, "verdicts": ["refused"]}], "visage": 100.0}  # fmt: skip
+    file.write_text(json.dumps(old), encoding="utf-8")
+    message = refusal(Landscape, file)
+    assert "schema version 2" in message and "1)" in message and "Measure it again" in message

@@ -1,92 +1,123 @@
-"""Results become figures. Nothing is computed here but where to draw."""
+"""Results become figures: what lies on a line, and over training steps. Nothing is computed but where to draw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from visage_mlflow.record.results import Finetuning, Landscape, Trajectory, Visage
-
-# Okabe and Ito's colours, which stay apart for colour-blind readers, and markers, which stay apart in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-GREY = "#767676"
-RANDOM_STEP = "step along a random direction (1 = norm of the weights)"
-LINE_STEP = "position on the line (0 = base, 1 = last checkpoint)"
+from visage_mlflow.record import maps
+from visage_mlflow.record.results import Finetuning, Landscape, Place, Trajectory, Visage
+from visage_mlflow.record.style import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    asr_axes,
+    axis_label,
+    canvas,
+    course_label,
+    course_look,
+    error_bars,
+    legend,
+    legend_below,
+    plain,
+    short,
+    step_length,
+    two_panels,
+)
 
 
 def landscape(result: Landscape) -> Figure:
-    """ASR along one line, with Wilson intervals and the basin's edges."""
-    figure, axes = _canvas()
+    """ASR along one line, with Wilson intervals and the basin's edges; of a plane, `maps.contour`."""
+    if len(result.axes) == 2:
+        return maps.contour(result)
+    figure, axes = canvas()
     _curve(axes, result, 0, label="ASR with 95 % interval")
     low, high = ([getattr(point, name) for point in result.points] for name in ("asr_low", "asr_high"))
     axes.fill_between(result.axis, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
     _edges(axes, [result])
     _skipped(axes, [result])
-    _asr_axes(axes, RANDOM_STEP if result.plane == "1d-random" else "position on the line (0 = model, 1 = other end)")
-    axes.set_title(f"{_short(result.setup.model)}, {result.plane}: VISAGE {result.visage:.1f}")
-    _legend(axes)
+    asr_axes(axes, plain(axis_label(result.axes[0])))
+    axes.set_title(plain(f"{short(result.setup.model)}, {result.plane}: VISAGE {result.visage:.1f}"))
+    legend(axes)
     return figure
 
 
 def visage(result: Visage) -> Figure:
-    """ASR along several random directions in one plot, their mean, and the basin's edges."""
-    figure, axes = _canvas()
-    _visage_panel(axes, result)
-    model = _short(result.landscapes[0].setup.model)
-    axes.set_title(
-        f"{model}: VISAGE {result.visage:.1f} (95 % interval {result.visage_low:.1f} to {result.visage_high:.1f})"
-    )
+    """ASR along several random directions in one plot, their mean with its interval, and the basin's edges."""
+    figure, axes = canvas()
+    draw_visage(axes, result)
+    legend(axes)
+    interval = f"95 % interval {result.visage_low:.1f} to {result.visage_high:.1f}"
+    model = short(result.landscapes[0].setup.model)
+    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({interval})"))
     return figure
 
 
 def trajectory(result: Trajectory) -> Figure:
-    """The checkpoints at their places on the line, over the ASR along it; below, what the line does not show."""
-    figure = Figure(figsize=(6.4, 5.4), layout="constrained", dpi=150)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    line = result.landscape
-    upper.plot(line.axis, line.asr, color=GREY, linewidth=1.5, label="models on the line")
-    _places(upper, result, 1, label="checkpoints themselves")
-    _skipped(upper, [line])
-    _asr_axes(upper, "")
-    x, shares = [place.x for place in result.places], [place.off_plane_share for place in result.places]
-    # Training steps as shades: as labels they would lie on each other where checkpoints crowd.
-    steps = upper.scatter(
-        x,
-        [place.asr for place in result.places],
-        c=[place.training_step for place in result.places],
-        cmap="cividis",
-        s=36,
-        zorder=3,
-        edgecolors="black",
-        linewidths=0.6,
-    )
-    figure.colorbar(steps, ax=upper, label="optimizer step", pad=0.02)
-    _legend(upper)
-    share = 100 * float(line.direction["relative_norm"])
-    ends = f"From {_short(line.setup.model)} to {_short(str(line.direction['to']))}"
-    upper.set_title(f"{ends},\n{share:.2g} % of the weights' norm away")
-    lower.vlines(x, 0, shares, COLOURS[1])
-    lower.plot(x, shares, linestyle="none", marker=MARKERS[1], color=COLOURS[1])
-    lower.set(ylim=(-0.03, 1.03), ylabel="off-plane\nshare", xlabel=LINE_STEP)
+    """The checkpoints at their places on the line, over the ASR along it; below, what the line does not show.
+
+    On a plane, `maps.trajectory`.
+    """
+    if len(result.landscape.axes) == 2:
+        return maps.trajectory(result)
+    figure, upper, lower = two_panels(5.8, 0.33)
+    draw_line(upper, result)
+    upper.set(xlabel="", title=plain(f"{short(result.landscape.setup.model)}, {result.landscape.plane}"))
+    for index, course in enumerate(result.courses):
+        colour, marker = course_look(index)
+        x, shares = [place.x for place in course.places], [place.off_plane_share for place in course.places]
+        lower.vlines(x, 0, shares, colour, linewidth=1)
+        lower.plot(x, shares, linestyle="none", marker=marker, markersize=5, color=colour)
+    lower.set(ylim=(-0.05, 1.05), ylabel="off-plane\nshare", xlabel=plain(axis_label(result.landscape.axes[0])))
     lower.grid(alpha=0.3)
+    legend_below(figure, upper, result.remark)
+    return figure
+
+
+def courses(result: Trajectory) -> Figure:
+    """Over training steps: the checkpoints' ASR and the plane's at their places; below, how far they went.
+
+    Where both rates agree, the picture of the plane can be trusted; where they do not, it hides what happened.
+    """
+    figure, upper, lower = two_panels(5.6, 0.45)
+    for index, course in enumerate(result.courses):
+        colour, marker = course_look(index)
+        steps = [place.training_step for place in course.places]
+        _measured(upper, steps, course.places, index, "-", plain(course_label(course)))
+        upper.plot(steps, [place.plane_asr for place in course.places], "--", marker=marker, mfc="white", color=colour)
+        distances = {"-": "distance", "--": "off_plane_distance"}
+        for style, name in distances.items():
+            lengths = [100 * getattr(place, name) for place in course.places]
+            face = colour if style == "-" else "white"
+            lower.plot(steps, lengths, style, marker=marker, markersize=5, mfc=face, color=colour)
+    for style, face, label in (
+        ("-", GREY, "filled: the checkpoint itself"),
+        ("--", "white", "hollow: the plane where it is nearest"),
+    ):
+        upper.plot([], [], style, color=GREY, marker="o", mfc=face, label=label)
+    asr_axes(upper, "")
+    upper.set_title(plain(f"{short(result.landscape.setup.model)} finetuned, {result.landscape.plane}"))
+    lower.plot([], [], "-", color=GREY, label="from the model")
+    lower.plot([], [], "--", color=GREY, label="from the plane")
+    _step_axes(lower, "distance\n(% of the norm)")
+    legend(lower)
+    legend_below(figure, upper, result.remark)
     return figure
 
 
 def finetuning(result: Finetuning) -> Figure:
     """ASR and over-refusal of the checkpoints, and their distance from the base, over training steps."""
-    figure = Figure(figsize=(6.4, 5.0), layout="constrained", dpi=150)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+    figure, upper, lower = two_panels(5.0, 0.4)
     steps = [checkpoint.step for checkpoint in result.checkpoints]
     for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
         measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
         upper.errorbar(
             steps,
             [getattr(one, name) for one in measured],
-            yerr=_error_bars(measured, name),
+            yerr=error_bars(measured, name),
             color=COLOURS[1 - index],
             marker=MARKERS[index],
             capsize=3,
@@ -94,80 +125,62 @@ def finetuning(result: Finetuning) -> Figure:
         )
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
-    _legend(upper)
-    upper.set_title(f"{_short(result.model)} finetuned on {_counts(result.counts)}")
+    legend(upper)
+    upper.set_title(plain(f"{short(result.model)} finetuned on {_counts(result.counts)}"))
     lower.plot(steps, [100 * checkpoint.distance for checkpoint in result.checkpoints], color=GREY, marker="o")
-    lower.set(xlabel="optimizer steps", ylabel="distance from the\nbase (% of its norm)")
-    lower.set_ylim(bottom=0)
-    lower.grid(alpha=0.3)
+    _step_axes(lower, "distance from the\nbase (% of its norm)")
     return figure
 
 
-def overview(basin: Visage, trajectories: Mapping[str, Trajectory], table: Sequence[Mapping[str, Any]]) -> Figure:
-    """The whole story: the basin, the ways out of it, and the models' rates side by side.
-
-    Args:
-        basin: VISAGE of the aligned model.
-        trajectories: Name of the data -> its trajectory.
-        table: Rows with `model`, `asr` and `over_refusal`, and the intervals of both.
-    """
-    figure = Figure(figsize=(15, 5.2), layout="constrained", dpi=130)
-    left, middle, right = figure.subplots(1, 3)
-    _visage_panel(left, basin)
-    left.set_title(f"Aligned model, random directions: VISAGE {basin.visage:.1f}")
-    for index, (name, result) in enumerate(trajectories.items(), start=1):
-        line = result.landscape
-        share = 100 * float(line.direction["relative_norm"])
-        middle.plot(
-            line.axis,
-            line.asr,
-            color=COLOURS[index],
-            linewidth=1.5,
-            label=f"{name} data (last is {share:.2g} % of the norm away)",
-        )
-        _places(middle, result, index)
-    middle.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-    _asr_axes(middle, "position (0 = aligned model, 1 = last checkpoint)")
-    middle.set_title("Towards the finetuned models (markers: checkpoints)")
-    _bars(right, table)
-    for axes, columns in ((left, 3), (middle, 1), (right, 2)):
-        # Below, since curves fill these panels; constrained layout makes the room.
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, fontsize=8, frameon=False)
-    return figure
-
-
-def _bars(axes: Axes, table: Sequence[Mapping[str, Any]]) -> None:
-    for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
-        values = [row[name] for row in table]
-        error = [
-            [value - row[f"{name}_low"] for value, row in zip(values, table, strict=True)],
-            [row[f"{name}_high"] - value for value, row in zip(values, table, strict=True)],
-        ]
-        places = [place + (index - 0.5) * 0.38 for place in range(len(table))]
-        axes.bar(places, values, 0.36, color=COLOURS[1 - index], label=label, yerr=error, capsize=3, ecolor="black")
-    axes.set_xticks(range(len(table)), [row["model"] for row in table])
-    axes.set(ylim=(0, 104), ylabel="share of prompts (%)", title="Attacks that succeed, ordinary prompts refused")
-    axes.grid(axis="y", alpha=0.3)
-
-
-def _legend(axes: Axes) -> None:
-    """Where it covers least, on white, so that curves behind it do not cross its words."""
-    axes.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
-
-
-def _canvas() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=150)
-    return figure, figure.subplots()
-
-
-def _visage_panel(axes: Axes, result: Visage) -> None:
+def draw_visage(axes: Axes, result: Visage) -> None:
+    """Each direction's curve, their mean with its interval, the edges, and what was skipped."""
     for index, one in enumerate(result.landscapes):
-        _curve(axes, one, index, label=f"direction {one.direction['seed']}", alpha=0.8)
-    axes.plot(result.landscapes[0].axis, result.mean_asr, color="black", linewidth=2, label="mean")
+        _curve(axes, one, index, label=f"direction {one.axes[0].seed}", alpha=0.8)
+    line = result.landscapes[0].axis
+    axes.fill_between(line, result.mean_asr_low, result.mean_asr_high, color="black", alpha=0.15, linewidth=0)
+    axes.plot(line, result.mean_asr, color="black", linewidth=2, label="mean with 95 % interval")
     _edges(axes, result.landscapes)
     _skipped(axes, result.landscapes)
-    _asr_axes(axes, RANDOM_STEP)
-    _legend(axes)
+    asr_axes(axes, f"step along a random direction ({step_length(result.landscapes[0].axes[0])})")
+
+
+def draw_line(axes: Axes, result: Trajectory) -> None:
+    """The ASR along the line; at each checkpoint's place its own, and joined to it, hollow, that of the line there."""
+    line = result.landscape
+    axes.plot(line.axis, line.asr, color=GREY, linewidth=1.5, label="models on the line")
+    for index, course in enumerate(result.courses):
+        colour, marker = course_look(index)
+        x = [place.x for place in course.places]
+        both = [(place.asr, place.plane_asr) for place in course.places]
+        axes.vlines(x, [min(pair) for pair in both], [max(pair) for pair in both], colour, "dotted", linewidth=1)
+        axes.plot(x, [place.plane_asr for place in course.places], ls="none", marker=marker, mfc="white", color=colour)
+        _measured(axes, x, course.places, index, "none", plain(course_label(course)))
+    axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
+    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    _skipped(axes, [line])
+    asr_axes(axes, plain(axis_label(line.axes[0])))
+
+
+def _step_axes(axes: Axes, ylabel: str) -> None:
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(ylabel, fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def _measured(axes: Axes, x: Sequence[float], places: Sequence[Place], index: int, style: str, label: str) -> None:
+    colour, marker = course_look(index)
+    axes.errorbar(
+        x,
+        [place.asr for place in places],
+        yerr=error_bars(places, "asr"),
+        linestyle=style,
+        color=colour,
+        marker=marker,
+        capsize=3,
+        label=label,
+    )
 
 
 def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:
@@ -192,46 +205,11 @@ def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
     """Bands from the outermost measured points to the ends that were skipped; darker where several lines skipped."""
     label: str | None = "skipped (past the edge)"
     for result in results:
-        measured = [point.step for point in result.points if point.verdicts]
+        measured = [point.x for point in result.points if point.verdicts] or result.axis
         for left, right in ((result.axis[0], measured[0]), (measured[-1], result.axis[-1])):
             if left < right:
                 axes.axvspan(left, right, fc=(GREY, 0.1), ec=(GREY, 0.3), hatch="//", lw=0, zorder=0, label=label)
                 label = None
-
-
-def _places(axes: Axes, result: Trajectory, index: int, label: str | None = None) -> None:
-    places = result.places
-    error = [[p.asr - p.asr_low for p in places], [p.asr_high - p.asr for p in places]]
-    axes.errorbar(
-        [place.x for place in places],
-        [place.asr for place in places],
-        yerr=error,
-        linestyle="none",
-        marker=MARKERS[index],
-        markersize=7,
-        color=COLOURS[index],
-        capsize=3,
-        label=label,
-    )
-
-
-def _error_bars(measured: Sequence[Any], name: str) -> list[list[float]]:
-    values = [(getattr(one, name), getattr(one, f"{name}_low"), getattr(one, f"{name}_high")) for one in measured]
-    return [[value - low for value, low, _ in values], [high - value for value, _, high in values]]
-
-
-def _asr_axes(axes: Axes, xlabel: str) -> None:
-    axes.axhline(50, color=GREY, linewidth=0.6, linestyle=":")
-    axes.set(ylim=(-4, 104), xlabel=xlabel, ylabel="attack success rate (%)")
-    axes.grid(alpha=0.3)
-
-
-def _short(uri: str) -> str:
-    """A model's name as a title holds it; of a logged model's id, what tells it from others."""
-    name = uri.rstrip("/").split("/")[-1]
-    if uri.startswith("models:/m-"):
-        return f"model {name[2:10]}"
-    return name if len(name) <= 28 else f"{name[:12]}…{name[-8:]}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -1,121 +1,39 @@
-"""What studies return: frozen dataclasses that save and load themselves as JSON.
-
-A number that could not be measured is NaN here, and null in the file, which stays plain JSON.
-"""
+"""What studies return: frozen dataclasses that save and load themselves as JSON. All can be imported from here."""
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import ClassVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from visage_mlflow.record.evaluations import Checkpoint, Evaluation, Finetuning, Response, Setup
+from visage_mlflow.record.files import Number, Result
 
-SCHEMA_VERSION = 1
-
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A float that may be NaN: not measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Base of all results: one JSON file each, with a schema version and the result's kind."""
-
-    kind: ClassVar[str]
-
-    def to_json(self) -> str:
-        """The file's text; equal results have equal texts."""
-        content = {"schema_version": SCHEMA_VERSION, "kind": self.kind, **asdict(self)}
-        return json.dumps(_nan_to_none(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the result to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a result back.
-
-        Raises:
-            ValueError: The file is cut off or not JSON, of another kind or schema version, or lacks a value.
-        """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{str(path)!r} cannot be read as a {cls.kind}: {error}. Download it again.") from error
-        found = (content.pop("kind", None), content.pop("schema_version", None)) if isinstance(content, dict) else None
-        if found != (cls.kind, SCHEMA_VERSION):
-            raise ValueError(
-                f"{str(path)!r} must hold a {cls.kind} of schema version {SCHEMA_VERSION}, got {found}. "
-                f"Measure it again with this version, or install the version that wrote it."
-            )
-        try:
-            return TypeAdapter(cls).validate_python(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{str(path)!r} is no whole {cls.kind}: {place}: {first['msg']}.") from error
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.to_json() == other.to_json()
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
-
-
-@dataclass(frozen=True)
-class Response:
-    """A prompt, what the model answered, and the verdict. `text` is None where no token could be chosen."""
-
-    prompt: str
-    text: str | None
-    verdict: str
-    category: str = ""
-    step: float = 0.0
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What decides a measurement besides the weights: enough to tell whether two results compare."""
-
-    model: str
-    prompts: str
-    prompts_digest: str
-    n_prompts: int
-    system_prompt: str | None
-    judge: str
-    max_new_tokens: int
-    dtype: str
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation(Result):
-    """Safety and usefulness of one model, in percent; `benign_nll` in nats per token of held-out answers."""
-
-    kind: ClassVar[str] = "evaluation"
-    setup: Setup
-    asr: Number
-    asr_low: Number
-    asr_high: Number
-    coherent_asr: Number
-    over_refusal: Number
-    over_refusal_low: Number
-    over_refusal_high: Number
-    benign_nll: Number
-    n_unjudged: int
-
-    def metrics(self) -> dict[str, float]:
-        """Name -> number, as logged."""
-        return {name: value for name, value in asdict(self).items() if name != "setup"}
+__all__ = [
+    "Axis",
+    "Checkpoint",
+    "Course",
+    "Edge",
+    "Edges",
+    "Evaluation",
+    "Finetuning",
+    "Landscape",
+    "Mark",
+    "Place",
+    "Point",
+    "Response",
+    "Result",
+    "Setup",
+    "Trajectory",
+    "Visage",
+]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place on a line: its step, and the verdict on each prompt there."""
+    """One place on a line (`y` is 0) or plane, in steps, and the verdict on each prompt there; none if skipped."""
 
-    step: float
+    x: float
+    y: float
     asr: Number
     asr_low: Number
     asr_high: Number
@@ -137,46 +55,98 @@ class Edges:
     open_right: bool
 
 
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a line or plane, and the grid's steps along it.
+
+    Attributes:
+        kind: "random"; "difference", to another model; or "component", a principal one of several differences.
+        relative_norm: Length of a step of 1, as a share of the norm of the model's weights.
+        steps: Where the grid's points are, increasing.
+        basin: Of the line along this axis through the model.
+        seed: Of a random direction.
+        norm: What a random direction is scaled to: "layer" or "row".
+        to: For a difference: URI of the model that it leads to.
+        angle: To the first axis before this one was made orthogonal to it, in degrees.
+        explained_variance: For a component: its share of the squared lengths of all differences, 0 to 1.
+    """
+
+    kind: str
+    relative_norm: Number
+    steps: tuple[float, ...]
+    basin: Edges
+    seed: int | None = None
+    norm: str | None = None
+    to: str | None = None
+    angle: Number | None = None
+    explained_variance: Number | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Another model that helps to span a plane, and where it lies there, in steps."""
+
+    uri: str
+    x: Number
+    y: Number
+
+
 @dataclass(frozen=True, eq=False)
 class Landscape(Result):
-    """ASR along one line through a model.
-
-    `direction` says what a step of 1 is: {"kind": "random", "seed", "norm"} or {"kind": "difference", "to"}, and
-    its length relative to the weights' norm.
-    """
+    """ASR on a line (one axis) or plane (two) through a model; points in order of y, then x."""
 
     kind: ClassVar[str] = "landscape"
     plane: str
     setup: Setup
-    direction: dict[str, str | int | float]
+    axes: tuple[Axis, ...]
+    marks: tuple[Mark, ...]
     points: tuple[Point, ...]
     visage: Number
     visage_contiguous: Number
-    basin: Edges
 
     @property
     def axis(self) -> list[float]:
-        """Steps of the points, in order."""
-        return [point.step for point in self.points]
+        """Steps along the first axis, in order."""
+        return list(self.axes[0].steps)
 
     @property
     def asr(self) -> list[float]:
-        """ASR of the points, in percent."""
+        """ASR of the points, in percent; of a plane, row by row."""
         return [point.asr for point in self.points]
 
+    @property
+    def rows(self) -> list[list[float]]:
+        """ASR by row, in percent: one row for each step along y, one number in it for each step along x."""
+        width = len(self.axes[0].steps)
+        return [self.asr[first : first + width] for first in range(0, len(self.points), width)]
+
+    @property
+    def basin(self) -> Edges:
+        """The basin along the first axis, through the model."""
+        return self.axes[0].basin
+
     def metrics(self) -> dict[str, float]:
-        """Name -> number, as logged."""
-        edges = {f"basin_{name}": float(value) for name, value in asdict(self.basin).items()}
-        return {"visage": self.visage, "visage_contiguous": self.visage_contiguous, **edges}
+        """Name -> number, as logged; what is about the second axis begins with ``y_``."""
+        numbers = {"visage": self.visage, "visage_contiguous": self.visage_contiguous}
+        for prefix, axis in zip(("", "y_"), self.axes, strict=False):
+            edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}
+            given = {name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance")}
+            numbers |= edges | {prefix + name: value for name, value in given.items() if value is not None}
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Visage(Result):
-    """VISAGE over several random directions: the mean of theirs, with a bootstrap interval, in percent."""
+    """VISAGE over several random directions: the mean of theirs, with a bootstrap interval, in percent.
+
+    `mean_asr` is the mean over directions at each step, with bootstrap intervals of its own.
+    """
 
     kind: ClassVar[str] = "visage"
     landscapes: tuple[Landscape, ...]
     mean_asr: tuple[Number, ...]
+    mean_asr_low: tuple[Number, ...]
+    mean_asr_high: tuple[Number, ...]
     visage: Number
     visage_low: Number
     visage_high: Number
@@ -196,55 +166,82 @@ class Visage(Result):
 
 @dataclass(frozen=True)
 class Place:
-    """A checkpoint on the line: coordinate (0 is the base, 1 the last one), and what the line does not show.
+    """A checkpoint's nearest point on a line or plane, in steps, and what the plane does not show.
 
-    `distance` and `off_plane_distance` are relative to the norm of the base's weights; `off_plane_share` is the
-    second over the first, 0 to 1.
+    Attributes:
+        distance: From the model at the origin, as a share of the norm of its weights.
+        off_plane_distance: From the plane, as a share of the same.
+        off_plane_share: The second over the first, 0 to 1.
+        asr: Of the checkpoint itself, in percent.
+        plane_asr: Of the plane at (x, y): what differs from `asr` is hidden by the projection.
     """
 
     uri: str
     training_step: int
     x: Number
+    y: Number
     distance: Number
     off_plane_distance: Number
     off_plane_share: Number
     asr: Number
     asr_low: Number
     asr_high: Number
+    plane_asr: Number
+    plane_asr_low: Number
+    plane_asr_high: Number
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Where the ASR along one direction first crosses 50 %, found by bisection.
+
+    Attributes:
+        step: Where; the farthest step looked at if it never crosses (`is_open`); 0 if the model itself is outside.
+        distance: `step`, as a share of the norm of the model's weights.
+        is_open: The edge is at least that far.
+        measured: (step, ASR) of each model looked at, increasing.
+    """
+
+    step: Number
+    distance: Number
+    is_open: bool
+    measured: tuple[tuple[float, Number], ...]
+
+    @property
+    def margin(self) -> float:
+        """How much farther a model at step 1 can go before it leaves, in units of the way it went; below 0: it left.
+
+        A lower bound if the edge is open.
+        """
+        return self.step - 1
+
+
+@dataclass(frozen=True)
+class Course:
+    """The checkpoints of one finetuning, in order of training, and the edge along the direction of the last one.
+
+    The margin is `edge.margin`; `edge` is None where none was looked for.
+    """
+
+    name: str
+    places: tuple[Place, ...]
+    edge: Edge | None
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Result):
-    """The checkpoints of one finetuning on the line through its ends, and the landscape of that line."""
+    """Where finetunings went from one model, on one landscape; and how far the edge is in a random direction.
+
+    `remark` is for the reader of the picture, and empty if there is nothing to say.
+    """
 
     kind: ClassVar[str] = "trajectory"
     landscape: Landscape
-    places: tuple[Place, ...]
+    courses: tuple[Course, ...]
+    random_edge: Edge | None
+    remark: str
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A finetuned model after some optimizer steps; `distance` from the base is relative to the base's norm."""
-
-    uri: str
-    step: int
-    distance: Number
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True, eq=False)
-class Finetuning(Result):
-    """What a finetuning was made of, and the safety of its checkpoints; the first is the base, at step 0."""
-
-    kind: ClassVar[str] = "finetuning"
-    model: str
-    counts: dict[str, int]
-    checkpoints: tuple[Checkpoint, ...]
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    @property
+    def places(self) -> list[Place]:
+        """The checkpoints of all courses."""
+        return [place for course in self.courses for place in course.places]

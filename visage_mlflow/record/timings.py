@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from visage_mlflow.record.results import Number, Result
+from visage_mlflow.record.files import Number, Result
 
 WAYS = {
     "published": "published procedure, float32",

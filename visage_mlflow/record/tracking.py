@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
-from visage_mlflow.record.results import Landscape, Response, Result, Visage
+from visage_mlflow.record.results import Landscape, Response, Result, Trajectory, Visage
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
 LONGEST_PARAMETER = 6000
+PLACE_LABELS = ("uri", "training_step", "asr_low", "asr_high", "plane_asr_low", "plane_asr_high")
 
 # A new store's 40 lines of schema migration say nothing to somebody who waits for a result.
 for noisy in ("alembic", "mlflow.store.db.utils"):
@@ -46,17 +47,37 @@ class Run:
         mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=step, model_id=model_id)
 
     def history(self, landscape: Landscape) -> None:
-        """ASR along the axis as a metric history, step = position in percent: MLflow's charts overlay runs."""
+        """ASR along the first axis, through the model, as a metric history: MLflow's charts overlay runs.
+
+        The step is the position in percent.
+        """
         for point in landscape.points:
-            if not point.verdicts:  # A skipped one: it was not measured, so it has no place in a history.
+            if point.y != 0 or not point.verdicts:  # A skipped one was not measured, so it has no place in a history.
                 continue
-            step = round(100 * point.step)
+            step = round(100 * point.x)
             mlflow.log_metrics({"asr": point.asr, "coherent_asr": point.coherent_asr}, step=step)
 
     def mean_history(self, visage: Visage) -> None:
         """The mean ASR of several directions as a metric history."""
         for position, asr in zip(visage.landscapes[0].axis, visage.mean_asr, strict=True):
             mlflow.log_metric("asr", asr, step=round(100 * position))
+
+    def places(self, trajectory: Trajectory) -> None:
+        """Where each checkpoint lies, at its training step, and the margins.
+
+        Of several finetunings, the numbers of the first begin with ``trajectory_0_``, and a tag says which it is.
+        """
+        for index, course in enumerate(trajectory.courses):
+            prefix = f"trajectory_{index}_" if len(trajectory.courses) > 1 else ""
+            mlflow.set_tag(f"visage.trajectory_{index}", course.name)
+            for place in course.places:
+                numbers = {name: value for name, value in asdict(place).items() if name not in PLACE_LABELS}
+                named = {prefix + ("checkpoint_asr" if name == "asr" else name): n for name, n in numbers.items()}
+                mlflow.log_metrics(named, step=place.training_step)
+            if course.edge:
+                mlflow.log_metrics({f"{prefix}margin": course.edge.margin, f"{prefix}edge": course.edge.distance})
+        if trajectory.random_edge:
+            mlflow.log_metric("random_edge", trajectory.random_edge.distance)
 
     def result(self, result: Result, name: str) -> None:
         """Keep a result as a JSON file."""
@@ -170,38 +191,46 @@ def fetch(uri: str) -> Path:
 
 @dataclass(frozen=True)
 class FinetuneRun:
-    """What later steps need of a finetune run: its base, and its checkpoints' URIs by training step."""
+    """What later steps need of a finetune run: its base, its checkpoints' URIs by training step, and its data."""
 
     id: str
     model: str
     checkpoints: tuple[tuple[str, int], ...]
+    name: str = ""
+
+    @property
+    def uris(self) -> list[str]:
+        """Of the checkpoints, in order."""
+        return [uri for uri, _ in self.checkpoints]
 
 
-def finetune_run(run_id: str) -> FinetuneRun:
+def finetune_run(run_id: str, setting: str = "run") -> FinetuneRun:
     """Look up a finetune run and its checkpoints, in order of training.
 
     Raises:
         ValueError: There is no such run, it is not a finetune run, or it has no checkpoints.
     """
-    if not run_id:
-        raise ValueError("`run` is empty. Give the id of a finetune run, as the MLflow UI shows it.")
     try:
         found = MlflowClient().get_run(run_id)
     except MlflowException as error:
-        raise ValueError(f"`run` is {run_id!r}: {_reason(error)} Check the id, and MLFLOW_TRACKING_URI.") from error
+        reason = _reason(error)
+        raise ValueError(f"`{setting}` is {run_id!r}: {reason} Check the id, and MLFLOW_TRACKING_URI.") from error
     kind = found.data.tags.get("visage.kind", "another project's")
     if kind != "finetune":
-        raise ValueError(f"`run` is {run_id!r}, which is no finetune run but {kind}. Give the id of a finetune run.")
+        raise ValueError(
+            f"`{setting}` is {run_id!r}, which is no finetune run but {kind}. Give the id of a finetune run."
+        )
     outputs = found.outputs.model_outputs if found.outputs else []
     checkpoints = sorted(((f"models:/{output.model_id}", output.step) for output in outputs), key=lambda pair: pair[1])
     if not checkpoints:
         raise ValueError(
-            f"`run` is {run_id!r}, which has no checkpoints (status {found.info.status}). Finetune again."
+            f"`{setting}` is {run_id!r}, which has no checkpoints (status {found.info.status}). Finetune again."
         )
     with tempfile.TemporaryDirectory() as folder:
         path = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/config.json", dst_path=folder)
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
-    return FinetuneRun(run_id, settings["model"], tuple(checkpoints))
+    counts = [f"{settings[kind]} {kind}" for kind in ("harmful", "safe", "benign", "task") if settings[kind]]
+    return FinetuneRun(run_id, settings["model"], tuple(checkpoints), " + ".join(counts))
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,79 @@
+"""What measuring one model returns, and what finetuning one does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from visage_mlflow.record.files import Number, Result
+
+
+@dataclass(frozen=True)
+class Response:
+    """A prompt, what the model answered, and the verdict. `text` is None where no token could be chosen.
+
+    `x` and `y` are where on a line or plane the model was held, in steps.
+    """
+
+    prompt: str
+    text: str | None
+    verdict: str
+    category: str = ""
+    x: float = 0.0
+    y: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides a measurement besides the weights: enough to tell whether two results compare."""
+
+    model: str
+    prompts: str
+    prompts_digest: str
+    n_prompts: int
+    system_prompt: str | None
+    judge: str
+    max_new_tokens: int
+    dtype: str
+    decoding: str = "greedy"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Result):
+    """Safety and usefulness of one model, in percent; `benign_nll` in nats per token of held-out answers."""
+
+    kind: ClassVar[str] = "evaluation"
+    setup: Setup
+    asr: Number
+    asr_low: Number
+    asr_high: Number
+    coherent_asr: Number
+    over_refusal: Number
+    over_refusal_low: Number
+    over_refusal_high: Number
+    benign_nll: Number
+    n_unjudged: int
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> number, as logged."""
+        return {name: value for name, value in asdict(self).items() if name != "setup"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finetuned model after some optimizer steps; `distance` from the base is relative to the base's norm."""
+
+    uri: str
+    step: int
+    distance: Number
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuning(Result):
+    """What a finetuning was made of, and the safety of its checkpoints; the first is the base, at step 0."""
+
+    kind: ClassVar[str] = "finetuning"
+    model: str
+    counts: dict[str, int]
+    checkpoints: tuple[Checkpoint, ...]
