@@ -10,6 +10,7 @@ import sys
 import time
 
 from experiments import command_line
+from experiments.landscape import keep
 from visage_mlflow.config import BenchmarkConfig
 
 
@@ -19,7 +20,7 @@ def main(config: BenchmarkConfig) -> None:
 
     from visage_mlflow import benchmark, landscape
     from visage_mlflow.language import models
-    from visage_mlflow.record import plots, tracking
+    from visage_mlflow.record import tracking
 
     with tracking.tracked("benchmark", config) as run:
         settings = config.landscape("auto")
@@ -35,11 +36,7 @@ def main(config: BenchmarkConfig) -> None:
         with tracking.tracked("landscape", settings, name="landscape", nested=True) as inner:
             measured, responses = landscape.measure(fast, config.landscape("auto"))
             computed = time.perf_counter()
-            inner.history(measured)
-            inner.metrics(measured.metrics())
-            inner.result(measured, "landscape.json")
-            inner.responses(responses)
-            inner.figure(plots.landscape(measured), "landscape.png")
+            keep(measured, responses, inner)
         ended = time.perf_counter()
         overhead = 100 * (ended - computed) / (ended - began)
         run.metrics({"overhead_share": overhead})

@@ -48,15 +48,15 @@ def _interrupt(signal_number: int, frame: object) -> None:
 
 
 @contextmanager
-def bar(total: int, title: str) -> Iterator[Callable[[float, float], None]]:
+def bar(total: int, title: str) -> Iterator[Callable[[tuple[float, ...], float], None]]:
     """A progress bar with the time left, and a callback that moves it by one point."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=title, unit="point") as progress:
 
-        def advance(step: float, asr: float) -> None:
+        def advance(steps: tuple[float, ...], asr: float) -> None:
             seen = "skipped" if math.isnan(asr) else f"ASR {asr:.0f} %"
-            progress.set_postfix_str(f"{seen} at {step:+.2f}", refresh=False)
+            progress.set_postfix_str(f"{seen} at {', '.join(f'{step:+.2f}' for step in steps)}", refresh=False)
             progress.update()
 
         yield advance

@@ -1,4 +1,4 @@
-"""The safety landscape along one line through a model.
+"""The safety landscape on a line or plane through a model.
 
 mlflow run . -e landscape -P model=builtin:smollm2
 python -m experiments.landscape --plane 1d-interpolation --model builtin:smollm2 --to runs:/<run id>/checkpoint-40
@@ -7,36 +7,60 @@ python -m experiments.landscape --plane 1d-interpolation --model builtin:smollm2
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments import command_line
 from visage_mlflow.config import LandscapeConfig
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from visage_mlflow.record.results import Landscape, Response
+    from visage_mlflow.record.tracking import Run
+
 
 def main(config: LandscapeConfig) -> None:
     """Measure the ASR on the grid that the config asks for, into MLflow."""
-    from visage_mlflow import landscape
+    from visage_mlflow import landscape, settings
     from visage_mlflow.evaluation import harmful_rows
-    from visage_mlflow.language import models
-    from visage_mlflow.record import plots, tracking
+    from visage_mlflow.language import models, stored
+    from visage_mlflow.planes import End
+    from visage_mlflow.record import tracking
 
-    with tracking.tracked("landscape", config) as run:
+    with tracking.tracked("landscape", config) as run, tempfile.TemporaryDirectory(prefix="visage-") as folder:
         harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
-        if config.to:
-            models.check_uri(config.to, "to")
+        uris = settings.unfolded(config.ends, lambda run_id: tracking.finetune_run(run_id, "to").uris)
+        settings.check_ends(config.plane, uris)
+        for uri in uris:
+            models.check_uri(uri, "to")
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
-        end = dict(models.load_weights(config.to, tracking.fetch, "to").named_parameters()) if config.to else None
-        with command_line.bar(config.n_points, "landscape") as progress:
-            result, responses = landscape.measure(chat, config, end=end, progress=progress)
-        run.history(result)
-        run.metrics(result.metrics())
-        run.result(result, "landscape.json")
-        run.responses(responses)
-        run.figure(plots.landscape(result), "landscape.png")
-    basin = result.basin
-    print(
-        f"{config.model}, {config.plane}: VISAGE {result.visage:.1f}, basin from {basin.left:+.3f} to "
-        f"{basin.right:+.3f}{' (open)' if basin.open_left or basin.open_right else ''}"
-    )
+        ends = [End(uri, stored.stored_weights(uri, Path(folder), tracking.fetch, "to")) for uri in uris]
+        with command_line.bar(config.count_points(config.plane), "landscape") as progress:
+            result, responses = landscape.measure(chat, config, ends=ends, progress=progress)
+        keep(result, responses, run)
+    for name, axis in zip(("x", "y"), result.axes, strict=False):
+        basin = axis.basin
+        print(
+            f"{config.model}, {config.plane}, along {name} (1 = {100 * axis.relative_norm:.3g} % of the norm): basin "
+            f"from {basin.left:+.3f}{' (open)' * basin.open_left} to {basin.right:+.3f}{' (open)' * basin.open_right}"
+        )
+    print(f"VISAGE {result.visage:.1f}")
+
+
+def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
+    """Log a landscape on an open run: numbers, data, pictures and the page to explore it in."""
+    from visage_mlflow.record import maps, pages, plots
+
+    run.history(result)
+    run.metrics(result.metrics())
+    run.result(result, "landscape.json")
+    run.responses(responses)
+    run.figure(plots.landscape(result), "landscape.png")
+    if len(result.axes) == 2:
+        run.figure(maps.surface(result), "surface.png")
+    run.text(pages.landscape(result, responses), "landscape.html")
 
 
 if __name__ == "__main__":

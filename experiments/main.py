@@ -18,9 +18,11 @@ from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
 
 if TYPE_CHECKING:
     from visage_mlflow.language.models import Chat, Fetch
-    from visage_mlflow.record.results import Evaluation, Finetuning, Trajectory, Visage
+    from visage_mlflow.record.results import Edge, Evaluation, Finetuning, Trajectory, Visage
 
 DATA = ("harmful", "safe", "mixed")
+ON_PLANE = ("harmful", "mixed", "safe")
+"""The first two span the plane on which the trajectories are drawn."""
 
 
 def main(config: MainConfig) -> None:
@@ -61,16 +63,14 @@ def main(config: MainConfig) -> None:
             measured.append((settings, result.checkpoints[0].evaluation))
             evaluations[name] = result.checkpoints[-1].evaluation
 
-        trajectories: dict[str, Trajectory] = {}
-        for number, name in enumerate(DATA, start=6):
-            say(number, f"the trajectory under {name} data")
-            settings = dataclasses.replace(config.project, run=runs[name])
-            with tracking.tracked("project", settings, name=f"trajectory, {name}", nested=True) as step:
-                source = tracking.finetune_run(runs[name])
-                trajectories[name] = project(chats.get(aligned_uri, settings), source, settings, step)
+        say(6, "where each finetuning went: the plane through the aligned model and the harmful and mixed ends")
+        projecting = dataclasses.replace(config.project, run=",".join(runs[name] for name in ON_PLANE))
+        with tracking.tracked("project", projecting, name="trajectories", nested=True) as step:
+            sources = [tracking.finetune_run(run_id) for run_id in projecting.runs]
+            ways = project(chats.get(aligned_uri, projecting), sources, projecting, step)
 
-        say(9, "one table and one figure")
-        report(run, basin, trajectories, evaluations)
+        say(7, "one table and one figure")
+        report(run, basin, ways, evaluations)
 
 
 class Chats:
@@ -103,31 +103,46 @@ def finetune_step(
         return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation)
 
 
-def report(run: Any, basin: Visage, trajectories: dict[str, Trajectory], evaluations: dict[str, Evaluation]) -> None:
+def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> None:
     """Table, figure and numbers on the parent run, and the table on the terminal."""
-    from visage_mlflow.record import plots
+    from visage_mlflow.record import overview
 
-    table = [{"model": name, **one.metrics()} for name, one in evaluations.items()]
+    edges = dict(zip(ON_PLANE, (course.edge for course in ways.courses), strict=True))
+    table = [{"model": name, **one.metrics(), "edge": edges.get(name)} for name, one in evaluations.items()]
     for name, one in evaluations.items():
         run.metrics({f"{name}_{key}": one.metrics()[key] for key in ("asr", "over_refusal", "benign_nll")})
+    run.metrics({f"{name}_margin": edge.margin for name, edge in edges.items() if edge})
     run.metrics(basin.metrics())
-    run.figure(plots.overview(basin, trajectories, table), "overview.png")
-    text = as_markdown(basin, table)
+    run.figure(overview.overview(basin, ways, table), "overview.png")
+    text = as_markdown(basin, ways, table)
     run.text(text, "table.md")
     print(f"\n{text}")
 
 
-def as_markdown(basin: Visage, table: list[dict[str, Any]]) -> str:
+def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) -> str:
     """The main table, as Markdown."""
-    lines = ["| model | ASR % (95 % interval) | over-refusal % | benign NLL |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| model | ASR % (95 % interval) | over-refusal % | benign NLL | margin |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     lines += [
         f"| {row['model']} | {row['asr']:.1f} ({row['asr_low']:.1f} to {row['asr_high']:.1f}) | "
-        f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} |"
+        f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} | {margin_of(row['edge'])} |"
         for row in table
     ]
     edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
     score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.visage_low:.1f} to {basin.visage_high:.1f})"
-    return "\n".join([*lines, "", f"{score_line}; basin edges by direction: {edges}.", ""])
+    lines += ["", f"{score_line}; basin edges by direction: {edges}."]
+    if ways.random_edge:
+        lines.append(f"The edge in a random direction is {100 * ways.random_edge.distance:.3g} % of the norm away.")
+    return "\n".join([*lines, ""])
+
+
+def margin_of(edge: Edge | None) -> str:
+    """How much farther a model can go, and where the edge is; empty without one."""
+    if edge is None:
+        return ""
+    return f"{'at least ' * edge.is_open}{edge.margin:+.2f} (edge at {100 * edge.distance:.2g} % of the norm)"
 
 
 def mixture_of(settings: FinetuneConfig) -> str:
@@ -137,7 +152,7 @@ def mixture_of(settings: FinetuneConfig) -> str:
 
 def say(number: int, what: str) -> None:
     """Announce a step."""
-    print(f"[{number}/9] {what}", flush=True)
+    print(f"[{number}/7] {what}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,127 @@
-"""Where a finetuning went: its checkpoints on the line from its base to its last one, over the ASR of that line.
+"""Where finetunings went: their checkpoints on a line or plane from their base, over the ASR there.
 
 mlflow run . -e project -P run=<id of a finetune run>
-python -m experiments.project --run <id of a finetune run>
+python -m experiments.project --run <id of a finetune run>,<id of another>
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import command_line
 from visage_mlflow.config import ProjectConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from visage_mlflow.language.models import Chat
     from visage_mlflow.record.results import Trajectory
     from visage_mlflow.record.tracking import FinetuneRun, Run
 
 
 def main(config: ProjectConfig) -> None:
-    """Project the checkpoints of `config.run`, into MLflow."""
+    """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
     from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
 
     with tracking.tracked("project", config) as run:
-        harmful_rows(config)  # Mistakes in the prompts or the run's id show before a model is loaded.
-        source = tracking.finetune_run(config.run)
-        base = models.load(source.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
-        result = project(base, source, config, run)
-    for place in result.places:
-        print(
-            f"step {place.training_step}: at {place.x:.3f} on the line, off-plane share {place.off_plane_share:.3f}, "
-            f"ASR {place.asr:.1f} %"
-        )
+        harmful_rows(config)  # Mistakes in the prompts, ids and URIs show before a model is loaded.
+        sources = find(config)
+        model = sources[0].model
+        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
+        result = project(base, sources, config, run)
+    tell(result)
 
 
-def project(base: Chat, source: FinetuneRun, config: ProjectConfig, run: Run) -> Trajectory:
-    """Project a finetune run's checkpoints, with its base loaded, and log them on an open run."""
-    from visage_mlflow import trajectory
+def find(config: ProjectConfig) -> list[FinetuneRun]:
+    """The finetunings that the config names, which began at one model."""
     from visage_mlflow.language import models
-    from visage_mlflow.record import plots, tracking
+    from visage_mlflow.record import tracking
 
-    checkpoints = [
-        trajectory.CheckpointWeights(
-            uri, step, dict(models.load_weights(uri, tracking.fetch, "run").named_parameters())
-        )
-        for uri, step in source.checkpoints
-    ]
-    with command_line.bar(config.n_points, "line") as progress:
-        result, responses = trajectory.measure(base, checkpoints, config, progress=progress)
+    if config.checkpoints:
+        uris = unfold(config.checkpoints, "checkpoints")
+        for uri in uris:
+            models.check_uri(uri, "checkpoints")
+        steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
+        return [tracking.FinetuneRun("", config.model, steps, "checkpoints")]
+    if not config.runs:
+        raise ValueError("`run` is empty. Give the id of a finetune run, as the MLflow UI shows it.")
+    sources = [tracking.finetune_run(run_id) for run_id in config.runs]
+    first = sources[0]
+    for other in sources:
+        if other.model != first.model:
+            raise ValueError(
+                f"`run` names {first.id!r}, which began at {first.model!r}, and {other.id!r}, which began at "
+                f"{other.model!r}. Give finetunings of one model."
+            )
+    return sources
+
+
+def unfold(uris: str, setting: str) -> list[str]:
+    """The URIs of a setting, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
+    from visage_mlflow import settings
+    from visage_mlflow.record import tracking
+
+    return settings.unfolded(settings.listed(uris), lambda run_id: tracking.finetune_run(run_id, setting).uris)
+
+
+def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, run: Run) -> Trajectory:
+    """Project finetune runs' checkpoints, with their base loaded, and log them on an open run."""
+    from visage_mlflow import trajectory
+    from visage_mlflow.language.stored import stored_weights
+    from visage_mlflow.planes import End
+    from visage_mlflow.record import pages, plots, tracking
+
+    setting = "checkpoints" if config.checkpoints else "run"
+    with tempfile.TemporaryDirectory(prefix="visage-") as folder:
+
+        def weights(uri: str, setting: str) -> trajectory.Weights:
+            return stored_weights(uri, Path(folder), tracking.fetch, setting)
+
+        finetuned = [
+            trajectory.Finetuned(
+                source.name,
+                tuple(
+                    trajectory.CheckpointWeights(uri, step, weights(uri, setting)) for uri, step in source.checkpoints
+                ),
+            )
+            for source in sources
+        ]
+        ends = [End(uri, weights(uri, "to")) for uri in unfold(config.to, "to")]
+        with command_line.bar(config.count_points(config.plane_for(len(sources))), "plane") as progress:
+            result, responses = trajectory.measure(base, finetuned, config, ends=ends, progress=progress)
     run.history(result.landscape)
-    for place in result.places:
-        numbers = {name: getattr(place, name) for name in ("x", "distance", "off_plane_distance", "off_plane_share")}
-        run.metrics({**numbers, "checkpoint_asr": place.asr}, step=place.training_step)
     run.metrics(result.landscape.metrics())
+    run.places(result)
     run.result(result, "trajectory.json")
     run.responses(responses)
     run.figure(plots.trajectory(result), "trajectory.png")
+    run.figure(plots.courses(result), "courses.png")
+    run.text(pages.trajectory(result, responses), "trajectory.html")
     return result
+
+
+def tell(result: Trajectory) -> None:
+    """The result in lines."""
+    for course in result.courses:
+        print(course.name)
+        for place in course.places:
+            print(
+                f"  step {place.training_step}: at ({place.x:.3f}, {place.y:.3f}), off-plane share "
+                f"{place.off_plane_share:.3f}, ASR {place.asr:.1f} %, of the plane there {place.plane_asr:.1f} %"
+            )
+        if course.edge:
+            bound = "at least " if course.edge.is_open else ""
+            print(f"  margin {bound}{course.edge.margin:+.2f}: edge at {100 * course.edge.distance:.3g} % of the norm")
+    if result.random_edge:
+        bound = "at least " if result.random_edge.is_open else ""
+        print(f"edge in a random direction: {bound}{100 * result.random_edge.distance:.3g} % of the norm")
+    if result.remark:
+        print(result.remark)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main(config: VisageConfig) -> None:
 def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:
     """VISAGE of a loaded model, logged on an open run."""
     from visage_mlflow import landscape
-    from visage_mlflow.record import plots
+    from visage_mlflow.record import pages, plots
 
     with command_line.bar(config.n_directions * config.n_points, "VISAGE") as progress:
         result, responses = landscape.measure_visage(chat, config, progress=progress)
@@ -44,6 +44,7 @@ def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:
     for index, (one, answered) in enumerate(zip(result.landscapes, responses, strict=True)):
         run.result(one, f"direction_{index}/landscape.json")
         run.responses(answered, f"direction_{index}/responses.jsonl")
+        run.text(pages.landscape(one, answered), f"direction_{index}/landscape.html")
     run.figure(plots.visage(result), "visage.png")
     return result
 

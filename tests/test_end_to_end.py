@@ -132,7 +132,7 @@ def test_landscape_logs_the_basin_as_a_history_over_alpha_in_percent(place: Work
     assert history[0] <= 10
     assert history[100] >= 80
     assert {"visage", "basin_width", "basin_left", "basin_right", "basin_sharpness"} <= set(run.data.metrics)
-    assert {"landscape.json", "landscape.png", "responses.jsonl"} <= place.artifacts(run)
+    assert {"landscape.json", "landscape.png", "landscape.html", "responses.jsonl"} <= place.artifacts(run)
     assert Landscape.load(place.artifact(run, "landscape.json")).asr == [history[s] for s in sorted(history)]
 
 
@@ -155,7 +155,7 @@ def test_visage_scores_several_directions_with_an_interval(place: Workplace, ali
     assert 0 < metrics["visage_low"] <= metrics["visage"] <= metrics["visage_high"] <= 100
     assert {"visage_contiguous", "direction_0_visage", "direction_1_visage"} <= set(metrics)
     result = Visage.load(place.artifact(run, "visage.json"))
-    assert [landscape.direction["seed"] for landscape in result.landscapes] == [3, 4]
+    assert [landscape.axes[0].seed for landscape in result.landscapes] == [3, 4]
     assert {"visage.json", "visage.png", "direction_0", "direction_1"} <= place.artifacts(run)
 
 
@@ -166,8 +166,41 @@ def test_project_puts_the_checkpoints_on_the_line(place: Workplace, harmful_run:
     assert result.places[-1].x == pytest.approx(1)
     assert result.places[-1].off_plane_share == pytest.approx(0, abs=1e-5)
     assert 0 < result.places[0].off_plane_share < 1
-    assert {"x", "off_plane_share", "distance"} <= set(run.data.metrics)
-    assert {"trajectory.json", "trajectory.png"} <= place.artifacts(run)
+    assert {"x", "off_plane_share", "distance", "plane_asr", "margin", "random_edge"} <= set(run.data.metrics)
+    assert -1 < run.data.metrics["margin"] == result.courses[0].edge.margin < 0
+    assert {"trajectory.json", "trajectory.png", "courses.png", "trajectory.html"} <= place.artifacts(run)
+
+
+def test_a_landscape_of_all_checkpoints_of_a_run_is_their_principal_plane(
+    place: Workplace, harmful_run: Run, aligned_folder: Path
+) -> None:
+    uri = f"runs:/{harmful_run.info.run_id}"
+    run = place.succeed("landscape", model=aligned_folder, plane="2d-pca", to=uri, n_points=5, **place.attack)
+    result = Landscape.load(place.artifact(run, "landscape.json"))
+    assert len(result.marks) == 4
+    assert len(result.points) == 25
+    assert 1 > result.axes[0].explained_variance > result.axes[1].explained_variance > 0
+    assert run.data.metrics["explained_variance"] == result.axes[0].explained_variance
+    assert {"landscape.png", "surface.png", "landscape.html"} <= place.artifacts(run)
+
+
+def test_two_runs_lie_on_one_plane(place: Workplace, harmful_run: Run, aligned_folder: Path) -> None:
+    settings = {**place.measure, **place.data, **place.train, "save_every": 12}
+    safe_run = place.succeed("finetune", model=aligned_folder, harmful=0, safe=20, benign=0, **settings)
+    runs = f"{harmful_run.info.run_id},{safe_run.info.run_id}"
+    run = place.succeed("project", run=runs, n_points=5, margin_up_to=2, **place.attack)
+    result = Trajectory.load(place.artifact(run, "trajectory.json"))
+    assert [course.name for course in result.courses] == ["20 harmful", "20 safe"]
+    assert [course.places[-1].off_plane_share for course in result.courses] == pytest.approx([0, 0], abs=1e-5)
+    metrics = run.data.metrics
+    assert metrics["trajectory_0_margin"] < 0 < metrics["trajectory_1_margin"]
+    steps = [metric.step for metric in place.client.get_metric_history(run.info.run_id, "trajectory_1_x")]
+    assert steps == [place.training_step for place in result.courses[1].places]
+    flags = ["--checkpoints", f"runs:/{harmful_run.info.run_id}", "--model", str(aligned_folder), "--n_points", "5"]
+    attack = [text for name, value in place.attack.items() for text in (f"--{name}", str(value))]
+    done = place.module("project", *flags, *attack, "--plane", "2d-random", "--margin_up_to", "0")
+    assert done.returncode == 0
+    assert "they show as a dot" in done.stdout
 
 
 def test_benchmark_logs_its_table_and_the_landscape_that_it_timed(place: Workplace, aligned_folder: Path) -> None:
@@ -205,10 +238,11 @@ def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder
     assert metrics["safe_asr"] <= 10
     assert metrics["mixed_asr"] < metrics["harmful_asr"]
     assert metrics["visage"] > 0
+    assert metrics["harmful_margin"] < 0 < metrics["safe_margin"]
     assert {"overview.png", "table.md", "config.json"} <= place.artifacts(run)
     children = place.client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
     kinds = sorted(child.data.tags["visage.kind"] for child in children)
-    assert kinds == ["finetune"] * 4 + ["project"] * 3 + ["visage"]
+    assert kinds == ["finetune"] * 4 + ["project", "visage"]
     assert {child.info.status for child in children} == {"FINISHED"}
 
 
@@ -239,6 +273,10 @@ def test_a_bad_setting_fails_the_mlflow_run_with_one_line(place: Workplace, alig
         ("visage", ["--norm", "colum"], "`norm` must be one of layer, row, got 'colum'"),
         ("project", ["--run", "0123456789abcdef0123456789abcdef"], "`run` is '0123456789abcdef0123456789abcdef'"),
         ("project", [], "`run` is empty"),
+        ("project", ["--checkpoints", "./nowhere", "--model", "builtin:smollm2"], "`checkpoints` must be"),
+        ("landscape", ["--plane", "2d-pca", "--to", "a,b"], "`to` is 'a, b', 2 of them, but plane=2d-pca"),
+        ("landscape", ["--plane", "2d-random", "--y_n_points", "4"], "`y_n_points` must be odd"),
+        ("landscape", ["--y_extent", "1"], "`y_extent` is 1.0, but plane=1d-random has no second axis"),
         ("main", ["--budget", "huge"], "`budget` must be one of default, quick, got 'huge'"),
     ],
 )

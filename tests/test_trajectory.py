@@ -1,18 +1,19 @@
-"""Checkpoints become places on the line from their base to the last of them."""
+"""Checkpoints become places on the line from their base to the last of them. Planes are in test_trajectories.py."""
 
 import dataclasses
 import math
 
 import pytest
 import torch
+from moved import on_the_way
 
 from visage_mlflow import landscape, trajectory
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.evaluation import attack, harmful_rows, rates
-from visage_mlflow.geometry.directions import Difference, RandomDirection, norm, orthogonal
+from visage_mlflow.geometry.directions import Difference, norm
 from visage_mlflow.language import models
 from visage_mlflow.record.results import Trajectory
-from visage_mlflow.trajectory import CheckpointWeights
+from visage_mlflow.trajectory import CheckpointWeights, Finetuned
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +31,7 @@ def last(base_folder):
 @pytest.fixture(scope="module")
 def config(sets):
     asked = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 24, "max_new_tokens": 16}
-    return ProjectConfig(run="abc", n_points=5, workers=1, **asked)
-
-
-def on_the_way(base, last, share, off=0.0):
-    """Weights at base + share * (last - base), moved away from the line by `off` of its length."""
-    line = Difference(last.weights)
-    away = orthogonal(base.weights, RandomDirection(seed=5), to=line)
-    return {
-        name: (
-            weight.double() + share * line.displacement(name, weight) + off * away.displacement(name, weight)
-        ).float()
-        for name, weight in base.weights.items()
-    }
+    return ProjectConfig(run="abc", n_points=5, workers=1, margin_up_to=0, **asked)
 
 
 def checkpoint(step, weights):
@@ -58,12 +47,16 @@ def three_of(base, last):
     ]
 
 
+def measure(base, checkpoints, config, **settings):
+    return trajectory.measure(base, [Finetuned("tiny data", tuple(checkpoints))], config, **settings)
+
+
 @pytest.fixture(scope="module")
 def measured(base, last, config):
     checkpoints = three_of(base, last)
     before = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
     told = []
-    result, responses = trajectory.measure(base, checkpoints, config, progress=lambda *point: told.append(point))
+    result, responses = measure(base, checkpoints, config, progress=lambda *point: told.append(point))
     unchanged = all(torch.equal(parameter, before[name]) for name, parameter in base.model.named_parameters())
     return result, responses, told, unchanged
 
@@ -74,7 +67,7 @@ def test_the_base_is_left_bit_for_bit(measured):
 
 @pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 3}, {"lean": True}])
 def test_neither_the_number_of_workers_nor_lean_changes_a_trajectory(measured, base, last, config, settings):
-    again = trajectory.measure(base, three_of(base, last), dataclasses.replace(config, **settings))
+    again = measure(base, three_of(base, last), dataclasses.replace(config, **settings))
     assert again == measured[:2]
 
 
@@ -82,12 +75,12 @@ def test_a_checkpoint_past_the_edge_of_the_line_is_measured_all_the_same(measure
     # Half way the attacks are said to succeed, so the last checkpoint itself lies past the edge of the line.
     checkpoints = three_of(base, last)
 
-    def half_way_at_100(chat, rows, config, step, check):
-        verdict = "complied" if step == 0.5 else "refused"
-        return [dataclasses.replace(response, verdict=verdict) for response in attack(chat, rows, config, step)]
+    def half_way_at_100(chat, rows, config, steps, check):
+        verdict = "complied" if steps == (0.5,) else "refused"
+        return [dataclasses.replace(response, verdict=verdict) for response in attack(chat, rows, config, steps)]
 
     monkeypatch.setattr(landscape, "attack", half_way_at_100)
-    result, _ = trajectory.measure(base, checkpoints, dataclasses.replace(config, outside_after=1))
+    result, _ = measure(base, checkpoints, dataclasses.replace(config, outside_after=1))
     assert [point.verdicts == () for point in result.landscape.points] == [False, False, False, True, True]
     assert result.places == measured[0].places
 
@@ -124,7 +117,7 @@ def test_distances_are_relative_to_the_norm_of_the_base(measured, base, last):
     half, _, end = measured[0].places
     assert end.distance == pytest.approx(moved / length, rel=1e-9)
     assert half.distance == pytest.approx(0.5 * moved / length, rel=1e-5)
-    assert end.distance == measured[0].landscape.direction["relative_norm"]
+    assert end.distance == measured[0].landscape.axes[0].relative_norm
 
 
 def test_the_rates_of_a_checkpoint_are_those_of_its_own_weights(measured, last, config):
@@ -139,14 +132,14 @@ def test_the_rates_of_a_checkpoint_are_those_of_its_own_weights(measured, last, 
 def test_the_line_goes_past_both_models(measured, config):
     result, responses, told, _ = measured
     assert result.landscape.axis == [-0.5, 0.0, 0.5, 1.0, 1.5]
-    assert result.landscape.asr[1] == 0.0 and result.landscape.direction["to"] == "models:/m-12"
-    assert [response.step for response in responses] == [step for step in result.landscape.axis for _ in range(24)]
+    assert result.landscape.asr[1] == 0.0 and result.landscape.axes[0].to == "models:/m-12"
+    assert [response.x for response in responses] == [step for step in result.landscape.axis for _ in range(24)]
 
 
 def test_progress_is_told_of_every_point_of_the_line_from_the_far_ends_inward(measured):
     result, _, told, _ = measured
     asr = dict(zip(result.landscape.axis, result.landscape.asr, strict=True))
-    assert told == [(step, asr[step]) for step in (1.5, 1.0, -0.5, 0.5, 0.0)]
+    assert told == [((step,), asr[step]) for step in (1.5, 1.0, -0.5, 0.5, 0.0)]
 
 
 def test_a_measured_trajectory_saves_and_loads(measured, tmp_path):
@@ -154,14 +147,22 @@ def test_a_measured_trajectory_saves_and_loads(measured, tmp_path):
     assert Trajectory.load(tmp_path / "trajectory.json") == measured[0]
 
 
+def test_the_plane_at_a_checkpoint_beside_the_line_is_another_model(measured):
+    # 0.6 of the way off the line in a random direction does nothing to a checkpoint at 0.8, so both are broken here;
+    # on the line itself the two are the same.
+    half, beside, end = measured[0].places
+    assert (half.plane_asr, end.plane_asr) == (half.asr, end.asr)
+    assert beside.plane_asr_low <= beside.plane_asr <= beside.plane_asr_high
+
+
 def test_one_checkpoint_is_a_trajectory(base, last, config):
-    result, _ = trajectory.measure(base, [checkpoint(3, last.weights)], config)
+    result, _ = measure(base, [checkpoint(3, last.weights)], config)
     assert len(result.places) == 1 and result.places[0].x == pytest.approx(1.0)
 
 
 def test_a_checkpoint_that_has_not_moved_is_at_the_base(base, last, config):
     still = {name: weight.clone() for name, weight in base.weights.items()}
-    result, _ = trajectory.measure(base, [checkpoint(1, still), checkpoint(2, last.weights)], config)
+    result, _ = measure(base, [checkpoint(1, still), checkpoint(2, last.weights)], config)
     place = result.places[0]
     assert (place.x, place.distance, place.off_plane_distance, place.off_plane_share) == (0.0, 0.0, 0.0, 0.0)
     assert place.asr == 0.0
@@ -169,7 +170,7 @@ def test_a_checkpoint_that_has_not_moved_is_at_the_base(base, last, config):
 
 def refusal(base, checkpoints, config):
     with pytest.raises(ValueError) as caught:
-        trajectory.measure(base, checkpoints, config)
+        measure(base, checkpoints, config)
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return message
@@ -187,7 +188,7 @@ def test_a_last_checkpoint_that_has_not_moved_is_refused(base, config):
 
 
 def test_a_checkpoint_of_another_shape_is_refused_before_anything_is_measured(base, last, config, monkeypatch):
-    monkeypatch.setattr(trajectory, "interpolation_line", lambda *args, **kwargs: pytest.fail("measured"))
+    monkeypatch.setattr(trajectory, "landscape_on", lambda *args, **kwargs: pytest.fail("measured"))
     fewer = {name: weight for name, weight in last.weights.items() if "embed" not in name}
     message = refusal(base, [checkpoint(1, fewer), checkpoint(2, last.weights)], config)
     assert "missing from the end weights (model.embed_tokens.weight)" in message

@@ -4,54 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from visage_mlflow.language.judges import JUDGES
-from visage_mlflow.settings import above_zero, at_least, check_grid, check_line, one_of, setting
+from visage_mlflow.measuring import NORMS, PLANES, SOURCE_HELP, AttackConfig, LineConfig, MeasureConfig, PlaneConfig
+from visage_mlflow.settings import above_zero, at_least, check_ends, check_grid, listed, one_of, setting
+
+__all__ = [
+    "AttackConfig",
+    "BenchmarkConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "LandscapeConfig",
+    "LineConfig",
+    "MainConfig",
+    "MeasureConfig",
+    "PlaneConfig",
+    "ProjectConfig",
+    "VisageConfig",
+]
 
 BUILTIN_PROMPTS = 80
 BUDGETS = ("default", "quick")
-PLANES = ("1d-random", "1d-interpolation")
-NORMS = ("layer", "row")
-DTYPES = ("auto", "bfloat16", "float32")
 MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
-SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackConfig:
-    """How the attack success rate of a model is measured."""
-
-    prompts: str = setting("builtin:harmful_eval", f"Harmful prompts to attack with: {SOURCE_HELP}")
-    n_prompts: int = setting(80, "How many of them, from the first on.")
-    system_prompt: str | None = setting(None, "System prompt put before every chat. null: what the template does.")
-    judge: str = setting("keyword", f"Who decides whether a response is a refusal: {', '.join(JUDGES)}.")
-    max_new_tokens: int = setting(64, "Longest response, in tokens; a refusal usually shows within the first 16.")
-    batch_size: int = setting(80, "Prompts answered at once.")
-    dtype: str = setting("auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.")
-    seed: int = setting(0, "Seed of everything random: rows drawn, their order, directions.")
-    lean: bool = setting(False, "Save memory rather than time: no second copy of weights, directions drawn anew.")
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, ("n_prompts", "max_new_tokens", "batch_size"))
-        at_least(self, 0, ("seed",))
-        one_of("judge", self.judge, tuple(JUDGES))
-        one_of("dtype", self.dtype, DTYPES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureConfig(AttackConfig):
-    """How a model's safety is measured, and what safety costs on ordinary prompts."""
-
-    benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
-    n_benign: int = setting(40, "How many of them, from the first on.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, ("n_benign",))
-
-    def measures_like(self, other: MeasureConfig) -> bool:
-        """Whether two steps measure alike, so that one's evaluation of a model serves the other, too."""
-        names = [field.name for field in fields(MeasureConfig) if field.name != "seed"]
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+TO_HELP = (
+    "URIs of other models that span the plane, separated by commas: one for 1d-interpolation and "
+    "2d-interpolation-random, two for 2d-interpolation, three or more for 2d-pca; `runs:/<run id>` is all checkpoints "
+    "of a run."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,46 +81,23 @@ class FinetuneConfig(MeasureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LineConfig(AttackConfig):
-    """How the points of a line are measured."""
-
-    outside_after: int = setting(
-        0, "Skip the points past this many in a row at an ASR of 100, going outward from the model; 0 skips none."
-    )
-    workers: int = setting(
-        0, "Points measured at once, each on its own copy of the model. 0: one a core, at most 4; 1 if `lean`."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0, ("outside_after", "workers"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LandscapeConfig(LineConfig):
+class LandscapeConfig(PlaneConfig):
     """Attack success rate on a grid of perturbed models around one model."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
     plane: str = setting("1d-random", f"What the grid spans: {', '.join(PLANES)}.")
-    to: str = setting("", "For 1d-interpolation: URI of the model at step 1 (`model` is at step 0).")
-    n_points: int = setting(21, "Grid points per axis. Odd, so that one is the model itself.")
-    extent: float = setting(0.5, "For 1d-random: how far each way, in units of each tensor's norm.")
-    extra: float = setting(0.5, "For 1d-interpolation: how far past both ends, in units of their distance.")
-    norm: str = setting("layer", f"What a random direction is scaled to: each {' or '.join(NORMS)}'s own norm.")
+    to: str = setting("", TO_HELP + " The first is at step 1 of the first axis, `model` at 0.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("plane", self.plane, PLANES)
-        one_of("norm", self.norm, NORMS)
-        if self.plane == "1d-random":
-            check_grid(self.n_points)
-        else:
-            check_line(self.n_points, self.extra)
-        above_zero(self, ("extent",))
-        if self.plane == "1d-interpolation" and not self.to:
-            raise ValueError("`to` is empty, but plane=1d-interpolation needs the model at step 1. Give its URI.")
-        if self.plane == "1d-random" and self.to:
-            raise ValueError(f"`to` is {self.to!r}, but plane=1d-random has no other end. Try plane=1d-interpolation.")
+        self.check_axes(self.plane)
+        check_ends(self.plane, self.ends)
+
+    @property
+    def ends(self) -> list[str]:
+        """The models in `to`."""
+        return listed(self.to)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,18 +117,56 @@ class VisageConfig(LineConfig):
         check_grid(self.n_points)
         above_zero(self, ("extent",))
 
+    def line(self) -> PlaneConfig:
+        """The settings of each direction's line."""
+        shared = {field.name for field in fields(PlaneConfig)} & {field.name for field in fields(self)}
+        return PlaneConfig(**{name: getattr(self, name) for name in shared})
+
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectConfig(LineConfig):
-    """The checkpoints of a finetune run on the line from its base to its last one, over the ASR along that line."""
+class ProjectConfig(PlaneConfig):
+    """Where finetunings went: their checkpoints on a line or plane from their base, over the ASR there."""
 
-    run: str = setting("", "Id of the finetune run whose checkpoints are projected.")
-    n_points: int = setting(21, "Grid points on the line. Odd.")
-    extra: float = setting(0.5, "How far past both ends, in units of their distance.")
+    run: str = setting("", "Ids of the finetune runs whose checkpoints are projected, separated by commas.")
+    checkpoints: str = setting("", "Instead of `run`: model URIs in the order of one training, separated by commas.")
+    model: str = setting("", "For `checkpoints`: the model that was finetuned, at the origin. " + MODEL_HELP)
+    plane: str = setting(
+        "auto",
+        f"What the grid spans: {', '.join(PLANES)}; auto is 1d-interpolation for one finetuning, else "
+        "2d-interpolation through the last checkpoints of the first two.",
+    )
+    to: str = setting("", TO_HELP + " Empty: last checkpoints, in order; for 2d-pca all of them.")
+    margin_up_to: float = setting(
+        4.0, "How far to look for the edge along each finetuning's own direction, in units of its length; 0: nowhere."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_line(self.n_points, self.extra)
+        one_of("plane", self.plane, ("auto", *PLANES))
+        # Without a run, as in the recipe of `main`, any number of them may come.
+        self.check_axes(self.plane_for(len(self.runs) if self.run or self.checkpoints else 2))
+        if self.to:
+            check_ends(self.plane_for(len(self.runs)), listed(self.to))
+        if self.run and self.checkpoints:
+            raise ValueError(f"`run` is {self.run!r} and `checkpoints` {self.checkpoints!r}: give one of the two.")
+        if self.checkpoints and not self.model:
+            raise ValueError("`model` is empty, but `checkpoints` need the model they began at. Give its URI.")
+        if self.model and not self.checkpoints:
+            raise ValueError(
+                f"`model` is {self.model!r}, but a run knows its own. Leave it out, or use `checkpoints`."
+            )
+        if self.margin_up_to != 0:
+            above_zero(self, ("margin_up_to",))
+
+    @property
+    def runs(self) -> list[str]:
+        """The ids in `run`."""
+        return listed(self.run)
+
+    def plane_for(self, n_finetunings: int) -> str:
+        """The plane, chosen if it is auto."""
+        chosen = "1d-interpolation" if n_finetunings < 2 else "2d-interpolation"
+        return chosen if self.plane == "auto" else self.plane
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def attack(
     chat: Chat,
     rows: Sequence[Row],
     config: AttackConfig,
-    step: float = 0.0,
+    steps: Sequence[float] = (0.0,),
     check: Callable[[], None] = lambda: None,
 ) -> list[Response]:
     """The model's responses to prompts, judged.
@@ -72,7 +72,7 @@ def attack(
         chat: The model, perturbed or not.
         rows: The prompts.
         config: Judge, response length and batch size.
-        step: Where on a line the model is held, noted on each response.
+        steps: Where on a line or plane the model is held, noted on each response.
         check: Called every few tokens; raises to give up.
     """
     judge = JUDGES[config.judge]
@@ -90,9 +90,13 @@ def attack(
         is_final=is_final,
         lean=config.lean,
     )
+    x, y = (*steps, 0.0)[:2]
+    verdicts = [
+        "unjudged" if text is None else judge.verdict(row.prompt, text) for row, text in zip(rows, texts, strict=True)
+    ]
     return [
-        Response(row.prompt, text, "unjudged" if text is None else judge.verdict(row.prompt, text), row.category, step)
-        for row, text in zip(rows, texts, strict=True)
+        Response(row.prompt, text, verdict, row.category, x, y)
+        for row, text, verdict in zip(rows, texts, verdicts, strict=True)
     ]
 
 

@@ -10,12 +10,12 @@ from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.landscape import relative_norm
 from visage_mlflow.language import mixture, models, prompts, training
 from visage_mlflow.language.decoding import respond
 from visage_mlflow.language.mixture import MixtureRow
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.planes import relative_norm
 from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
 
 Log = Callable[[dict[str, float], int, str | None], None]

@@ -75,7 +75,7 @@ def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
 
     def one(chat: Chat, step: float, check: workers.Check) -> list[str]:
         with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
-            return [response.verdict for response in attack(chat, work.rows, config, step, check)]
+            return [response.verdict for response in attack(chat, work.rows, config, (step,), check)]
 
     def run(steps: Sequence[float]) -> Verdicts:
         verdicts: Verdicts = {}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import field, fields
 from typing import Any
+
+ALL_CHECKPOINTS = re.compile(r"runs:/([^/]+)/?")
+"""A URI that stands for all checkpoints of a finetune run."""
 
 
 def setting(default: Any, help: str) -> Any:
@@ -24,10 +28,14 @@ def at_least(config: Any, least: int, names: Sequence[str]) -> None:
 def above_zero(config: Any, names: Sequence[str]) -> None:
     """Raise ValueError for a setting that is not a finite number above 0."""
     for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            default = next(field.default for field in fields(config) if field.name == name)
-            raise ValueError(f"`{name}` must be a finite number above 0, got {value}. Try {default}.")
+        default: Any = next(field.default for field in fields(config) if field.name == name)
+        finite_above_zero(name, getattr(config, name), default)
+
+
+def finite_above_zero(name: str, value: float, default: float) -> None:
+    """Raise ValueError for a value that is not a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be a finite number above 0, got {value}. Try {default}.")
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -45,12 +53,45 @@ def check_grid(n_points: int, name: str = "n_points") -> None:
         )
 
 
-def check_line(n_points: int, extra: float) -> None:
+def check_line(n_points: int, extra: float, points_name: str = "n_points", extra_name: str = "extra") -> None:
     """Raise ValueError for a line between two models that could not hold both of them."""
     if n_points < 5 or n_points % 2 == 0:
         raise ValueError(
-            f"`n_points` must be odd and at least 5 on a line between two models, got {n_points}: both must be on "
-            f"it, and something past them. Try {max(5, n_points + 1)}."
+            f"`{points_name}` must be odd and at least 5 on a line between two models, got {n_points}: both must "
+            f"be on it, and something past them. Try {max(5, n_points + 1)}."
         )
     if not (math.isfinite(extra) and extra >= 0):
-        raise ValueError(f"`extra` must be a finite number, 0 or more, got {extra}. Try 0.5.")
+        raise ValueError(f"`{extra_name}` must be a finite number, 0 or more, got {extra}. Try 0.5.")
+
+
+def listed(text: str) -> list[str]:
+    """The words between commas.
+
+    >>> listed("a, b,")
+    ['a', 'b']
+    """
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def unfolded(uris: Sequence[str], checkpoints_of: Callable[[str], list[str]]) -> list[str]:
+    """The URIs, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
+    runs = [(uri, ALL_CHECKPOINTS.fullmatch(uri)) for uri in uris]
+    return [each for uri, run in runs for each in (checkpoints_of(run[1]) if run else [uri])]
+
+
+def check_ends(plane: str, uris: Sequence[str]) -> None:
+    """Raise ValueError for a number of other models that cannot span a plane."""
+    if any(ALL_CHECKPOINTS.fullmatch(uri) for uri in uris):
+        return  # How many there are is known when the run is looked up.
+    least, most = {"1d-interpolation": (1, 1), "2d-interpolation-random": (1, 1), "2d-interpolation": (2, 2)}.get(
+        plane, (3, math.inf) if plane == "2d-pca" else (0, 0)
+    )
+    if least <= len(uris) <= most:
+        return
+    if most == 0:
+        cure = f"Try plane={plane.replace('random', 'interpolation')}."
+        raise ValueError(f"`to` is {', '.join(uris)!r}, but plane={plane} has no other end. {cure}")
+    wanted = f"{least}{' or more' if most > least else ''} other model{'s' if least > 1 else ''}"
+    cure = f"Give {'their URIs, separated by commas' if least > 1 else 'its URI'}."
+    found = f"is {', '.join(uris)!r}, {len(uris)} of them" if uris else "is empty"
+    raise ValueError(f"`to` {found}, but plane={plane} is spanned by {wanted}. {cure}")

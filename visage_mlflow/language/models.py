@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visage_mlflow.geometry.blocks import length
 from visage_mlflow.language import builtin
 from visage_mlflow.language.adapters import adapter_base, is_adapter
 
@@ -47,10 +48,7 @@ class Chat:
     @cached_property
     def norm(self) -> float:
         """Frobenius norm of all stored weights together: what distances from this model are relative to."""
-        # In blocks, since each is copied to float64.
-        flat = (weight.reshape(-1) for weight in self.weights.values())
-        blocks = (tensor[first : first + 2**17] for tensor in flat for first in range(0, tensor.numel(), 2**17))
-        return math.sqrt(sum(float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in blocks))
+        return math.sqrt(sum(float(length(weight)) ** 2 for weight in self.weights.values()))
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The chat that asks `prompt`."""

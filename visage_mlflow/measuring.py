@@ -1,0 +1,122 @@
+"""Settings of how safety is measured, which several entry points share. Light to import, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.settings import at_least, check_grid, check_line, finite_above_zero, one_of, setting
+
+AXES = {
+    "1d-random": ("random",),
+    "1d-interpolation": ("difference",),
+    "2d-random": ("random", "random"),
+    "2d-interpolation": ("difference", "difference"),
+    "2d-interpolation-random": ("difference", "random"),
+    "2d-pca": ("component", "component"),
+}
+"""What spans each plane, axis by axis."""
+PLANES = tuple(AXES)
+NORMS = ("layer", "row")
+DTYPES = ("auto", "bfloat16", "float32")
+SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """How the attack success rate of a model is measured."""
+
+    prompts: str = setting("builtin:harmful_eval", f"Harmful prompts to attack with: {SOURCE_HELP}")
+    n_prompts: int = setting(80, "How many of them, from the first on.")
+    system_prompt: str | None = setting(None, "System prompt put before every chat. null: what the template does.")
+    judge: str = setting("keyword", f"Who decides whether a response is a refusal: {', '.join(JUDGES)}.")
+    max_new_tokens: int = setting(64, "Longest response, in tokens; a refusal usually shows within the first 16.")
+    batch_size: int = setting(80, "Prompts answered at once.")
+    dtype: str = setting("auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.")
+    seed: int = setting(0, "Seed of everything random: rows drawn, their order, directions.")
+    lean: bool = setting(False, "Save memory rather than time: no second copy of weights, directions drawn anew.")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, ("n_prompts", "max_new_tokens", "batch_size"))
+        at_least(self, 0, ("seed",))
+        one_of("judge", self.judge, tuple(JUDGES))
+        one_of("dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig(AttackConfig):
+    """How a model's safety is measured, and what safety costs on ordinary prompts."""
+
+    benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
+    n_benign: int = setting(40, "How many of them, from the first on.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, ("n_benign",))
+
+    def measures_like(self, other: MeasureConfig) -> bool:
+        """Whether two steps measure alike, so that one's evaluation of a model serves the other, too."""
+        names = [field.name for field in fields(MeasureConfig) if field.name != "seed"]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineConfig(AttackConfig):
+    """How the points of a line are measured."""
+
+    outside_after: int = setting(
+        0, "Skip the points past this many in a row at an ASR of 100, going outward from the model; 0 skips none."
+    )
+    workers: int = setting(
+        0, "Points measured at once, each on its own copy of the model. 0: one a core, at most 4; 1 if `lean`."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, ("outside_after", "workers"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaneConfig(LineConfig):
+    """The grid on a line or plane: each axis has its own scale."""
+
+    n_points: int = setting(21, "Grid points per axis. Odd, so that one is the model itself.")
+    extent: float = setting(0.5, "How far each way along a random axis, in units of each tensor's norm.")
+    extra: float = setting(0.5, "How far past the ends along any other axis, in units of the distance between them.")
+    norm: str = setting("layer", f"What a random direction is scaled to: each {' or '.join(NORMS)}'s own norm.")
+    y_n_points: int | None = setting(None, "Grid points along the second axis. null: as along the first.")
+    y_extent: float | None = setting(None, "As `extent`, along the second axis. null: the same.")
+    y_extra: float | None = setting(None, "As `extra`, along the second axis. null: the same.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("norm", self.norm, NORMS)
+
+    def axis_settings(self) -> tuple[tuple[int, float, float], tuple[int, float, float]]:
+        """(n_points, extent, extra) of both axes."""
+        first = self.n_points, self.extent, self.extra
+        given = self.y_n_points, self.y_extent, self.y_extra
+        second = [one if other is None else other for one, other in zip(first, given, strict=True)]
+        return first, (int(second[0]), second[1], second[2])
+
+    def count_points(self, plane: str) -> int:
+        """Points on the grid of a plane."""
+        counts = [n_points for n_points, *_ in self.axis_settings()][: len(AXES[plane])]
+        return math.prod(counts)
+
+    def check_axes(self, plane: str) -> None:
+        """Raise ValueError for grid settings that the plane cannot use."""
+        names = ("n_points", "extent", "extra")
+        kinds = AXES[plane]
+        for name in names:
+            if len(kinds) == 1 and getattr(self, f"y_{name}") is not None:
+                raise ValueError(f"`y_{name}` is {getattr(self, f'y_{name}')}, but plane={plane} has no second axis.")
+        for index, kind in enumerate(kinds):
+            n_points, extent, extra = (name if index == 0 else f"y_{name}" for name in names)
+            values = dict(zip((n_points, extent, extra), self.axis_settings()[index], strict=True))
+            if kind == "random":
+                check_grid(int(values[n_points]), n_points)
+                finite_above_zero(extent, values[extent], 0.5)
+            else:
+                check_line(int(values[n_points]), values[extra], n_points, extra)

@@ -1,0 +1,174 @@
+"""The planes of the paper around one model: their directions, what results keep of these, and the grid on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from visage_mlflow.geometry import directions, plane
+from visage_mlflow.geometry.directions import Combination, Difference, Direction, Materialized, RandomDirection
+from visage_mlflow.geometry.plane import Plane
+from visage_mlflow.language.models import Chat
+from visage_mlflow.measuring import AXES, PlaneConfig
+from visage_mlflow.record.results import Mark
+
+
+@dataclass(frozen=True)
+class End:
+    """Another model that helps to span a plane, and how an error introduces its URI."""
+
+    uri: str
+    weights: Mapping[str, Tensor]
+    named: str = "`to` is"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A line or plane through a model.
+
+    Attributes:
+        name: One of `PLANES`.
+        directions: One or two; the second is orthogonal to the first.
+        about: Of each, what `results.Axis` keeps of it.
+        weights: The model's, at the origin.
+        ends: The models that span it.
+    """
+
+    name: str
+    directions: tuple[Direction, ...]
+    about: tuple[dict[str, Any], ...]
+    weights: Mapping[str, Tensor]
+    ends: tuple[End, ...]
+
+    @cached_property
+    def geometry(self) -> Plane:
+        """The same as a plane to project on."""
+        return Plane(self.weights, *self.directions)
+
+    @cached_property
+    def marks(self) -> tuple[Mark, ...]:
+        """Where the models that span it lie on it."""
+        places = [self.geometry.project(end.weights) for end in self.ends]
+        return tuple(Mark(end.uri, place.x, place.y) for end, place in zip(self.ends, places, strict=True))
+
+    def grid_axes(self, config: PlaneConfig, places: Sequence[tuple[float, float]] = ()) -> list[list[float]]:
+        """Steps along each axis.
+
+        Random axes reach `extent` each way. Others reach `extra` past the model, the marks, and `places`.
+
+        Args:
+            config: How many steps, and how far.
+            places: What else must lie on the grid, as (x, y).
+        """
+        held = [(mark.x, mark.y) for mark in self.marks] + list(places)
+        axes = []
+        for index, kind in enumerate(AXES[self.name]):
+            n_points, extent, extra = config.axis_settings()[index]
+            coordinates = [place[index] for place in held]
+            if kind == "random":
+                steps = plane.axis(extent, n_points)
+            elif index == 0 and kind == "difference" and all(-extra <= each <= 1 + extra for each in coordinates):
+                steps = plane.interpolation_axis(n_points, extra)  # With the other model exactly on it.
+            else:
+                steps = plane.spanning_axis(coordinates, n_points, extra)
+            axes.append([float(step) for step in steps])
+        return axes
+
+
+def relative_norm(chat: Chat, direction: Direction) -> float:
+    """Length of a direction over all weights together, relative to the norm of the model's weights."""
+    return directions.norm(chat.weights, direction) / chat.norm
+
+
+def span(chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End] = (), *, seed: int | None = None) -> Span:
+    """The line or plane called `name` through a model.
+
+    Args:
+        chat: The model, at the origin.
+        name: One of `PLANES`.
+        config: Seed, `norm`, and whether to save memory.
+        ends: The other models, as many as the plane needs.
+        seed: Of the first random direction, if not the config's; a second one has the next.
+
+    Raises:
+        ValueError: An end is of another architecture or not finite; two models are identical; directions are
+            parallel; there are too few ends.
+    """
+    for end in ends:
+        try:
+            Difference(end.weights).check(chat.weights)
+        except ValueError as error:
+            raise ValueError(f"{end.named} {end.uri!r}, which does not fit {chat.uri!r}: {error}") from error
+        if directions.norm(chat.weights, Difference(end.weights)) == 0:
+            raise ValueError(
+                f"{end.named} {end.uri!r}, which has the same weights as {chat.uri!r}: a direction of length "
+                "zero. Give two models that differ."
+            )
+    if name == "2d-pca":
+        return _components(chat, ends)
+    n_ends = AXES[name].count("difference")
+    if len(ends) != n_ends:
+        raise ValueError(f"plane={name} is spanned by {n_ends} other models, got {len(ends)}. Check `to`.")
+    first_seed = config.seed if seed is None else seed
+    spanning: list[Direction] = []
+    about: list[dict[str, Any]] = []
+    for index, kind in enumerate(AXES[name]):
+        if kind == "difference":
+            spanning.append(Difference(ends[index].weights))
+            about.append({"kind": kind, "to": ends[index].uri})
+        else:
+            this_seed = first_seed + AXES[name][:index].count("random")
+            random: Direction = RandomDirection(seed=this_seed, norm=config.norm)
+            spanning.append(random if config.lean else Materialized(random, chat.weights))
+            about.append({"kind": kind, "seed": this_seed, "norm": config.norm})
+    if len(spanning) == 2:
+        about[1]["angle"] = _angle(chat, spanning[0], spanning[1])
+        spanning[1] = _orthogonal(chat, name, spanning, ends)
+    for each, direction in zip(about, spanning, strict=True):
+        each["relative_norm"] = relative_norm(chat, direction)
+    return Span(name, tuple(spanning), tuple(about), chat.weights, tuple(ends))
+
+
+def _orthogonal(chat: Chat, name: str, spanning: Sequence[Direction], ends: Sequence[End]) -> Combination:
+    """The second direction made orthogonal to the first, in a scale that suits it."""
+    first, second = spanning
+    # As long as the first, but for a random direction beside a difference: that is hundreds of times shorter, and a
+    # random step of its length shows nothing.
+    length = directions.norm(chat.weights, second) if name == "2d-interpolation-random" else None
+    try:
+        return directions.orthogonal(chat.weights, second, to=first, length=length)
+    except ValueError as error:
+        between = " and ".join(repr(end.uri) for end in ends) or "two random directions"
+        raise ValueError(
+            f"plane={name}: the directions from {chat.uri!r} to {between} are parallel and span only a line. Give "
+            "models that differ, or use plane=1d-interpolation."
+        ) from error
+
+
+def _angle(chat: Chat, first: Direction, second: Direction) -> float:
+    """Between two directions, in degrees."""
+    return math.degrees(math.acos(directions.cosine(chat.weights, first, second)))
+
+
+def _components(chat: Chat, ends: Sequence[End]) -> Span:
+    """The plane of the two largest principal components of the ways to the ends."""
+    if len(ends) < 3:
+        raise ValueError(f"plane=2d-pca needs at least 3 checkpoints besides the model itself, got {len(ends)}.")
+    try:
+        found = plane.components(chat.weights, [Difference(end.weights) for end in ends])
+    except ValueError as error:
+        raise ValueError(f"plane=2d-pca of {', '.join(end.uri for end in ends)}: {error}") from error
+    about = tuple(
+        {
+            "kind": "component",
+            "relative_norm": relative_norm(chat, each.direction),
+            "explained_variance": each.explained_variance,
+        }
+        for each in found
+    )
+    return Span("2d-pca", tuple(each.direction for each in found), about, chat.weights, tuple(ends))
