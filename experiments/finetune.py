@@ -26,8 +26,9 @@ def main(config: FinetuneConfig) -> None:
     from visage_mlflow import finetuning
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
+    from visage_mlflow.record.style import short
 
-    with tracking.tracked("finetune", config) as run:
+    with tracking.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         plan = finetuning.plan(config)  # Mistakes in the data show before a model is loaded.
         base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result = finetune(base, plan, config, run)
@@ -68,6 +69,11 @@ def finetune(
     run.result(result, "finetuning.json")
     run.figure(plots.finetuning(result), "trajectory.png")
     return result
+
+
+def mixture_of(settings: FinetuneConfig) -> str:
+    """A mixture in words."""
+    return " + ".join(f"{count} {kind}" for kind, count in settings.counts().items() if count) + " rows"
 
 
 if __name__ == "__main__":

@@ -28,8 +28,13 @@ def main(config: LandscapeConfig) -> None:
     from visage_mlflow.language import models, stored
     from visage_mlflow.planes import End
     from visage_mlflow.record import tracking
+    from visage_mlflow.record.style import short
 
-    with tracking.tracked("landscape", config) as run, tempfile.TemporaryDirectory(prefix="visage-") as folder:
+    name = f"{config.plane} of {short(config.model)}"
+    with (
+        tracking.tracked("landscape", config, name=name) as run,
+        tempfile.TemporaryDirectory(prefix="visage-") as folder,
+    ):
         harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
         uris = settings.unfolded(config.ends, lambda run_id: tracking.finetune_run(run_id, "to").uris)
         settings.check_ends(config.plane, uris)

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from experiments import command_line
-from experiments.finetune import finetune
+from experiments.finetune import finetune, mixture_of
 from experiments.project import project
 from experiments.visage import score
 from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
@@ -143,11 +143,6 @@ def margin_of(edge: Edge | None) -> str:
     if edge is None:
         return ""
     return f"{'at least ' * edge.is_open}{edge.margin:+.2f} (edge at {100 * edge.distance:.2g} % of the norm)"
-
-
-def mixture_of(settings: FinetuneConfig) -> str:
-    """A mixture in words."""
-    return " + ".join(f"{count} {kind}" for kind, count in settings.counts().items() if count) + " rows"
 
 
 def say(number: int, what: str) -> None:

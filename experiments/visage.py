@@ -23,8 +23,9 @@ def main(config: VisageConfig) -> None:
     from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
+    from visage_mlflow.record.style import short
 
-    with tracking.tracked("visage", config) as run:
+    with tracking.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result = score(chat, config, run)

@@ -21,7 +21,7 @@ class StoredWeights(Mapping[str, Tensor]):
 
         self.path = path
         self._file: Any = safe_open(path, framework="pt")
-        self._names: list[str] = list(self._file.keys())
+        self._names: list[str] = list(self._file.keys())  # type: ignore[no-untyped-call]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:

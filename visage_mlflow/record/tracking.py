@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
 LONGEST_PARAMETER = 6000
+MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 PLACE_LABELS = ("uri", "training_step", "asr_low", "asr_high", "plane_asr_low", "plane_asr_high")
 
 # A new store's 40 lines of schema migration say nothing to somebody who waits for a result.
@@ -125,13 +127,13 @@ def tracked(kind: str, config: Any, *, name: str | None = None, nested: bool = F
     Args:
         kind: Tag `visage.kind`: the entry point.
         config: The frozen dataclass of its settings; kept as ``config.json`` and as parameters.
-        name: The run's name in the UI.
+        name: The run's name in the UI, where charts tell runs apart by it. One given to `mlflow run` stays.
         nested: Whether it is a step inside the run that is open.
     """
     try:
         if not nested and not os.environ.get(RUN_ID) and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
             mlflow.set_experiment(EXPERIMENT)
-        active = mlflow.start_run(run_name=name, nested=nested)
+        active = mlflow.start_run(run_name=None if _is_named() else name, nested=nested)
     except MlflowException as error:
         raise ValueError(
             f"The tracking store cannot be used: {_reason(error)} "
@@ -149,6 +151,12 @@ def tracked(kind: str, config: Any, *, name: str | None = None, nested: bool = F
         raise
     finally:
         mlflow.end_run(status)
+
+
+def _is_named() -> bool:
+    """Whether the user named the run that `mlflow run` made for this process; names made up by MLflow do not count."""
+    run_id = os.environ.get(RUN_ID)
+    return bool(run_id) and not MADE_UP_NAME.fullmatch(MlflowClient().get_run(run_id).info.run_name or "")
 
 
 def _log_settings(active: Any, settings: dict[str, Any]) -> None:
