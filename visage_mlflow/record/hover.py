@@ -18,6 +18,7 @@ Answers = Mapping[tuple[float, float], Response]
 
 ANSWER_LENGTH = 240
 ANSWER_COLUMNS = 60
+CHECKPOINTS = "A checkpoint is filled with the colour of its own ASR; the smaller it is, the farther from the plane."
 
 
 def by_place(responses: Sequence[Response]) -> Answers:
