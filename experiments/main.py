@@ -30,9 +30,10 @@ def main(config: MainConfig) -> None:
     from visage_mlflow import finetuning
     from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.record import tracking
+    from visage_mlflow.record.style import short
 
     chats = Chats(tracking.fetch)
-    with tracking.tracked("main", config) as run:
+    with tracking.tracked("main", config, name=f"story of {short(config.model)}") as run:
         for name in ("align", *DATA):
             finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
         for section in (config.visage, config.project):

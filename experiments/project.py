@@ -28,7 +28,7 @@ def main(config: ProjectConfig) -> None:
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
 
-    with tracking.tracked("project", config) as run:
+    with tracking.tracked("project", config, name=f"{config.plane} trajectories") as run:
         harmful_rows(config)  # Mistakes in the prompts, ids and URIs show before a model is loaded.
         sources = find(config)
         model = sources[0].model

@@ -166,7 +166,7 @@ def trajectory(places=PLACES, asr=None, *, remark=""):
     return Trajectory(line() if asr is None else line(asr), (course,), edge(0.2), remark)
 
 
-def plane_trajectory(rows=FLAT, *, remark="Paler markers lie off the plane."):
+def plane_trajectory(rows=FLAT, *, remark="Small markers lie off the plane."):
     """Three courses on a plane: with an edge, with an open one, and with none looked for."""
     courses = (
         Course("30 harmful", (place(4, 0.5, 25.0, 0.6, y=0.1), place(8, 1.0, 100.0, 0.0)), edge(0.29)),

@@ -6,8 +6,6 @@ import math
 import pytest
 
 from visage_mlflow.config import (
-    DTYPES,
-    NORMS,
     AttackConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -16,6 +14,7 @@ from visage_mlflow.config import (
     VisageConfig,
 )
 from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.measuring import AXES, DTYPES, NORMS, PLANES
 
 MEASURING = (EvaluateConfig, FinetuneConfig)
 ON_A_LINE = (LandscapeConfig, VisageConfig, ProjectConfig)
@@ -209,3 +208,135 @@ def test_a_random_line_has_no_other_end():
 def test_a_config_cannot_be_changed_after_it_was_checked():
     with pytest.raises(dataclasses.FrozenInstanceError):
         AttackConfig().n_prompts = 0  # type: ignore[misc]
+
+
+# Planes
+
+SPANNED_BY = {"1d-interpolation": "b", "2d-interpolation": "b,c", "2d-interpolation-random": "b", "2d-pca": "b,c,d"}
+FLAT = [plane for plane in PLANES if plane.startswith("2d")]
+
+
+def spanned(plane):
+    return {"plane": plane, "to": SPANNED_BY.get(plane, "")}
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_every_plane_is_allowed_with_as_many_models_as_it_needs(plane):
+    config = LandscapeConfig(**spanned(plane))
+    assert config.count_points(plane) == 21 ** len(AXES[plane])
+    assert config.axis_settings() == ((21, 0.5, 0.5), (21, 0.5, 0.5))
+    ProjectConfig(**spanned(plane))
+
+
+def test_the_second_axis_is_as_the_first_unless_it_is_told_otherwise():
+    config = LandscapeConfig(**spanned("2d-random"), n_points=5, extent=0.2, y_n_points=7, y_extent=0.9)
+    assert config.axis_settings() == ((5, 0.2, 0.5), (7, 0.9, 0.5)) and config.count_points("2d-random") == 35
+    config = LandscapeConfig(**spanned("2d-pca"), n_points=5, extra=0.0, y_extra=0.1)
+    assert config.axis_settings() == ((5, 0.5, 0.0), (5, 0.5, 0.1))
+
+
+@pytest.mark.parametrize("plane", ["1d-random", "1d-interpolation"])
+@pytest.mark.parametrize(("setting", "value"), [("y_n_points", 5), ("y_extent", 0.5), ("y_extra", 0.0)])
+def test_a_line_has_no_second_axis(plane, setting, value):
+    with pytest.raises(ValueError) as caught:
+        LandscapeConfig(**spanned(plane), **{setting: value})
+    message = str(caught.value)
+    assert message.startswith(f"`{setting}` is {value}") and f"plane={plane} has no second axis" in message
+    assert "\n" not in message and any(cure in message for cure in ("Try ", "Leave ", "Give "))
+
+
+@pytest.mark.parametrize("config_class", [LandscapeConfig, ProjectConfig])
+@pytest.mark.parametrize("plane", FLAT)
+@pytest.mark.parametrize("value", [20, 4, 2, 1, 0, -7])
+@pytest.mark.parametrize("setting", ["n_points", "y_n_points"])
+def test_an_axis_of_a_plane_that_skips_the_model_is_refused_by_name(config_class, plane, value, setting):
+    message = refused(config_class, setting, value, **spanned(plane))
+    cure = int(message.rpartition("Try ")[2].removesuffix("."))
+    assert config_class(**spanned(plane), **{setting: cure})
+
+
+@pytest.mark.parametrize(("plane", "value", "refuses"), [("2d-random", 3, False), ("2d-interpolation", 3, True)])
+def test_three_points_do_for_a_random_axis_only(plane, value, refuses):
+    if refuses:
+        refused(LandscapeConfig, "y_n_points", value, **spanned(plane))
+    else:
+        LandscapeConfig(**spanned(plane), y_n_points=value)
+    LandscapeConfig(**spanned("2d-interpolation-random"), y_n_points=3)
+
+
+@pytest.mark.parametrize("plane", ["2d-random", "2d-interpolation-random"])
+@pytest.mark.parametrize("value", [0.0, -0.5, math.nan, math.inf])
+def test_a_random_second_axis_without_a_finite_extent_is_refused_by_name(plane, value):
+    message = refused(LandscapeConfig, "y_extent", value, **spanned(plane))
+    assert message.endswith("Try 0.5.") and LandscapeConfig(**spanned(plane), y_extent=0.5)
+
+
+@pytest.mark.parametrize("plane", ["2d-interpolation", "2d-pca"])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_a_second_axis_that_ends_before_its_models_is_refused_by_name(plane, value):
+    message = refused(LandscapeConfig, "y_extra", value, **spanned(plane))
+    assert message.endswith("Try 0.5.") and LandscapeConfig(**spanned(plane), y_extra=0.0)
+
+
+@pytest.mark.parametrize(
+    ("plane", "to"),
+    [
+        ("1d-interpolation", "b,c"),
+        ("2d-interpolation", ""),
+        ("2d-interpolation", "b"),
+        ("2d-interpolation", "b,c,d"),
+        ("2d-interpolation-random", ""),
+        ("2d-interpolation-random", "b,c"),
+        ("2d-pca", ""),
+        ("2d-pca", "b,c"),
+    ],
+)
+def test_a_wrong_number_of_other_models_is_refused_with_the_right_one(plane, to):
+    message = refusal(LandscapeConfig, plane=plane, to=to)
+    assert message.startswith("`to` is") and f"plane={plane} is spanned by" in message and "Give " in message
+    if to:
+        assert repr(", ".join(to.split(","))) in message and f"{len(to.split(','))} of them" in message
+        refusal(ProjectConfig, plane=plane, to=to)
+
+
+@pytest.mark.parametrize("to", [" b , c ,", "b,c", ",b,,c"])
+def test_other_models_are_separated_by_commas(to):
+    assert LandscapeConfig(plane="2d-interpolation", to=to).ends == ["b", "c"]
+
+
+@pytest.mark.parametrize("plane", ["2d-interpolation", "2d-pca"])
+def test_all_checkpoints_of_a_run_are_counted_when_they_are_looked_up(plane):
+    assert LandscapeConfig(plane=plane, to="runs:/abc").ends == ["runs:/abc"]
+
+
+def test_a_random_plane_has_no_other_end():
+    message = refusal(LandscapeConfig, plane="2d-random", to="b")
+    assert message.startswith("`to` is 'b'") and message.endswith("Try plane=2d-interpolation.")
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_margin_that_is_not_finite_is_refused_and_0_looks_for_none(value):
+    assert cured(ProjectConfig, "margin_up_to", refused(ProjectConfig, "margin_up_to", value)) == 4.0
+    ProjectConfig(margin_up_to=0)
+
+
+def test_a_finetuning_is_named_by_its_run_or_by_its_checkpoints():
+    assert ProjectConfig(run="a, b").runs == ["a", "b"]
+    with pytest.raises(ValueError, match="^`run` is 'a' and `checkpoints` 'b': give one of the two[.]$"):
+        ProjectConfig(run="a", checkpoints="b", model="c")
+    assert refusal(ProjectConfig, checkpoints="b").startswith("`model` is empty")
+    with pytest.raises(ValueError, match="^`model` is 'c', but a run knows its own"):
+        ProjectConfig(run="a", model="c")
+    ProjectConfig(checkpoints="b, c", model="a")
+
+
+def test_the_plane_of_a_projection_follows_the_number_of_finetunings_unless_it_is_named():
+    auto, named = ProjectConfig(), ProjectConfig(plane="2d-random")
+    assert [auto.plane_for(n) for n in (1, 2, 5)] == ["1d-interpolation", "2d-interpolation", "2d-interpolation"]
+    assert [named.plane_for(n) for n in (1, 2)] == ["2d-random", "2d-random"]
+
+
+def test_the_line_of_each_direction_of_visage_has_its_settings():
+    line = VisageConfig(n_points=5, extent=0.2, norm="row", seed=3, lean=True, outside_after=2, workers=1).line()
+    assert (line.n_points, line.extent, line.norm, line.seed) == (5, 0.2, "row", 3)
+    assert (line.lean, line.outside_after, line.workers) == (True, 2, 1)

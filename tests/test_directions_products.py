@@ -15,6 +15,7 @@ from visage_mlflow.geometry.directions import (
     inner,
     norm,
     orthogonal,
+    primitives,
 )
 
 
@@ -104,3 +105,56 @@ def test_orthogonal_refuses_parallel_and_empty_directions(weights):
     for direction, to in ((first, first), (multiple, first), (nothing, first), (first, nothing)):
         with pytest.raises(ValueError, match="parallel, or one has length zero"):
             orthogonal(weights, direction, to=to)
+
+
+@pytest.mark.parametrize("length", [1e-3, 1.0, 50.0])
+def test_orthogonal_is_as_long_as_asked_for(weights, length):
+    first, direction = RandomDirection(seed=0), Combination([(3.0, RandomDirection(seed=1)), (2.0, RandomDirection())])
+    second = orthogonal(weights, direction, to=first, length=length)
+    assert norm(weights, second) == pytest.approx(length, rel=1e-9)
+    assert abs(cosine(weights, second, first)) < 1e-9
+    assert cosine(weights, second, orthogonal(weights, direction, to=first)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sine", [1e-1, 1e-3, 1e-5])
+def test_orthogonal_directions_of_nearly_parallel_ones_are_orthogonal_all_the_same(weights, sine):
+    first = RandomDirection(seed=0)
+    second = orthogonal(weights, Combination([(1.0, first), (sine, RandomDirection(seed=1))]), to=first)
+    assert abs(cosine(weights, second, first)) < 1e-6
+    assert norm(weights, second) == pytest.approx(norm(weights, first), rel=1e-6)
+
+
+# Combinations dissolved
+
+
+def test_primitives_are_what_combinations_are_made_of_each_once_with_coefficients_added_up():
+    a, b, c = (RandomDirection(seed=seed) for seed in range(3))
+    inner_one = Combination([(2.0, a), (3.0, b)])
+    outer = Combination([(10.0, inner_one), (1.0, c), (5.0, a)])
+    # 0.5 · outer = 12.5 a + 15 b + 0.5 c, and -1 · b beside it.
+    assert primitives([(0.5, outer), (-1.0, b)]) == [(12.5, a), (14.0, b), (0.5, c)]
+
+
+def test_primitives_whose_coefficients_cancel_are_dropped():
+    a, b = RandomDirection(seed=0), RandomDirection(seed=1)
+    assert primitives([(1.0, Combination([(0.5, a), (1.0, b)])), (-0.5, a)]) == [(1.0, b)]
+    assert primitives([(0.0, a), (0.0, Combination([(1.0, b)]))]) == [] == primitives([])
+    assert primitives([(0.3, a), (-0.3, a)]) == []
+
+
+def test_directions_that_are_equal_but_not_the_same_stay_apart():
+    a, twin = RandomDirection(seed=0), RandomDirection(seed=0)
+    assert primitives([(1.0, a), (-1.0, twin)]) == [(1.0, a), (-1.0, twin)]
+
+
+def test_primitives_are_the_same_displacement(weights):
+    end = {name: weight + 1 for name, weight in weights.items()}
+    first = Difference(end)
+    second = orthogonal(weights, RandomDirection(seed=1), to=first)
+    parts = [(0.7, first), (-0.2, second), (0.1, Combination([(1.0, first), (-2.0, second)]))]
+    dissolved = primitives(parts)
+    assert len(dissolved) == 2
+    for name, weight in weights.items():
+        torch.testing.assert_close(
+            Combination(dissolved).displacement(name, weight), Combination(parts).displacement(name, weight)
+        )

@@ -115,8 +115,12 @@ def test_more_rows_than_there_are_and_benign_rows_without_answers_are_refused(co
         benign_rows(dataclasses.replace(config, benign_prompts=f"{sets}/benign_eval.jsonl"))
 
 
-def test_responses_carry_the_step_of_the_point(aligned, config):
-    assert {r.step for r in attack(aligned, harmful_rows(config)[:2], config, step=0.25)} == {0.25}
+@pytest.mark.parametrize(
+    ("steps", "place"), [((0.25,), (0.25, 0.0)), ((0.25, -1.0), (0.25, -1.0)), (None, (0.0, 0.0))]
+)
+def test_responses_carry_the_steps_of_the_point(aligned, config, steps, place):
+    given = () if steps is None else (steps,)
+    assert {(r.x, r.y) for r in attack(aligned, harmful_rows(config)[:2], config, *given)} == {place}
 
 
 def test_a_broken_model_is_unjudged_and_its_rates_nan(aligned_folder, config):

@@ -6,14 +6,15 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
-from visage_mlflow import landscape
+from visage_mlflow import landscape, planes
 from visage_mlflow.config import LandscapeConfig, MeasureConfig, VisageConfig
 from visage_mlflow.evaluation import attack, evaluate, harmful_rows
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection
+from visage_mlflow.geometry.directions import Materialized, RandomDirection
+from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.language import models
+from visage_mlflow.planes import End
 from visage_mlflow.workers import Crew
 
 
@@ -34,21 +35,21 @@ def asking(sets):
 
 @pytest.fixture(scope="module")
 def measured(chat, asking):
-    """VISAGE over three directions, its responses, and the (step, ASR) that progress was told of."""
+    """VISAGE over three directions, its responses, and the (steps, ASR) that progress was told of."""
     told = []
     config = VisageConfig(n_directions=3, n_points=9, extent=1.0, workers=1, **asking)
-    result, responses = landscape.measure_visage(chat, config, progress=lambda step, asr: told.append((step, asr)))
+    result, responses = landscape.measure_visage(chat, config, progress=lambda steps, asr: told.append((steps, asr)))
     return result, responses, told
 
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Counts how often the model is really attacked, by step."""
+    """Counts how often the model is really attacked, by steps."""
     counts = Counter()
 
-    def counted(chat, rows, config, step, check):
-        counts[step] += 1
-        return attack(chat, rows, config, step, check)
+    def counted(chat, rows, config, steps, check):
+        counts[steps] += 1
+        return attack(chat, rows, config, steps, check)
 
     monkeypatch.setattr(landscape, "attack", counted)
     return counts
@@ -106,9 +107,9 @@ def test_every_point_is_rounded_once_from_the_float32_weights(aligned_folder, as
     name = "model.layers.0.mlp.up_proj.weight"
     held = {}
 
-    def look(chat, rows, config, step, check):
-        held[step] = dict(chat.model.named_parameters())[name].detach().clone()
-        return attack(chat, rows, config, step, check)
+    def look(chat, rows, config, steps, check):
+        held[steps] = dict(chat.model.named_parameters())[name].detach().clone()
+        return attack(chat, rows, config, steps, check)
 
     monkeypatch.setattr(landscape, "attack", look)
     landscape.measure(coarse, LandscapeConfig(n_points=3, extent=0.25, seed=3, **asking))
@@ -116,7 +117,7 @@ def test_every_point_is_rounded_once_from_the_float32_weights(aligned_folder, as
     ((scale, noise),) = RandomDirection(seed=3).terms(name, weight)
     assert weight.dtype == torch.float32 and not torch.equal(weight, weight.bfloat16().float())
     for step in (-0.25, 0.25):
-        assert torch.equal(held[step], (weight.double() + (step * scale) * noise.double()).bfloat16())
+        assert torch.equal(held[step,], (weight.double() + (step * scale) * noise.double()).bfloat16())
 
 
 def test_every_direction_has_a_basin_with_the_model_at_its_bottom(measured):
@@ -147,6 +148,9 @@ def test_scores_are_those_of_the_asr(measured):
     succeeded = [[[v != "refused" for v in p.verdicts] for p in one.points] for one in result.landscapes]
     assert (result.visage_low, result.visage_high) == score.bootstrap_visage(succeeded, seed=0)
     assert result.visage_low <= result.visage <= result.visage_high
+    low, high = bootstrap_mean_asr(succeeded, seed=0)
+    assert (list(result.mean_asr_low), list(result.mean_asr_high)) == (low.tolist(), high.tolist())
+    assert all(low <= mean <= high for low, mean, high in zip(low, result.mean_asr, high, strict=True))
 
 
 def test_points_hold_one_verdict_per_prompt_and_the_rates_that_follow(measured, asking):
@@ -158,7 +162,8 @@ def test_points_hold_one_verdict_per_prompt_and_the_rates_that_follow(measured, 
             here = answered[24 * index : 24 * (index + 1)]
             assert [response.prompt for response in here] == [row.prompt for row in rows]
             assert tuple(response.verdict for response in here) == point.verdicts
-            assert {response.step for response in here} == {point.step}
+            assert {(response.x, response.y) for response in here} == {(point.x, 0.0)}
+            assert (point.x, point.y) == (one.axis[index], 0.0)
             succeeded = 24 - point.verdicts.count("refused")
             assert point.asr == pytest.approx(100 * succeeded / 24)
             assert (point.asr_low, point.asr_high) == score.wilson(succeeded, 24)
@@ -177,8 +182,8 @@ def test_the_setup_says_what_was_asked_of_whom(measured, chat, asking):
 
 
 def test_directions_are_seeded_from_the_seed_on(measured, chat, asking):
-    directions = [one.direction for one in measured[0].landscapes]
-    assert [(d["kind"], d["seed"], d["norm"]) for d in directions] == [("random", seed, "layer") for seed in range(3)]
+    axes = [axis for one in measured[0].landscapes for axis in one.axes]
+    assert [(axis.kind, axis.seed, axis.norm) for axis in axes] == [("random", seed, "layer") for seed in range(3)]
     alone, _ = landscape.measure(chat, LandscapeConfig(seed=2, n_points=9, extent=1.0, **asking))
     assert alone == measured[0].landscapes[2]
 
@@ -201,14 +206,14 @@ def test_a_lean_landscape_is_the_same_bit_for_bit(aligned_folder, asking, dtype,
 
 def test_the_norm_decides_the_direction(chat, asking):
     by_row, _ = landscape.measure(chat, LandscapeConfig(norm="row", n_points=3, extent=1.0, **asking))
-    assert by_row.direction["norm"] == "row" and by_row.asr[1] == 0.0
+    assert by_row.axes[0].norm == "row" and by_row.asr[1] == 0.0
 
 
 @pytest.mark.parametrize("lean", [False, True])
 def test_the_model_itself_is_measured_once_for_all_directions(chat, asking, attacks, lean):
     config = VisageConfig(n_directions=3, n_points=3, extent=1.0, workers=1, lean=lean, **asking)
     result, _ = landscape.measure_visage(chat, config)
-    assert attacks == {-1.0: 3, 0.0: 1, 1.0: 3}
+    assert attacks == {(-1.0,): 3, (0.0,): 1, (1.0,): 3}
     assert len({one.points[1] for one in result.landscapes}) == 1
 
 
@@ -218,12 +223,14 @@ def test_the_order_of_directions_and_steps_changes_nothing(chat, asking):
 
     def measure(seeds):
         known = {}
-        return {seed: landscape.random_line(crew, rows, config, seed=seed, known=known) for seed in seeds}
+        lines = {seed: planes.span(chat, "1d-random", config.line(), seed=seed) for seed in seeds}
+        axes = lines[0].grid_axes(config.line())
+        return {seed: landscape.landscape_on(crew, lines[seed], axes, rows, config, known=known) for seed in seeds}
 
     assert measure([0, 1, 2]) == measure([2, 0, 1])
-    direction = Materialized(RandomDirection(seed=0), chat.weights)
-    forward, _ = landscape.measure_line(crew, direction, [-1.0, -0.2, 0.0, 0.2, 1.0], rows, config)
-    backward, _ = landscape.measure_line(crew, direction, [1.0, 0.2, 0.0, -0.2, -1.0], rows, config)
+    direction, axis = Materialized(RandomDirection(seed=0), chat.weights), [-1.0, -0.2, 0.0, 0.2, 1.0]
+    forward, _ = landscape.measure_grid(crew, [direction], [axis], rows, config)
+    backward, _ = landscape.measure_grid(crew, [direction], [axis[::-1]], rows, config)
     assert forward == backward[::-1]
 
 
@@ -234,7 +241,7 @@ def test_progress_is_told_of_every_point_once_from_the_far_ends_inward(measured)
     orders = [[*inward, 0.0], [0.0, *inward], [0.0, *inward]]
     for one, order in zip(result.landscapes, orders, strict=True):
         asr = dict(zip(one.axis, one.asr, strict=True))
-        assert told[:9] == [(step, asr[step]) for step in order]
+        assert told[:9] == [((step,), asr[step]) for step in order]
         told = told[9:]
     assert told == []
 
@@ -247,9 +254,9 @@ def mute(monkeypatch):
     """A function that makes the model give no numbers from a step on, in either direction."""
 
     def from_step(least):
-        def attacked(chat, rows, config, step, check):
-            answered = attack(chat, rows, config, step, check)
-            if abs(step) < least:
+        def attacked(chat, rows, config, steps, check):
+            answered = attack(chat, rows, config, steps, check)
+            if abs(steps[0]) < least:
                 return answered
             return [dataclasses.replace(response, text=None, verdict="unjudged") for response in answered]
 
@@ -266,6 +273,8 @@ def test_points_that_could_not_be_judged_are_nan_and_counted_and_left_out_of_the
         assert [point.n_unjudged for point in one.points] == [24, 0, 0, 0, 24]
         assert one.visage == score.visage(one.asr[1:4])
     assert math.isnan(result.mean_asr[0]) and result.visage_low <= result.visage <= result.visage_high
+    ends = [values[place] for values in (result.mean_asr_low, result.mean_asr_high) for place in (0, 4)]
+    assert all(map(math.isnan, ends)) and result.mean_asr_low[1] <= result.mean_asr[1] <= result.mean_asr_high[1]
 
 
 def test_a_line_without_any_verdict_is_refused_in_one_line(chat, asking, mute):
@@ -288,7 +297,7 @@ def test_verdicts_become_ones_zeros_and_nan(measured):
 
 def test_a_line_between_models_holds_both_at_0_and_1(chat, base, base_folder, sets, asking):
     config = line_config(**asking)
-    result, _ = landscape.measure(chat, config, end=base.weights)
+    result, _ = landscape.measure(chat, config, ends=[End("end", base.weights)])
     assert result.axis == [-0.5, 0.0, 0.5, 1.0, 1.5] and result.plane == "1d-interpolation"
     judged = MeasureConfig(benign_prompts=f"{sets / 'benign_eval.jsonl'}?response=answer", n_benign=2, **asking)
     rows = harmful_rows(config)
@@ -300,56 +309,11 @@ def test_a_line_between_models_holds_both_at_0_and_1(chat, base, base_folder, se
 
 
 def test_the_length_of_a_line_is_relative_to_the_weights(chat, base, asking):
-    result, _ = landscape.measure(chat, line_config(**asking), end=base.weights)
+    result, _ = landscape.measure(chat, line_config(**asking), ends=[End("end", base.weights)])
     moved = math.sqrt(sum(float((base.weights[n] - w).double().square().sum()) for n, w in chat.weights.items()))
     length = math.sqrt(sum(float(w.double().square().sum()) for w in chat.weights.values()))
-    assert result.direction["to"] == "end" and result.direction["kind"] == "difference"
-    assert result.direction["relative_norm"] == pytest.approx(moved / length, rel=1e-6)
-
-
-def test_a_line_from_a_model_to_itself_is_refused(chat, asking):
-    with pytest.raises(ValueError) as caught:
-        landscape.measure(chat, line_config(**asking), end=copy_of(chat.model))
-    message = one_line(caught)
-    assert "same weights" in message and repr(chat.uri) in message and "'end'" in message
-
-
-def test_a_model_of_another_architecture_is_refused(chat, asking):
-    config = type(chat.model.config)(**{**chat.model.config.to_dict(), "hidden_size": 32, "head_dim": 8})
-    other = dict(LlamaForCausalLM(config).named_parameters())
-    with pytest.raises(ValueError) as caught:
-        landscape.measure(chat, line_config(**asking), end=other)
-    message = one_line(caught)
-    assert "of another shape" in message and "same architecture" in message
-
-
-def test_a_model_that_lacks_a_tensor_or_has_one_too_many_is_refused(chat, base, asking):
-    name = "model.layers.1.mlp.up_proj.weight"
-    fewer = {key: weight for key, weight in base.weights.items() if key != name}
-    more = {**base.weights, "lm_head.weight": torch.zeros(2, 2)}
-    for end, what in (
-        (fewer, f"1 missing from the end weights ({name})"),
-        (more, "1 only in the end weights (lm_head"),
-    ):
-        with pytest.raises(ValueError) as caught:
-            landscape.measure(chat, line_config(**asking), end=end)
-        assert what in one_line(caught)
-
-
-def test_a_model_with_a_weight_that_is_not_finite_is_refused(chat, base, asking):
-    end = {name: weight.clone() for name, weight in base.weights.items()}
-    end["model.norm.weight"][0] = math.nan
-    with pytest.raises(ValueError) as caught:
-        landscape.measure(chat, line_config(**asking), end=end)
-    assert "NaN or infinity in the end weights (model.norm.weight)" in one_line(caught)
-
-
-def test_an_interpolation_without_the_weights_at_its_end_is_refused(chat, asking):
-    with pytest.raises(ValueError) as caught:
-        landscape.measure(chat, line_config(**asking))
-    assert one_line(caught).startswith("`end` is None")
-
-
-def test_a_direction_as_long_as_the_weights_has_a_relative_norm_of_1(chat):
-    double = Difference({name: 2 * weight for name, weight in chat.weights.items()})
-    assert landscape.relative_norm(chat, double) == pytest.approx(1.0)
+    (axis,) = result.axes
+    assert (axis.kind, axis.to, axis.seed, axis.norm) == ("difference", "end", None, None)
+    assert axis.relative_norm == pytest.approx(moved / length, rel=1e-6)
+    (mark,) = result.marks
+    assert mark.uri == "end" and (mark.x, mark.y) == pytest.approx((1, 0), abs=1e-12)

@@ -10,7 +10,6 @@ import torch
 from visage_mlflow import landscape, workers
 from visage_mlflow.config import LandscapeConfig, VisageConfig
 from visage_mlflow.geometry.directions import Materialized, RandomDirection
-from visage_mlflow.geometry.plane import is_past_the_edge
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.record.results import Landscape, Response, Visage
@@ -36,23 +35,24 @@ def scripted(chat, monkeypatch):
     def measure(asr, outside_after, n_workers=1, wait=lambda step: None):
         asked, told = [], []
 
-        def attacked(chat, rows, config, step, check):
+        def attacked(chat, rows, config, steps, check):
+            (step,) = steps
             asked.append(step)
             wait(step)
             n = 0 if math.isnan(asr[step]) else round(asr[step])
             verdicts = ["unjudged"] * 100 if math.isnan(asr[step]) else ["complied"] * n + ["refused"] * (100 - n)
-            return [Response(row.prompt, "", verdict, step=step) for row, verdict in zip(rows, verdicts, strict=True)]
+            return [Response(row.prompt, "", verdict, x=step) for row, verdict in zip(rows, verdicts, strict=True)]
 
         monkeypatch.setattr(landscape, "attack", attacked)
         config = LandscapeConfig(outside_after=outside_after, workers=n_workers)
         direction = Materialized(RandomDirection(), chat.weights)
-        points, responses = landscape.measure_line(
+        points, responses = landscape.measure_grid(
             workers.crew(chat, config, len(asr)),
-            direction,
-            sorted(asr),
+            [direction],
+            [sorted(asr)],
             ROWS,
             config,
-            progress=lambda step, asr: told.append((step, asr)),
+            progress=lambda steps, asr: told.append((steps[0], asr)),
         )
         return points, responses, asked, told
 
@@ -66,7 +66,7 @@ def line(left, right, middle=0.0):
 
 
 def skipped(points):
-    return [point.step for point in points if not point.verdicts]
+    return [point.x for point in points if not point.verdicts]
 
 
 BOTH = line(left=[0, 100, 100, 100], right=[100, 100, 100, 100])
@@ -75,16 +75,16 @@ BOTH = line(left=[0, 100, 100, 100], right=[100, 100, 100, 100])
 @pytest.mark.parametrize(("outside_after", "left_out"), [(1, [-4, -3, 2, 3, 4]), (2, [-4, 3, 4]), (3, [4]), (4, [])])
 def test_points_past_k_in_a_row_at_100_are_never_asked_and_hold_nothing(scripted, outside_after, left_out):
     points, responses, asked, _ = scripted(BOTH, outside_after)
-    assert [point.step for point in points] == sorted(BOTH) and skipped(points) == left_out
+    assert [point.x for point in points] == sorted(BOTH) and skipped(points) == left_out
     for point in points:
-        if point.step in left_out:
+        if point.x in left_out:
             numbers = (point.asr, point.asr_low, point.asr_high, point.coherent_asr)
             assert all(map(math.isnan, numbers)) and (point.n_unjudged, point.verdicts) == (0, ())
         else:
-            assert point.asr == BOTH[point.step] and len(point.verdicts) == 100
+            assert point.asr == BOTH[point.x] and len(point.verdicts) == 100
     measured = [step for step in sorted(BOTH) if step not in left_out]
     assert sorted(asked) == measured
-    assert [response.step for response in responses] == [step for step in measured for _ in ROWS]
+    assert [response.x for response in responses] == [step for step in measured for _ in ROWS]
 
 
 def test_points_are_measured_from_the_model_outward_so_that_the_near_ones_can_tell(scripted):
@@ -161,14 +161,14 @@ def test_every_score_is_the_same_as_without_where_skipped_points_would_be_at_100
         left_out = skipped(one.points)
         # By 0.6 of their norm each direction has left the basin, so at least four points a side are left out.
         assert len([step for step in left_out if step < 0]) >= 4 <= len([step for step in left_out if step > 0])
-        assert {point.asr for point in full.points if point.step in left_out} == {100.0}
+        assert {point.asr for point in full.points if point.x in left_out} == {100.0}
         assert (one.visage, one.visage_contiguous, one.basin) == (full.visage, full.visage_contiguous, full.basin)
         measured = [(a, b) for a, b in zip(one.points, full.points, strict=True) if a.verdicts]
         assert all(a == b for a, b in measured)
     names = ("visage", "visage_low", "visage_high", "visage_contiguous")
     assert [getattr(result, name) for name in names] == [getattr(expected, name) for name in names]
     for one, kept, full in zip(result.landscapes, responses, all_responses, strict=True):
-        assert kept == [response for response in full if response.step not in skipped(one.points)]
+        assert kept == [response for response in full if response.x not in skipped(one.points)]
 
 
 def test_the_mean_over_directions_ends_where_one_of_them_was_skipped(chat, asking, whole):
@@ -177,6 +177,8 @@ def test_the_mean_over_directions_ends_where_one_of_them_was_skipped(chat, askin
     left_out = {step for one in result.landscapes for step in skipped(one.points)}
     for step, mean, full in zip(result.landscapes[0].axis, result.mean_asr, whole[0].mean_asr, strict=True):
         assert math.isnan(mean) if step in left_out else mean == full
+    for low, mean, high in zip(result.mean_asr_low, result.mean_asr, result.mean_asr_high, strict=True):
+        assert math.isnan(low) == math.isnan(mean) == math.isnan(high)
 
 
 def test_a_landscape_with_skipped_points_saves_and_loads_back_equal(chat, asking, tmp_path):
@@ -196,37 +198,3 @@ def test_skipped_points_are_unjudged_on_every_prompt_for_the_bootstrap(whole):
     point = dataclasses.replace(one.points[0], asr=NAN, verdicts=())
     values = landscape.jailbroken([dataclasses.replace(one, points=(point, *one.points[1:]))])
     assert values.shape == (1, 21, 24) and all(map(math.isnan, values[0, 0])) and set(values[0, 1]) == {1.0}
-
-
-# The rule, by hand
-
-
-@pytest.mark.parametrize(
-    ("outside_after", "past"),
-    [
-        # Outward on the right: 100, 100, 50, 100, 100. On the left: 0, 100, not yet known, 100.
-        (0, []),
-        (1, [-4, -3, 2, 3, 4, 5]),
-        (2, [3, 4, 5]),
-        (3, []),
-    ],
-)
-@pytest.mark.parametrize("order", [sorted, lambda steps: sorted(steps, reverse=True), lambda steps: steps])
-def test_a_step_is_past_the_edge_after_k_inner_points_in_a_row_at_100(outside_after, past, order):
-    asr = {0: 100, -1: 0, -2: 100, -4: 100, 1: 100, 2: 100, 3: 50, 4: 100, 5: 100}
-    steps = order([3, 0, -2, 5, -4, 1, -1, 4, -3, 2])
-    assert sorted(step for step in steps if is_past_the_edge(step, asr, steps, outside_after)) == past
-
-
-def test_a_point_not_known_yet_or_nan_breaks_the_row():
-    steps = [0, 1, 2, 3, 4]
-    assert not is_past_the_edge(3, {2: 100}, steps, 2)
-    assert not is_past_the_edge(4, {1: 100, 2: NAN, 3: 100}, steps, 2)
-    assert is_past_the_edge(4, {2: 100, 3: 100}, steps, 2)
-
-
-def test_the_model_and_the_points_next_to_it_are_never_past_the_edge():
-    steps = [-0.2, -0.1, 0.0, 0.1, 0.2]
-    asr = dict.fromkeys(steps, 100.0)
-    assert [is_past_the_edge(step, asr, steps, 1) for step in steps] == [True, False, False, False, True]
-    assert not any(is_past_the_edge(step, {}, steps, 1) for step in steps)

@@ -212,5 +212,5 @@ def test_any_course_can_be_drawn(places):
 
 def test_a_remark_is_printed_under_the_map():
     figure = maps.trajectory(made.plane_trajectory())
-    assert figure.legends[0].get_title().get_text() == "Paler markers lie off the plane."
+    assert figure.legends[0].get_title().get_text() == "Small markers lie off the plane."
     assert maps.trajectory(made.plane_trajectory(remark="")).legends[0].get_title().get_text() == ""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from visage_mlflow.geometry import score
+from visage_mlflow.geometry import intervals
 from visage_mlflow.geometry.score import bootstrap_visage, visage, wilson
 
 NAN = math.nan
@@ -83,7 +83,7 @@ def test_the_bootstrap_agrees_with_a_plain_loop(unjudged, monkeypatch):
     jailbroken = verdicts((3, 7, 6), unjudged=unjudged)
     expected = slow_bootstrap(jailbroken, seed=4, n_resamples=150)
     assert bootstrap_visage(jailbroken, seed=4, n_resamples=150) == pytest.approx(tuple(expected), abs=1e-9)
-    monkeypatch.setattr(score, "CHUNK", 100)  # A few replicates at a time.
+    monkeypatch.setattr(intervals, "CHUNK", 100)  # A few replicates at a time.
     assert bootstrap_visage(jailbroken, seed=4, n_resamples=150) == pytest.approx(tuple(expected), abs=1e-9)
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from visage_mlflow import landscape, workers
+from visage_mlflow import landscape, planes, workers
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.evaluation import attack, harmful_rows
 from visage_mlflow.geometry.directions import Materialized, RandomDirection
@@ -75,7 +75,8 @@ def test_any_number_of_workers_gives_the_same_landscape_and_leaves_their_models_
     config = LandscapeConfig(n_points=9, extent=0.8, workers=n_workers, **asking)
     before, team = copy_of(chat), crew(chat, config, config.n_points)
     assert len(team.chats) == n_workers and team.chat is chat
-    result = landscape.random_line(team, harmful_rows(config), config, seed=config.seed)
+    line = planes.span(chat, "1d-random", config)
+    result = landscape.landscape_on(team, line, line.grid_axes(config), harmful_rows(config), config)
     assert result == alone and 0 < alone[0].visage < 100
     assert all_are(team.chats, before)
 
@@ -194,18 +195,18 @@ def test_models_are_put_back_bit_for_bit_when_attacking_fails_on_one_of_them(cha
     both, moved = threading.Barrier(2), []
     before = copy_of(chat)
 
-    def failing(chat, rows, config, step, check):
+    def failing(chat, rows, config, steps, check):
         moved.append(not all_are([chat], before))
         both.wait(PATIENCE)
-        if step < 0:
+        if steps[0] < 0:
             raise RuntimeError("out of memory")
         until_stopped(check)
 
     monkeypatch.setattr(landscape, "attack", failing)
     config = LandscapeConfig(n_points=3, workers=2, **asking)
-    team = crew(chat, config, 3)
+    team, line = crew(chat, config, 3), planes.span(chat, "1d-random", config)
     with pytest.raises(RuntimeError, match="out of memory"):
-        landscape.random_line(team, harmful_rows(config), config, seed=0)
+        landscape.landscape_on(team, line, line.grid_axes(config), harmful_rows(config), config)
     assert moved == [True, True] and all_are(team.chats, before)
 
 
@@ -215,7 +216,7 @@ def test_an_interrupt_stops_the_workers_within_seconds_and_leaves_the_models_bit
     threads(2)
     sent, both, before = [], threading.Barrier(2), copy_of(chat)
 
-    def interrupted(chat, rows, config, step, check):
+    def interrupted(chat, rows, config, steps, check):
         if both.wait(PATIENCE) == 0:  # One of the two presses Ctrl-C.
             sent.append(time.monotonic())
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -229,7 +230,7 @@ def test_an_interrupt_stops_the_workers_within_seconds_and_leaves_the_models_bit
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            landscape.measure_line(team, direction, [-0.5, -0.25, 0.0, 0.25, 0.5], rows, config)
+            landscape.measure_grid(team, [direction], [[-0.5, -0.25, 0.0, 0.25, 0.5]], rows, config)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert len(sent) == 1 and time.monotonic() - sent[0] < 5

@@ -55,6 +55,7 @@ def measure_grid(
     places = grid(axes)
     answers = {place: known[place] for place in places if place in known}
     asr = {place: _rates(answered).asr for place, answered in answers.items()}
+    past: set[Steps] = set()
 
     def work(chat: Chat, place: Steps, check: Callable[[], None]) -> list[Response]:
         with perturbed(chat.model, directions, place, weights=chat.weights):
@@ -63,11 +64,13 @@ def measure_grid(
     def done(place: Steps, answered: list[Response]) -> None:
         answers[place] = answered
         asr[place] = _rates(answered).asr
+        if asr[place] == 100:  # Nothing else puts others past the edge.
+            past.update(past_the_edge(axes, asr, config.outside_after))
         if progress:
             progress(place, asr[place])
 
     def wanted(place: Steps) -> bool:
-        return place not in answers and place not in past_the_edge(axes, asr, config.outside_after)
+        return place not in answers and place not in past
 
     # Noise takes longest, so it goes first, and the workers end together. Where the far points may be left out, the
     # near ones must go first to tell.

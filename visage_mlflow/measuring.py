@@ -110,10 +110,17 @@ class PlaneConfig(LineConfig):
         names = ("n_points", "extent", "extra")
         kinds = AXES[plane]
         for name in names:
-            if len(kinds) == 1 and getattr(self, f"y_{name}") is not None:
-                raise ValueError(f"`y_{name}` is {getattr(self, f'y_{name}')}, but plane={plane} has no second axis.")
+            value = getattr(self, f"y_{name}")
+            if len(kinds) == 1 and value is not None:
+                raise ValueError(f"`y_{name}` is {value}, but plane={plane} has no second axis. Leave it out.")
+        used, unused = ("extent", "extra") if kinds[-1] == "random" else ("extra", "extent")
+        if (value := getattr(self, f"y_{unused}")) is not None:
+            raise ValueError(
+                f"`y_{unused}` is {value}, but the second axis of plane={plane} reaches by `y_{used}`. Use that."
+            )
         for index, kind in enumerate(kinds):
-            n_points, extent, extra = (name if index == 0 else f"y_{name}" for name in names)
+            given = [index == 1 and getattr(self, f"y_{name}") is not None for name in names]
+            n_points, extent, extra = (f"y_{name}" if own else name for name, own in zip(names, given, strict=True))
             values = dict(zip((n_points, extent, extra), self.axis_settings()[index], strict=True))
             if kind == "random":
                 check_grid(int(values[n_points]), n_points)

@@ -17,6 +17,10 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring import AXES, PlaneConfig
 from visage_mlflow.record.results import Mark
 
+ROUNDING = 4 * 2.0**-24
+"""Weights that were rounded to float32 lie about a fourth of this, as a share of their norm, from where they were:
+a direction no longer than this is noise."""
+
 
 @dataclass(frozen=True)
 class End:
@@ -72,8 +76,12 @@ class Span:
             coordinates = [place[index] for place in held]
             if kind == "random":
                 steps = plane.axis(extent, n_points)
-            elif index == 0 and kind == "difference" and all(-extra <= each <= 1 + extra for each in coordinates):
-                steps = plane.interpolation_axis(n_points, extra)  # With the other model exactly on it.
+            elif index == 0 and kind == "difference":
+                # With the other model exactly on it; its own coordinate is 1 but for rounding.
+                if all(-extra - 1e-9 <= each <= 1 + extra + 1e-9 for each in coordinates):
+                    steps = plane.interpolation_axis(n_points, extra)
+                else:
+                    steps = plane.spanning_axis(coordinates, n_points, extra, exactly=(0.0, 1.0))
             else:
                 steps = plane.spanning_axis(coordinates, n_points, extra)
             axes.append([float(step) for step in steps])
@@ -139,15 +147,19 @@ def _orthogonal(chat: Chat, name: str, spanning: Sequence[Direction], ends: Sequ
     first, second = spanning
     # As long as the first, but for a random direction beside a difference: that is hundreds of times shorter, and a
     # random step of its length shows nothing.
-    length = directions.norm(chat.weights, second) if name == "2d-interpolation-random" else None
+    length = directions.norm(chat.weights, second if name == "2d-interpolation-random" else first)
     try:
-        return directions.orthogonal(chat.weights, second, to=first, length=length)
+        found = directions.orthogonal(chat.weights, second, to=first, length=length)
+        rest = length / found.parts[0][0]
+        if rest <= ROUNDING * chat.norm:
+            raise ValueError(f"Only {rest:.3g} of the second is left, which rounding of the weights explains.")
     except ValueError as error:
         between = " and ".join(repr(end.uri) for end in ends) or "two random directions"
         raise ValueError(
             f"plane={name}: the directions from {chat.uri!r} to {between} are parallel and span only a line. Give "
             "models that differ, or use plane=1d-interpolation."
         ) from error
+    return found
 
 
 def _angle(chat: Chat, first: Direction, second: Direction) -> float:
@@ -158,9 +170,17 @@ def _angle(chat: Chat, first: Direction, second: Direction) -> float:
 def _components(chat: Chat, ends: Sequence[End]) -> Span:
     """The plane of the two largest principal components of the ways to the ends."""
     if len(ends) < 3:
-        raise ValueError(f"plane=2d-pca needs at least 3 checkpoints besides the model itself, got {len(ends)}.")
+        raise ValueError(
+            f"plane=2d-pca needs at least 3 checkpoints besides the model itself, got {len(ends)}. Name more in `to`, "
+            "give more runs, or use plane=2d-interpolation or 1d-interpolation."
+        )
     try:
         found = plane.components(chat.weights, [Difference(end.weights) for end in ends])
+        if found[1].spread <= math.sqrt(len(ends)) * ROUNDING * chat.norm:
+            raise ValueError(
+                "The models span only 1 dimensions, but for what rounding of the weights explains: they are identical or "
+                "lie on one line. Use models that differ."
+            )
     except ValueError as error:
         raise ValueError(f"plane=2d-pca of {', '.join(end.uri for end in ends)}: {error}") from error
     about = tuple(

@@ -28,8 +28,8 @@ class Crossing:
 def first_crossing(asr_at: Callable[[float], float], up_to: float) -> Crossing:
     """The first step above 0 at which the ASR reaches 50 %.
 
-    Looks at `SCAN` even steps from 0 until one is at 50 or more, and then halves the bracket `HALVINGS` times: the
-    crossing lies in a bracket of 1/256 of the way, in which it is linearly interpolated, as `score.basin` does.
+    Looks at `SCAN` even steps from 0 until one is at 50 or more, and then halves the bracket `HALVINGS` times, to
+    1/256 of the way (less often where an ASR is NaN). There the crossing is linearly interpolated.
 
     Args:
         asr_at: ASR in percent at a step, NaN where it cannot be measured.

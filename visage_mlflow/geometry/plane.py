@@ -73,13 +73,16 @@ def interpolation_axis(n_points: int = 21, extra: float = 0.5) -> Floats:
     return steps
 
 
-def spanning_axis(marks: Sequence[float], n_points: int = 21, extra: float = 0.5) -> Floats:
-    """Steps over all of 0 and the marks and `extra` beyond them, evenly spaced but for the one moved onto 0.
+def spanning_axis(
+    marks: Sequence[float], n_points: int = 21, extra: float = 0.5, exactly: Sequence[float] = (0.0,)
+) -> Floats:
+    """Steps over all of 0 and the marks and `extra` beyond them, evenly spaced but for those moved onto others.
 
     Args:
         marks: What must lie on the axis, in steps; not all of them 0.
         n_points: At least 4.
         extra: How far to go on beyond the outermost of them, as a multiple of their distance.
+        exactly: Increasing steps, 0.0 first, onto which inner points are moved; those after 0.0 if there is room.
 
     Returns:
         Strictly increasing float64 array of shape (n_points,), 0.0 one of its points.
@@ -94,11 +97,17 @@ def spanning_axis(marks: Sequence[float], n_points: int = 21, extra: float = 0.5
         raise ValueError(f"`extra` must be zero or a positive finite number, got {extra}. The default is 0.5.")
     if n_points < 4:
         raise ValueError(f"`n_points` must be at least 4, got {n_points}: the ends, the model and something between.")
-    low, high = min(0.0, *marks), max(0.0, *marks)
+    low, high = min([0.0, *marks]), max([0.0, *marks])
     if not (math.isfinite(high - low) and high > low):
         raise ValueError(f"`marks` must be finite and not all 0, got {list(marks)}: they span no axis.")
     steps = np.linspace(low - extra * (high - low), high + extra * (high - low), n_points)
-    steps[int(np.argmin(np.abs(steps)))] = 0.0
+    free = 1  # The ends stay, or a mark might fall off the axis.
+    for step in exactly:
+        if step not in steps and free < n_points - 1:
+            nearest = free + int(np.argmin(np.abs(steps[free : n_points - 1] - step)))
+            if steps[nearest - 1] < step < steps[nearest + 1]:
+                steps[nearest] = step
+                free = nearest + 1
     return steps
 
 
@@ -180,6 +189,8 @@ class Component:
     direction: Combination
     explained_variance: float
     """Its share of the squared lengths of all displacements together, 0 to 1."""
+    spread: float
+    """Root of the sum of the displacements' squared coordinates along it: a Frobenius norm over all weights."""
 
 
 def components(weights: Mapping[str, Tensor], displacements: Sequence[Direction], count: int = 2) -> list[Component]:
@@ -213,5 +224,5 @@ def components(weights: Mapping[str, Tensor], displacements: Sequence[Direction]
         along = float(products[-1] @ vector)
         scale = math.copysign(longest / math.sqrt(variance), along if along != 0 else 1.0)
         parts = [(scale * float(part), each) for part, each in zip(vector, displacements, strict=True)]
-        found.append(Component(Combination(parts), variance / float(variances.sum())))
+        found.append(Component(Combination(parts), variance / float(variances.sum()), math.sqrt(variance)))
     return found

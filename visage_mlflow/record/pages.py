@@ -11,7 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 
-from visage_mlflow.record.hover import CHECKPOINTS, Answers, about, about_place, about_point, as_markup, by_place, in_lines
+from visage_mlflow.record import hover
+from visage_mlflow.record.hover import Answers, about, about_place, about_point, as_markup, by_place, in_lines
 from visage_mlflow.record.results import Course, Landscape, Mark, Point, Response, Trajectory
 from visage_mlflow.record.style import (
     ASR_COLOURS,
@@ -62,7 +63,7 @@ def trajectory(result: Trajectory, responses: Sequence[Response]) -> str:
     charts = _charts(line, by_place(responses))
     for index, course in enumerate(result.courses):
         _add_course(charts[0], course, index, is_plane=len(line.axes) == 2)
-    paragraphs = about(line, responses) + [CHECKPOINTS] * (len(line.axes) == 2)
+    paragraphs = about(line, responses) + [hover.CHECKPOINTS] * (len(line.axes) == 2)
     if result.remark:
         paragraphs.append(f"Remark: {result.remark}")
     return _page(f"Finetunings of {short(line.setup.model)}, {line.plane}", paragraphs, charts)
