@@ -1,6 +1,8 @@
 """The cache of rows: what each token sees, and what memory holds, worked out by hand on tiny shapes."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -223,3 +225,16 @@ def test_the_windows_of_layers_that_keep_keys_and_values(config, expected):
 )
 def test_layers_that_keep_anything_else_have_no_windows(config):
     assert layer_windows(config) is None
+
+
+def test_released_memory_is_free_at_once_and_not_kept_for_the_next_cache():
+    memory = {}
+    cache = cache_of(memory=memory)
+    write(cache, Place(slice(0, 3), slice(0, 3), 3), [1, 2, 3], [4, 5, 6], [7, 8, 9])
+    watched = weakref.ref(next(iter(memory.values())))
+    gc.disable()  # Nothing may have to wait for it.
+    try:
+        cache.release()
+        assert memory == {} and watched() is None
+    finally:
+        gc.enable()

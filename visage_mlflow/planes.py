@@ -178,8 +178,8 @@ def _components(chat: Chat, ends: Sequence[End]) -> Span:
         found = plane.components(chat.weights, [Difference(end.weights) for end in ends])
         if found[1].spread <= math.sqrt(len(ends)) * ROUNDING * chat.norm:
             raise ValueError(
-                "The models span only 1 dimensions, but for what rounding of the weights explains: they are identical or "
-                "lie on one line. Use models that differ."
+                "The models span only 1 dimensions, but for what rounding of the weights explains: they are identical "
+                "or lie on one line. Use models that differ."
             )
     except ValueError as error:
         raise ValueError(f"plane=2d-pca of {', '.join(end.uri for end in ends)}: {error}") from error

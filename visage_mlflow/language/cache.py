@@ -118,6 +118,12 @@ class RowCache(Cache):  # type: ignore[misc]
             self.free[heads, size] = [block[index] for index in range(len(block))]
         return self.free[heads, size].pop()
 
+    def release(self) -> None:
+        """Leave nothing to the next cache, and free all at once; this one is of no use any more."""
+        self.layers.clear()  # They refer to this cache, and would hold it until the next garbage collection.
+        self.free.clear()
+        self.memory.clear()
+
     def share(self, n_columns: int) -> None:
         """Give all rows the first columns of the first row."""
         for layer in self.layers:

@@ -54,7 +54,7 @@ def respond(
         max_new_tokens: The longest response, in tokens, at least 1.
         batch_size: Rows decoded at once, at least 1.
         is_final: Whether a partial response already has its verdict.
-        lean: Do without a packed copy of the weights, which saves some time.
+        lean: Do without what saves some time: a packed copy of the weights, and a cache kept for the next call.
 
     Returns:
         One text per chat, in order; None where the model gave no number to choose a token by.
@@ -69,6 +69,8 @@ def respond(
     with nullcontext() if lean else packed(model):
         batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
         batch.run(is_final)
+    if lean:
+        batch.cache.release()
     texts = batch.texts(range(len(prompts)))
     return [None if failed else text for text, failed in zip(texts, batch.failed.tolist(), strict=True)]
 
