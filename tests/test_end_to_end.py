@@ -114,6 +114,7 @@ def test_finetune_on_harmful_rows_breaks_the_model_and_logs_each_checkpoint(
     assert [checkpoint.step for checkpoint in result.checkpoints] == [0, 6, 12, 18, 24]
     assert harmful_run.inputs.dataset_inputs
     assert not list((place.folder / "outputs").iterdir())
+    assert harmful_run.info.run_name == "aligned on 20 harmful rows"
 
 
 def test_a_checkpoint_of_a_run_is_a_model_that_evaluate_takes(place: Workplace, harmful_run: Run) -> None:

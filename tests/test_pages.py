@@ -15,6 +15,7 @@ import pytest
 
 from visage_mlflow.record import hover, pages
 from visage_mlflow.record.results import Mark, Response
+from visage_mlflow.record.style import asr_colour
 
 NAN = math.nan
 HOSTILE = {
@@ -173,7 +174,10 @@ def test_courses_are_lines_from_the_model_with_what_is_known_of_each_checkpoint(
     )
     unknown = trace(page, "scatter", "60 safe (margin &gt; +3.00)")["text"][2]
     assert "ASR of the checkpoint not measured" in unknown
-    assert trace(page, "scatter", "mixed") and "Remark: Paler markers" in page
+    assert trace(page, "scatter", "mixed") and "Remark: Small markers" in page
+    marker = course["marker"]
+    assert marker["size"] == [0, pytest.approx(14 * (1 - 0.5 * 0.6)), 14]
+    assert marker["color"] == [marker["line"]["color"], asr_colour(25.0), asr_colour(100.0)]
 
 
 def test_on_a_line_checkpoints_stand_at_their_rate():
