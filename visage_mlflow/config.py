@@ -219,7 +219,7 @@ class MainConfig:
     The sections are settings of the other entry points; `model`, `run` and `output_dir` in them are filled in.
     """
 
-    budget: str = setting("default", "Recipe of the sections: default (15 minutes on two cores) or quick (5).")
+    budget: str = setting("default", "Recipe of the sections: default (15 minutes on two cores) or quick (6).")
     model: str = setting("builtin:smollm2", MODEL_HELP)
     align: FinetuneConfig
     visage: VisageConfig
