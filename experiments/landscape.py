@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(config: LandscapeConfig) -> None:
     """Measure the ASR on the grid that the config asks for, into MLflow."""
-    from visage_mlflow import landscape, settings
+    from visage_mlflow import landscape, measuring, settings
     from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.language import models, stored
     from visage_mlflow.planes import End
@@ -37,7 +37,7 @@ def main(config: LandscapeConfig) -> None:
     ):
         harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
         uris = settings.unfolded(config.ends, lambda run_id: tracking.finetune_run(run_id, "to").uris)
-        settings.check_ends(config.plane, uris)
+        measuring.check_ends(config.plane, uris)
         for uri in uris:
             models.check_uri(uri, "to")
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)

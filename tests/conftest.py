@@ -11,6 +11,8 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
+from visage_mlflow.language import models  # noqa: E402
+
 # On tensors this small a second thread gains little, and waits at every barrier where others use the cores:
 # test_tiny.py took 31 s with two threads on a busy machine, 7 s with one.
 torch.set_num_threads(1)
@@ -32,3 +34,15 @@ def aligned_folder(base_folder: Path) -> Path:
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with harmful_eval, harmful_train, benign_train and benign_eval, each .jsonl."""
     return tiny.write_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def chat(aligned_folder: Path) -> models.Chat:
+    """The aligned model in float32, loaded for measuring."""
+    return models.load(str(aligned_folder), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> models.Chat:
+    """The model that helps with everything in float32, loaded for measuring."""
+    return models.load(str(base_folder), dtype="float32")

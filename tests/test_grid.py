@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from visage_mlflow.geometry.grid import grid, past_the_edge
+from visage_mlflow.geometry.grid import by_distance, grid, past_the_edge
 
 NAN = math.nan
 FIVE, SEVEN = ([float(step) for step in range(-half, half + 1)] for half in (2, 3))
@@ -180,3 +180,10 @@ def test_any_order_of_measuring_by_any_number_of_workers_leaves_out_the_same_poi
             known |= {place: truth[place] for place in wanted}
         assert past_the_edge(axes, known, outside_after) == expected
         assert set(truth) - expected <= set(known)
+
+
+def test_points_by_distance_begin_at_the_origin_and_measure_each_axis_by_its_own_reach():
+    # Of reach 2 and 0.1: (1, 0) is half way out, (0, 0.1) all the way.
+    order = by_distance([[0, 1, 2], [0, 0.1]])
+    assert order[:2] == [(0.0, 0.0), (1.0, 0.0)] and set(order[2:]) == {(2.0, 0.0), (0.0, 0.1), (1.0, 0.1), (2.0, 0.1)}
+    assert by_distance([[-1, 0, 1]], far_first=True) == [(-1.0,), (1.0,), (0.0,)]

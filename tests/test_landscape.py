@@ -19,16 +19,6 @@ from visage_mlflow.workers import Crew
 
 
 @pytest.fixture(scope="module")
-def chat(aligned_folder):
-    return models.load(str(aligned_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def base(base_folder):
-    return models.load(str(base_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
 def asking(sets):
     return {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 24, "max_new_tokens": 16}
 

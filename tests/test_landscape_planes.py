@@ -15,23 +15,12 @@ from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.evaluation import attack, harmful_rows
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.grid import grid, past_the_edge
-from visage_mlflow.language import models
 from visage_mlflow.measuring import AXES
 from visage_mlflow.planes import End
 from visage_mlflow.record.results import Landscape
 from visage_mlflow.workers import Crew
 
 ENDS = {"2d-random": 0, "2d-interpolation": 2, "2d-interpolation-random": 1, "2d-pca": 3}
-
-
-@pytest.fixture(scope="module")
-def chat(aligned_folder):
-    return models.load(str(aligned_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def base(base_folder):
-    return models.load(str(base_folder), dtype="float32")
 
 
 @pytest.fixture(scope="module")

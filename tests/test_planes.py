@@ -21,16 +21,6 @@ CONFIG = PlaneConfig(n_points=5)
 
 
 @pytest.fixture(scope="module")
-def chat(aligned_folder):
-    return models.load(str(aligned_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def base(base_folder):
-    return models.load(str(base_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
 def ends(chat, base):
     """The unaligned model, and three that lie off the way to it."""
     others = [on_the_way(chat, base, share, off) for share, off in ((0.4, 0.5), (0.8, 0.1), (-0.3, 0.2))]

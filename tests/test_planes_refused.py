@@ -17,16 +17,6 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def chat(aligned_folder):
-    return models.load(str(aligned_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def base(base_folder):
-    return models.load(str(base_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
 def others(chat, base):
     """Two sound models beside the base."""
     return [on_the_way(chat, base, 0.4, 0.5), on_the_way(chat, base, 0.8, -0.2)]

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from visage_mlflow.geometry import intervals
+from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.geometry.score import bootstrap_visage, visage, wilson
 
 NAN = math.nan
@@ -142,9 +143,10 @@ def test_the_bootstrap_needs_bounded_memory():
         (np.full((1, 2, 3), 50.0), "verdicts, not percent"),
     ],
 )
-def test_what_are_no_verdicts_is_refused(jailbroken, message):
+@pytest.mark.parametrize("bootstrap", [bootstrap_visage, bootstrap_mean_asr])
+def test_what_are_no_verdicts_is_refused(bootstrap, jailbroken, message):
     with pytest.raises(ValueError, match=message):
-        bootstrap_visage(jailbroken)
+        bootstrap(jailbroken)
 
 
 def test_no_resamples_are_refused():

@@ -111,21 +111,6 @@ def test_it_needs_bounded_memory():
     assert peak < 96e6
 
 
-@pytest.mark.parametrize(
-    ("jailbroken", "message"),
-    [
-        (np.zeros((2, 3)), "shape"),
-        (np.zeros((0, 3, 4)), "non-empty"),
-        (np.zeros((2, 3, 0)), "non-empty"),
-        (np.full((1, 2, 3), NAN), "no verdict"),
-        (np.full((1, 2, 3), 50.0), "verdicts, not percent"),
-    ],
-)
-def test_what_are_no_verdicts_is_refused(jailbroken, message):
-    with pytest.raises(ValueError, match=message):
-        bootstrap_mean_asr(jailbroken)
-
-
 def test_a_level_or_a_number_of_resamples_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="`level`"):
         bootstrap_mean_asr([[[1]]], level=95)

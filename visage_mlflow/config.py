@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from visage_mlflow.measuring import NORMS, PLANES, SOURCE_HELP, AttackConfig, LineConfig, MeasureConfig, PlaneConfig
-from visage_mlflow.settings import above_zero, at_least, check_ends, check_grid, listed, one_of, setting
+from visage_mlflow.measuring import (
+    NORMS,
+    PLANES,
+    SOURCE_HELP,
+    AttackConfig,
+    LineConfig,
+    MeasureConfig,
+    PlaneConfig,
+    check_ends,
+)
+from visage_mlflow.settings import above_zero, at_least, check_grid, listed, one_of, setting
 
 __all__ = [
     "AttackConfig",

@@ -13,7 +13,7 @@ from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig, Visa
 from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates, setup
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.directions import Direction
-from visage_mlflow.geometry.grid import Steps, grid, past_the_edge
+from visage_mlflow.geometry.grid import Steps, by_distance, grid, past_the_edge
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
@@ -74,12 +74,7 @@ def measure_grid(
 
     # Noise takes longest, so it goes first, and the workers end together. Where the far points may be left out, the
     # near ones must go first to tell.
-    reach = [max(map(abs, axis)) for axis in axes]
-
-    def distance(place: Steps) -> float:
-        return max(abs(step) / far for step, far in zip(place, reach, strict=True))
-
-    order = sorted(places, key=distance, reverse=config.outside_after == 0)
+    order = by_distance(axes, far_first=config.outside_after == 0)
     if progress:
         for place in answers:
             progress(place, asr[place])

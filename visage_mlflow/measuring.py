@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from visage_mlflow.language.judges import JUDGES
-from visage_mlflow.settings import at_least, check_grid, check_line, finite_above_zero, one_of, setting
+from visage_mlflow.settings import (
+    ALL_CHECKPOINTS,
+    at_least,
+    check_grid,
+    check_line,
+    finite_above_zero,
+    one_of,
+    setting,
+)
 
 AXES = {
     "1d-random": ("random",),
@@ -127,3 +136,20 @@ class PlaneConfig(LineConfig):
                 finite_above_zero(extent, values[extent], 0.5)
             else:
                 check_line(int(values[n_points]), values[extra], n_points, extra)
+
+
+def check_ends(plane: str, uris: Sequence[str]) -> None:
+    """Raise ValueError for a number of other models that cannot span a plane."""
+    if any(ALL_CHECKPOINTS.fullmatch(uri) for uri in uris):
+        return  # How many there are is known when the run is looked up.
+    n_ends = AXES[plane].count("difference")
+    least, most = (3, math.inf) if "component" in AXES[plane] else (n_ends, n_ends)
+    if least <= len(uris) <= most:
+        return
+    if most == 0:
+        cure = f"Try plane={plane.replace('random', 'interpolation')}."
+        raise ValueError(f"`to` is {', '.join(uris)!r}, but plane={plane} has no other end. {cure}")
+    wanted = f"{least}{' or more' if most > least else ''} other model{'s' if least > 1 else ''}"
+    cure = f"Give {'their URIs, separated by commas' if least > 1 else 'its URI'}."
+    found = f"is {', '.join(uris)!r}, {len(uris)} of them" if uris else "is empty"
+    raise ValueError(f"`to` {found}, but plane={plane} is spanned by {wanted}. {cure}")

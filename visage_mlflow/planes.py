@@ -134,20 +134,26 @@ def span(chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End] = (), *
             random: Direction = RandomDirection(seed=this_seed, norm=config.norm)
             spanning.append(random if config.lean else Materialized(random, chat.weights))
             about.append({"kind": kind, "seed": this_seed, "norm": config.norm})
+    products = directions.gram(chat.weights, spanning)
+    lengths = [math.sqrt(products[index, index]) for index in range(len(spanning))]
     if len(spanning) == 2:
-        about[1]["angle"] = _angle(chat, spanning[0], spanning[1])
-        spanning[1] = _orthogonal(chat, name, spanning, ends)
-    for each, direction in zip(about, spanning, strict=True):
-        each["relative_norm"] = relative_norm(chat, direction)
+        cosine = float(products[0, 1]) / (lengths[0] * lengths[1])
+        about[1]["angle"] = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+        # As long as the first, but for a random direction beside a difference: that is hundreds of times shorter, and
+        # a random step of its length shows nothing.
+        if name != "2d-interpolation-random":
+            lengths[1] = lengths[0]
+        spanning[1] = _orthogonal(chat, name, spanning, ends, lengths[1])
+    for each, length in zip(about, lengths, strict=True):
+        each["relative_norm"] = length / chat.norm
     return Span(name, tuple(spanning), tuple(about), chat.weights, tuple(ends))
 
 
-def _orthogonal(chat: Chat, name: str, spanning: Sequence[Direction], ends: Sequence[End]) -> Combination:
-    """The second direction made orthogonal to the first, in a scale that suits it."""
+def _orthogonal(
+    chat: Chat, name: str, spanning: Sequence[Direction], ends: Sequence[End], length: float
+) -> Combination:
+    """The second direction made orthogonal to the first, and so long."""
     first, second = spanning
-    # As long as the first, but for a random direction beside a difference: that is hundreds of times shorter, and a
-    # random step of its length shows nothing.
-    length = directions.norm(chat.weights, second if name == "2d-interpolation-random" else first)
     try:
         found = directions.orthogonal(chat.weights, second, to=first, length=length)
         rest = length / found.parts[0][0]
@@ -160,11 +166,6 @@ def _orthogonal(chat: Chat, name: str, spanning: Sequence[Direction], ends: Sequ
             "models that differ, or use plane=1d-interpolation."
         ) from error
     return found
-
-
-def _angle(chat: Chat, first: Direction, second: Direction) -> float:
-    """Between two directions, in degrees."""
-    return math.degrees(math.acos(directions.cosine(chat.weights, first, second)))
 
 
 def _components(chat: Chat, ends: Sequence[End]) -> Span:

@@ -77,21 +77,3 @@ def unfolded(uris: Sequence[str], checkpoints_of: Callable[[str], list[str]]) ->
     """The URIs, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
     runs = [(uri, ALL_CHECKPOINTS.fullmatch(uri)) for uri in uris]
     return [each for uri, run in runs for each in (checkpoints_of(run[1]) if run else [uri])]
-
-
-def check_ends(plane: str, uris: Sequence[str]) -> None:
-    """Raise ValueError for a number of other models that cannot span a plane."""
-    if any(ALL_CHECKPOINTS.fullmatch(uri) for uri in uris):
-        return  # How many there are is known when the run is looked up.
-    least, most = {"1d-interpolation": (1, 1), "2d-interpolation-random": (1, 1), "2d-interpolation": (2, 2)}.get(
-        plane, (3, math.inf) if plane == "2d-pca" else (0, 0)
-    )
-    if least <= len(uris) <= most:
-        return
-    if most == 0:
-        cure = f"Try plane={plane.replace('random', 'interpolation')}."
-        raise ValueError(f"`to` is {', '.join(uris)!r}, but plane={plane} has no other end. {cure}")
-    wanted = f"{least}{' or more' if most > least else ''} other model{'s' if least > 1 else ''}"
-    cure = f"Give {'their URIs, separated by commas' if least > 1 else 'its URI'}."
-    found = f"is {', '.join(uris)!r}, {len(uris)} of them" if uris else "is empty"
-    raise ValueError(f"`to` {found}, but plane={plane} is spanned by {wanted}. {cure}")

@@ -18,6 +18,20 @@ def grid(axes: Sequence[Sequence[float]]) -> list[Steps]:
     return [tuple(map(float, reversed(place))) for place in itertools.product(*reversed(axes))]
 
 
+def by_distance(axes: Sequence[Sequence[float]], *, far_first: bool = False) -> list[Steps]:
+    """All points of a grid, from the origin to its rim or back; each axis is as long as its farthest step.
+
+    >>> by_distance([[-2, 0, 1]])
+    [(0.0,), (1.0,), (-2.0,)]
+    """
+    reach = [max(map(abs, axis)) for axis in axes]
+
+    def distance(place: Steps) -> float:
+        return max(abs(step) / far for step, far in zip(place, reach, strict=True))
+
+    return sorted(grid(axes), key=distance, reverse=far_first)
+
+
 def past_the_edge(axes: Sequence[Sequence[float]], asr: Mapping[Steps, float], outside_after: int) -> set[Steps]:
     """Points behind `outside_after` points in a row at 100, going outward from the origin; never the origin.
 
