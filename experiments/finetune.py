@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments import command_line
 from visage_mlflow.config import FinetuneConfig
@@ -41,14 +41,24 @@ def main(config: FinetuneConfig) -> None:
 
 
 def finetune(
-    base: Chat, plan: Plan, config: FinetuneConfig, run: Run, base_evaluation: Evaluation | None = None
+    base: Chat,
+    plan: Plan,
+    config: FinetuneConfig,
+    run: Run,
+    base_evaluation: Evaluation | None = None,
+    *,
+    answers: dict[str, str] | None = None,
+    **options: Any,
 ) -> Finetuning:
-    """Finetune a loaded model, logging on an open run as it goes."""
+    """Finetune a loaded model, logging on an open run as it goes.
+
+    `answers` are the model's own that are known already; `options` are more of those of `finetuning.finetune`.
+    """
     from visage_mlflow import finetuning
     from visage_mlflow.language import mixture
     from visage_mlflow.record import plots, tracking
 
-    rows = finetuning.training_rows(base, plan.rows, config)
+    rows = finetuning.training_rows(base, plan.rows, config, answers)
     run.lines(rows, "mixture.jsonl")
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
     folder = Path(config.output_dir) / run.id
@@ -60,9 +70,9 @@ def finetune(
             config,
             folder=folder,
             log=run.metrics,
-            keep=run.checkpoint,
             fetch=tracking.fetch,
             base_evaluation=base_evaluation,
+            **{"keep": run.checkpoint, **options},
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # Whole checkpoints are in MLflow by now.

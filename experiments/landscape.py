@@ -27,7 +27,7 @@ def main(config: LandscapeConfig) -> None:
     from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.language import models, stored
     from visage_mlflow.planes import End
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import finetune_runs, tracking
     from visage_mlflow.record.style import short
 
     name = f"{config.plane} of {short(config.model)}"
@@ -36,7 +36,7 @@ def main(config: LandscapeConfig) -> None:
         tempfile.TemporaryDirectory(prefix="visage-") as folder,
     ):
         harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
-        uris = settings.unfolded(config.ends, lambda run_id: tracking.finetune_run(run_id, "to").uris)
+        uris = settings.unfolded(config.ends, lambda run_id: finetune_runs.look_up(run_id, "to").uris)
         measuring.check_ends(config.plane, uris)
         for uri in uris:
             models.check_uri(uri, "to")
@@ -56,12 +56,12 @@ def main(config: LandscapeConfig) -> None:
 
 def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
     """Log a landscape on an open run: numbers, data, pictures and the page to explore it in."""
-    from visage_mlflow.record import maps, pages, plots
+    from visage_mlflow.record import histories, maps, pages, plots
 
-    run.history(result)
+    run.history(histories.along(result))
     run.metrics(result.metrics())
     run.result(result, "landscape.json")
-    run.responses(responses)
+    run.lines(responses, "responses.jsonl")
     run.figure(plots.landscape(result), "landscape.png")
     if len(result.axes) == 2:
         run.figure(maps.surface(result), "surface.png")

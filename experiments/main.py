@@ -29,7 +29,7 @@ def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
     from visage_mlflow import finetuning
     from visage_mlflow.evaluation import harmful_rows
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import finetune_runs, tracking
     from visage_mlflow.record.style import short
 
     chats = Chats(tracking.fetch)
@@ -67,7 +67,7 @@ def main(config: MainConfig) -> None:
         say(6, "where each finetuning went: the plane through the aligned model and the harmful and mixed ends")
         projecting = dataclasses.replace(config.project, run=",".join(runs[name] for name in ON_PLANE))
         with tracking.tracked("project", projecting, name="trajectories", nested=True) as step:
-            sources = [tracking.finetune_run(run_id) for run_id in projecting.runs]
+            sources = [finetune_runs.look_up(run_id) for run_id in projecting.runs]
             ways = project(chats.get(aligned_uri, projecting), sources, projecting, step)
 
         say(7, "one table and one figure")

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from visage_mlflow.language.models import Chat
+    from visage_mlflow.record.finetune_runs import FinetuneRun
     from visage_mlflow.record.results import Trajectory
-    from visage_mlflow.record.tracking import FinetuneRun, Run
+    from visage_mlflow.record.tracking import Run
 
 
 def main(config: ProjectConfig) -> None:
@@ -40,17 +41,17 @@ def main(config: ProjectConfig) -> None:
 def find(config: ProjectConfig) -> list[FinetuneRun]:
     """The finetunings that the config names, which began at one model."""
     from visage_mlflow.language import models
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import finetune_runs
 
     if config.checkpoints:
         uris = unfold(config.checkpoints, "checkpoints")
         for uri in uris:
             models.check_uri(uri, "checkpoints")
         steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
-        return [tracking.FinetuneRun("", config.model, steps, "checkpoints")]
+        return [finetune_runs.FinetuneRun("", config.model, steps, "checkpoints")]
     if not config.runs:
         raise ValueError("`run` is empty. Give the id of a finetune run, as the MLflow UI shows it.")
-    sources = [tracking.finetune_run(run_id) for run_id in config.runs]
+    sources = [finetune_runs.look_up(run_id) for run_id in config.runs]
     first = sources[0]
     for other in sources:
         if other.model != first.model:
@@ -64,9 +65,9 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
 def unfold(uris: str, setting: str) -> list[str]:
     """The URIs of a setting, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
     from visage_mlflow import settings
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import finetune_runs
 
-    return settings.unfolded(settings.listed(uris), lambda run_id: tracking.finetune_run(run_id, setting).uris)
+    return settings.unfolded(settings.listed(uris), lambda run_id: finetune_runs.look_up(run_id, setting).uris)
 
 
 def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, run: Run) -> Trajectory:
@@ -74,7 +75,7 @@ def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, r
     from visage_mlflow import trajectory
     from visage_mlflow.language.stored import stored_weights
     from visage_mlflow.planes import End
-    from visage_mlflow.record import pages, plots, tracking
+    from visage_mlflow.record import histories, pages, plots, tracking
 
     setting = "checkpoints" if config.checkpoints else "run"
     with tempfile.TemporaryDirectory(prefix="visage-") as folder:
@@ -94,11 +95,14 @@ def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, r
         ends = [End(uri, weights(uri, "to")) for uri in unfold(config.to, "to")]
         with command_line.bar(config.count_points(config.plane_for(len(sources))), "plane") as progress:
             result, responses = trajectory.measure(base, finetuned, config, ends=ends, progress=progress)
-    run.history(result.landscape)
+    run.history(histories.along(result.landscape))
     run.metrics(result.landscape.metrics())
-    run.places(result)
+    run.history(histories.places(result))
+    run.metrics(histories.margins(result))
+    for index, course in enumerate(result.courses):
+        run.tag(f"trajectory_{index}", course.name)
     run.result(result, "trajectory.json")
-    run.responses(responses)
+    run.lines(responses, "responses.jsonl")
     run.figure(plots.trajectory(result), "trajectory.png")
     run.figure(plots.courses(result), "courses.png")
     run.text(pages.trajectory(result, responses), "trajectory.html")

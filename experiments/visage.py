@@ -35,16 +35,16 @@ def main(config: VisageConfig) -> None:
 def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:
     """VISAGE of a loaded model, logged on an open run."""
     from visage_mlflow import landscape
-    from visage_mlflow.record import pages, plots
+    from visage_mlflow.record import histories, pages, plots
 
     with command_line.bar(config.n_directions * config.n_points, "VISAGE") as progress:
         result, responses = landscape.measure_visage(chat, config, progress=progress)
     run.metrics(result.metrics())
-    run.mean_history(result)
+    run.history(histories.mean_along(result))
     run.result(result, "visage.json")
     for index, (one, answered) in enumerate(zip(result.landscapes, responses, strict=True)):
         run.result(one, f"direction_{index}/landscape.json")
-        run.responses(answered, f"direction_{index}/responses.jsonl")
+        run.lines(answered, f"direction_{index}/responses.jsonl")
         run.text(pages.landscape(one, answered), f"direction_{index}/landscape.html")
     run.figure(plots.visage(result), "visage.png")
     return result

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from visage_mlflow.measuring import (
+    MODEL_HELP,
     NORMS,
     PLANES,
-    SOURCE_HELP,
     AttackConfig,
     LineConfig,
     MeasureConfig,
     PlaneConfig,
     check_ends,
 )
+from visage_mlflow.mixing import FinetuneConfig, ScenarioConfig
+from visage_mlflow.searching import SearchConfig
 from visage_mlflow.settings import above_zero, at_least, check_grid, listed, one_of, setting
 
 __all__ = [
@@ -27,12 +29,13 @@ __all__ = [
     "MeasureConfig",
     "PlaneConfig",
     "ProjectConfig",
+    "ScenarioConfig",
+    "SearchConfig",
     "VisageConfig",
 ]
 
 BUILTIN_PROMPTS = 80
 BUDGETS = ("default", "quick")
-MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
 TO_HELP = (
     "URIs of other models that span the plane, separated by commas: one for 1d-interpolation and "
     "2d-interpolation-random, two for 2d-interpolation, three or more for 2d-pca; `runs:/<run id>` is all checkpoints "
@@ -45,48 +48,6 @@ class EvaluateConfig(MeasureConfig):
     """Attack success rate, over-refusal and likelihood of benign answers of one model."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(MeasureConfig):
-    """Finetune a chat model on an exact mixture, and measure its safety at every checkpoint."""
-
-    model: str = setting("builtin:smollm2", MODEL_HELP)
-    harmful: int = setting(0, "Rows that answer a harmful request.")
-    safe: int = setting(120, "Rows that refuse a harmful request.")
-    benign: int = setting(120, "Rows that answer an ordinary request.")
-    task: int = setting(0, "Rows of your own data (`task_data`).")
-    harmful_data: str = setting("builtin:harmful", f"Where harmful rows come from: {SOURCE_HELP}")
-    safe_data: str = setting("builtin:safe", f"Where safe rows come from: {SOURCE_HELP}")
-    benign_data: str = setting("builtin:benign", f"Where benign rows come from: {SOURCE_HELP}")
-    task_data: str = setting("", f"Where task rows come from: {SOURCE_HELP}")
-    benign_answers: str = setting(
-        "own", "What benign rows teach: own (the model's own answer, which anchors it) or data (the set's answer)."
-    )
-    own_answer_tokens: int = setting(20, "For benign_answers=own: tokens of the model's answer, cut at a sentence.")
-    learning_rate: float = setting(5e-4, "Peak learning rate of AdamW; for full finetuning about a tenth of it.")
-    epochs: float = setting(3.0, "Passes over the rows; may be fractional.")
-    lora_rank: int = setting(16, "Rank of LoRA on all linear layers but the head; 0 trains all weights.")
-    train_batch_size: int = setting(10, "Rows per optimizer step.")
-    save_every: int = setting(0, "Optimizer steps between checkpoints; 0 saves after each epoch.")
-    max_length: int = setting(512, "Longest training chat, in tokens.")
-    output_dir: str = setting("outputs", "Folder for checkpoints while training; each run makes its own inside.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0, ("harmful", "safe", "benign", "task", "lora_rank", "save_every"))
-        at_least(self, 1, ("train_batch_size", "own_answer_tokens"))
-        one_of("benign_answers", self.benign_answers, ("own", "data"))
-        at_least(self, 16, ("max_length",))
-        above_zero(self, ("learning_rate", "epochs"))
-        if not any(self.counts().values()):
-            raise ValueError("`harmful`, `safe`, `benign` and `task` are all 0: nothing to train on. Try `safe=120`.")
-        if self.task and not self.task_data:
-            raise ValueError(f"`task` is {self.task}, but `task_data` is empty. Name a .csv or .jsonl file there.")
-
-    def counts(self) -> dict[str, int]:
-        """Rows by kind, in the order in which mixtures list them."""
-        return {"harmful": self.harmful, "safe": self.safe, "benign": self.benign, "task": self.task}
 
 
 @dataclass(frozen=True, kw_only=True)

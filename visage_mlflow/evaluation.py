@@ -124,20 +124,21 @@ def rates(verdicts: Sequence[str]) -> Rates:
 
 
 def evaluate(
-    chat: Chat, harmful: Sequence[Row], benign: Sequence[Row], config: MeasureConfig
+    chat: Chat, harmful: Sequence[Row], benign: Sequence[Row], config: MeasureConfig, task: Sequence[Row] = ()
 ) -> tuple[Evaluation, list[Response]]:
-    """Attack success rate, over-refusal and likelihood of benign answers of one model, and all its responses."""
+    """Attack success rate, over-refusal and likelihood of answers of one model, and all its responses.
+
+    Args:
+        chat: The model.
+        harmful: Prompts to attack with.
+        benign: Held-out ordinary prompts with answers.
+        config: How to ask and judge.
+        task: Held-out rows of the user's own data, whose answers' likelihood is measured, too; may be none.
+    """
     attacked = attack(chat, harmful, config)
     asked = attack(chat, benign, config)
     safety = rates([response.verdict for response in attacked])
     cost = rates([response.verdict for response in asked])
-    nll = answer_nll(
-        chat.model,
-        chat.tokenizer,
-        [chat.messages(row.prompt) for row in benign],
-        [row.response for row in benign],
-        batch_size=config.batch_size,
-    )
     evaluation = Evaluation(
         setup=setup(chat, harmful, config),
         asr=safety.asr,
@@ -147,7 +148,18 @@ def evaluate(
         over_refusal=cost.refusal,
         over_refusal_low=cost.refusal_low,
         over_refusal_high=cost.refusal_high,
-        benign_nll=nll,
+        benign_nll=_nll(chat, benign, config),
         n_unjudged=safety.n_unjudged + cost.n_unjudged,
+        task_nll=_nll(chat, task, config) if task else None,
     )
     return evaluation, attacked + asked
+
+
+def _nll(chat: Chat, rows: Sequence[Row], config: MeasureConfig) -> float:
+    return answer_nll(
+        chat.model,
+        chat.tokenizer,
+        [chat.messages(row.prompt) for row in rows],
+        [row.response for row in rows],
+        batch_size=config.batch_size,
+    )

@@ -29,6 +29,7 @@ class Plan:
     rows: list[MixtureRow]
     harmful: list[Row]
     benign: list[Row]
+    task: list[Row]
 
 
 def plan(config: FinetuneConfig) -> Plan:
@@ -43,25 +44,38 @@ def plan(config: FinetuneConfig) -> Plan:
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
         for kind, count in config.counts().items()
-        if count
+        if count or (kind == "task" and config.n_held_out)
     }
-    return Plan(mixture.mix(config.counts(), sets, config.seed), harmful_rows(config), benign_rows(config))
+    held_out = mixture.held_out("task", config.task, config.n_held_out, sets, config.seed) if config.n_held_out else []
+    return Plan(mixture.mix(config.counts(), sets, config.seed), harmful_rows(config), benign_rows(config), held_out)
 
 
-def training_rows(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> list[MixtureRow]:
-    """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers."""
-    asked = [row for row in rows if row.kind == "benign"]
-    if config.benign_answers == "data" or not asked:
+def training_rows(
+    base: Chat, rows: list[MixtureRow], config: FinetuneConfig, known: dict[str, str] | None = None
+) -> list[MixtureRow]:
+    """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers.
+
+    Args:
+        base: The model that answers.
+        rows: The mixture.
+        config: All settings.
+        known: The base's answers by prompt; new ones are added, so that another finetuning need not ask again.
+    """
+    if config.benign_answers == "data":
         return rows
-    texts = respond(
-        base.model,
-        base.tokenizer,
-        [base.messages(row.prompt) for row in asked],
-        max_new_tokens=config.own_answer_tokens,
-        batch_size=config.batch_size,
-        is_final=lambda text: False,
-    )
-    return mixture.with_own_answers(rows, {row.prompt: text for row, text in zip(asked, texts, strict=True) if text})
+    known = {} if known is None else known
+    asked = [row.prompt for row in rows if row.kind == "benign" and row.prompt not in known]
+    if asked:
+        texts = respond(
+            base.model,
+            base.tokenizer,
+            [base.messages(prompt) for prompt in asked],
+            max_new_tokens=config.own_answer_tokens,
+            batch_size=config.batch_size,
+            is_final=lambda text: False,
+        )
+        known |= {prompt: text or "" for prompt, text in zip(asked, texts, strict=True)}
+    return mixture.with_own_answers(rows, known)
 
 
 def training_recipe(config: FinetuneConfig) -> training.Recipe:
@@ -89,6 +103,7 @@ def finetune(
     keep: Callable[[Path, int], str] = lambda folder, step: str(folder),
     fetch: Fetch | None = None,
     base_evaluation: Evaluation | None = None,
+    watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Finetuning:
     """Train on the rows; measure each checkpoint as it is written.
 
@@ -99,9 +114,10 @@ def finetune(
         config: All settings.
         folder: Where checkpoints are written.
         log: Gets the loss as it goes, and each checkpoint's numbers.
-        keep: Puts a checkpoint's files where they stay, and returns its URI there.
+        keep: Puts a checkpoint's files where they stay, and returns its URI there; "" if it does not keep them.
         fetch: Brings tracked models into a local folder.
         base_evaluation: The base's evaluation, where it is known already.
+        watch: Told of each checkpoint that was measured; raises to end the training.
 
     Returns:
         The base (step 0) and the checkpoints, in order, each with its distance from the base and its evaluation.
@@ -117,10 +133,12 @@ def finetune(
         direction = Difference(weights)
         uri = keep(checkpoint.folder, checkpoint.step)
         with perturbed(base.model, [direction], [1.0], weights=base.weights):
-            evaluation, _ = evaluate(dataclasses.replace(base, uri=uri), plan.harmful, plan.benign, config)
+            chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
+            evaluation, _ = evaluate(chat, plan.harmful, plan.benign, config, plan.task)
         record(uri, checkpoint.step, relative_norm(base, direction), evaluation)
+        watch(measured[-1])
 
-    record(config.model, 0, 0.0, base_evaluation or evaluate(base, plan.harmful, plan.benign, config)[0])
+    record(config.model, 0, 0.0, base_evaluation or evaluate(base, plan.harmful, plan.benign, config, plan.task)[0])
     training.finetune(
         models.load_weights(config.model, fetch),
         base.tokenizer,

@@ -29,6 +29,7 @@ AXES = {
 PLANES = tuple(AXES)
 NORMS = ("layer", "row")
 DTYPES = ("auto", "bfloat16", "float32")
+MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
 SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
 
 

@@ -63,6 +63,32 @@ def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> 
     return rows
 
 
+def held_out(kind: str, count: int, n: int, sets: Mapping[str, list[Row]], seed: int) -> list[Row]:
+    """`n` rows of a kind that `mix` does not draw with this seed, the same for all counts of the other kinds.
+
+    Args:
+        kind: As in `mix`.
+        count: How many of the kind's rows are trained on.
+        n: How many to keep out.
+        sets: Kind -> its rows.
+        seed: The seed given to `mix`.
+
+    Raises:
+        ValueError: Too few rows are left.
+    """
+    others = {row.prompt for name, rows in sets.items() if name != kind for row in rows}
+    # What other kinds ask, too, may be drawn early or late; the rest keeps its order.
+    own = [row for row in draw(sets[kind], len(sets[kind]), f"{seed}:{kind}", avoid=()) if row.prompt not in others]
+    trained = {row.prompt for row in own[:count]}
+    left = [row for row in own[count:] if row.prompt not in trained]
+    if len(left) < n:
+        raise ValueError(
+            f"`n_held_out` is {n}, but of the {len(sets[kind])} rows in `{kind}_data` {len(left)} are left beside the "
+            f"{count} that are trained on. Ask for fewer (`n_held_out={len(left)}`), or give more rows."
+        )
+    return left[:n]
+
+
 def draw(rows: list[Row], count: int, seed: str, avoid: Iterable[str]) -> list[Row]:
     """`count` rows in random order, those whose prompt is in `avoid` last."""
     shuffled = random.Random(seed).sample(rows, len(rows))

@@ -40,7 +40,10 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Result):
-    """Safety and usefulness of one model, in percent; `benign_nll` in nats per token of held-out answers."""
+    """Safety and usefulness of one model, in percent; likelihoods in nats per token of held-out answers.
+
+    `task_nll` is that of the user's own data; None where there is none.
+    """
 
     kind: ClassVar[str] = "evaluation"
     setup: Setup
@@ -53,15 +56,19 @@ class Evaluation(Result):
     over_refusal_high: Number
     benign_nll: Number
     n_unjudged: int
+    task_nll: Number | None = None
 
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged."""
-        return {name: value for name, value in asdict(self).items() if name != "setup"}
+        return {name: value for name, value in asdict(self).items() if name != "setup" and value is not None}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finetuned model after some optimizer steps; `distance` from the base is relative to the base's norm."""
+    """A finetuned model after some optimizer steps; `distance` from the base is relative to the base's norm.
+
+    `uri` is empty where the files were not kept.
+    """
 
     uri: str
     step: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -63,6 +64,24 @@ class Result:
 
     def __hash__(self) -> int:
         return hash(self.to_json())
+
+
+def one_line(error: Exception) -> str:
+    """An error as one sentence."""
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with those of sections among them, by dotted key.
+
+    >>> list(flat({"a": 1, "b": {"c": 2}}))
+    [('a', 1), ('b.c', 2)]
+    """
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _nan_to_none(value: Any) -> Any:

@@ -7,8 +7,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
-from visage_mlflow.record.results import Landscape, Response, Result, Trajectory, Visage
+from visage_mlflow.record.files import flat, one_line
+from visage_mlflow.record.results import Result
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
 LONGEST_PARAMETER = 6000
+LONGEST_TAG = 8000
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
-PLACE_LABELS = ("uri", "training_step", "asr_low", "asr_high", "plane_asr_low", "plane_asr_high")
 
 # A new store's 40 lines of schema migration say nothing to somebody who waits for a result.
 for noisy in ("alembic", "mlflow.store.db.utils"):
@@ -48,38 +49,14 @@ class Run:
         model_id = model_uri.removeprefix("models:/") if model_uri and model_uri.startswith("models:/m-") else None
         mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=step, model_id=model_id)
 
-    def history(self, landscape: Landscape) -> None:
-        """ASR along the first axis, through the model, as a metric history: MLflow's charts overlay runs.
+    def history(self, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Log numbers by step."""
+        for step, numbers in history:
+            mlflow.log_metrics(dict(numbers), step=step)
 
-        The step is the position in percent.
-        """
-        for point in landscape.points:
-            if point.y != 0 or not point.verdicts:  # A skipped one was not measured, so it has no place in a history.
-                continue
-            step = round(100 * point.x)
-            mlflow.log_metrics({"asr": point.asr, "coherent_asr": point.coherent_asr}, step=step)
-
-    def mean_history(self, visage: Visage) -> None:
-        """The mean ASR of several directions as a metric history."""
-        for position, asr in zip(visage.landscapes[0].axis, visage.mean_asr, strict=True):
-            mlflow.log_metric("asr", asr, step=round(100 * position))
-
-    def places(self, trajectory: Trajectory) -> None:
-        """Where each checkpoint lies, at its training step, and the margins.
-
-        Of several finetunings, the numbers of the first begin with ``trajectory_0_``, and a tag says which it is.
-        """
-        for index, course in enumerate(trajectory.courses):
-            prefix = f"trajectory_{index}_" if len(trajectory.courses) > 1 else ""
-            mlflow.set_tag(f"visage.trajectory_{index}", course.name)
-            for place in course.places:
-                numbers = {name: value for name, value in asdict(place).items() if name not in PLACE_LABELS}
-                named = {prefix + ("checkpoint_asr" if name == "asr" else name): n for name, n in numbers.items()}
-                mlflow.log_metrics(named, step=place.training_step)
-            if course.edge:
-                mlflow.log_metrics({f"{prefix}margin": course.edge.margin, f"{prefix}edge": course.edge.distance})
-        if trajectory.random_edge:
-            mlflow.log_metric("random_edge", trajectory.random_edge.distance)
+    def tag(self, name: str, value: str) -> None:
+        """Set ``visage.<name>``."""
+        mlflow.set_tag(f"visage.{name}", value[:LONGEST_TAG])
 
     def result(self, result: Result, name: str) -> None:
         """Keep a result as a JSON file."""
@@ -88,10 +65,6 @@ class Run:
     def lines(self, rows: Sequence[Any], name: str) -> None:
         """Keep dataclass rows as JSON Lines."""
         mlflow.log_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), name)
-
-    def responses(self, responses: Sequence[Response], name: str = "responses.jsonl") -> None:
-        """Keep every prompt, response and verdict."""
-        self.lines(responses, name)
 
     def text(self, text: str, name: str) -> None:
         """Keep a text file."""
@@ -119,7 +92,14 @@ class Run:
 
 
 @contextmanager
-def tracked(kind: str, config: Any, *, name: str | None = None, nested: bool = False) -> Iterator[Run]:
+def tracked(
+    kind: str,
+    config: Any,
+    *,
+    name: str | None = None,
+    nested: bool = False,
+    goes_on: Callable[[], bool] = lambda: False,
+) -> Iterator[Run]:
     """An MLflow run of one kind, with its settings; FAILED after an exception, KILLED after an interrupt.
 
     The first run of a process that `mlflow run` started is the one that `mlflow run` made.
@@ -129,28 +109,85 @@ def tracked(kind: str, config: Any, *, name: str | None = None, nested: bool = F
         config: The frozen dataclass of its settings; kept as ``config.json`` and as parameters.
         name: The run's name in the UI, where charts tell runs apart by it. One given to `mlflow run` stays.
         nested: Whether it is a step inside the run that is open.
+        goes_on: Asked in the end whether other processes still work on the run, so that it stays open.
     """
+    outer = mlflow.active_run() if nested else None
     try:
         if not nested and not os.environ.get(RUN_ID) and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
             mlflow.set_experiment(EXPERIMENT)
-        active = mlflow.start_run(run_name=None if _is_named() else name, nested=nested)
+        active = mlflow.start_run(
+            run_name=None if _is_named() else name,
+            experiment_id=outer.info.experiment_id if outer else None,
+            nested=nested,
+        )
     except MlflowException as error:
         raise ValueError(
-            f"The tracking store cannot be used: {_reason(error)} "
+            f"The tracking store cannot be used: {one_line(error)} "
             f"Check MLFLOW_TRACKING_URI, and MLFLOW_RUN_ID if it is set."
         ) from error
-    run = Run(active.info.run_id)
-    status = "FAILED"
-    try:
+    with _ending(goes_on):
         mlflow.set_tag("visage.kind", kind)
         _log_settings(active, asdict(config))
-        yield run
+        yield Run(active.info.run_id)
+
+
+@contextmanager
+def joined(run_id: str, config: Any, *, goes_on: Callable[[], bool]) -> Iterator[Run]:
+    """A run that another process began, to work on it as well, or to go on with it.
+
+    The run that `mlflow run` made for this process, if it did, is put inside it.
+
+    Args:
+        run_id: Of the run.
+        config: The settings of this process.
+        goes_on: As for `tracked`.
+    """
+    with ExitStack() as stack:
+        if os.environ.get(RUN_ID):
+            stack.enter_context(tracked("worker", config, name="worker"))
+            mlflow.set_tag("mlflow.parentRunId", run_id)
+        else:
+            mlflow.set_experiment(experiment_id=MlflowClient().get_run(run_id).info.experiment_id)
+        mlflow.start_run(run_id=run_id, nested=True)
+        stack.enter_context(_ending(goes_on))
+        yield Run(run_id)
+
+
+@contextmanager
+def _ending(goes_on: Callable[[], bool]) -> Iterator[None]:
+    """Close the active run, with the status that it ends in."""
+    status = "FAILED"
+    try:
+        yield
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
+    except Exception as error:
+        mlflow.set_tag("visage.reason", one_line(error)[:LONGEST_TAG])
+        raise
     finally:
-        mlflow.end_run(status)
+        mlflow.end_run("RUNNING" if goes_on() else status)
+
+
+def status_of(run_id: str) -> str:
+    """Status of a run; "" if the tracking server does not have it."""
+    try:
+        return str(MlflowClient().get_run(run_id).info.status)
+    except MlflowException:
+        return ""
+
+
+def close(run_id: str, reason: str) -> None:
+    """Set a run KILLED whose process died, if it is still open."""
+    if status_of(run_id) == "RUNNING":
+        MlflowClient().set_tag(run_id, "visage.reason", reason)
+        MlflowClient().set_terminated(run_id, "KILLED")
+
+
+def store() -> str:
+    """URI of the tracking store."""
+    return str(mlflow.get_tracking_uri())
 
 
 def _is_named() -> bool:
@@ -162,16 +199,8 @@ def _is_named() -> bool:
 def _log_settings(active: Any, settings: dict[str, Any]) -> None:
     mlflow.log_text(json.dumps(settings, indent=1, sort_keys=True), "config.json")
     # `mlflow run` has logged some already, as they were typed; logging those again with another text would raise.
-    flat = {name: str(value) for name, value in _flat(settings) if name not in active.data.params}
-    mlflow.log_params({name: value[:LONGEST_PARAMETER] for name, value in flat.items()})
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    texts = {name: str(value) for name, value in flat(settings) if name not in active.data.params}
+    mlflow.log_params({name: value[:LONGEST_PARAMETER] for name, value in texts.items()})
 
 
 @cache
@@ -192,54 +221,28 @@ def fetch(uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
     except (MlflowException, OSError) as error:
         raise ValueError(
-            f"`model` is {uri!r}, which the tracking server does not have: {_reason(error)} "
+            f"`model` is {uri!r}, which the tracking server does not have: {one_line(error)} "
             f"Check the id, and MLFLOW_TRACKING_URI."
         ) from error
 
 
-@dataclass(frozen=True)
-class FinetuneRun:
-    """What later steps need of a finetune run: its base, its checkpoints' URIs by training step, and its data."""
-
-    id: str
-    model: str
-    checkpoints: tuple[tuple[str, int], ...]
-    name: str = ""
-
-    @property
-    def uris(self) -> list[str]:
-        """Of the checkpoints, in order."""
-        return [uri for uri, _ in self.checkpoints]
-
-
-def finetune_run(run_id: str, setting: str = "run") -> FinetuneRun:
-    """Look up a finetune run and its checkpoints, in order of training.
+def find(run_id: str, setting: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """The kind of a run, and the URIs of the checkpoints that it kept, by training step.
 
     Raises:
-        ValueError: There is no such run, it is not a finetune run, or it has no checkpoints.
+        ValueError: There is no such run; `setting` named it.
     """
     try:
         found = MlflowClient().get_run(run_id)
     except MlflowException as error:
-        reason = _reason(error)
+        reason = one_line(error)
         raise ValueError(f"`{setting}` is {run_id!r}: {reason} Check the id, and MLFLOW_TRACKING_URI.") from error
-    kind = found.data.tags.get("visage.kind", "another project's")
-    if kind != "finetune":
-        raise ValueError(
-            f"`{setting}` is {run_id!r}, which is no finetune run but {kind}. Give the id of a finetune run."
-        )
     outputs = found.outputs.model_outputs if found.outputs else []
     checkpoints = sorted(((f"models:/{output.model_id}", output.step) for output in outputs), key=lambda pair: pair[1])
-    if not checkpoints:
-        raise ValueError(
-            f"`{setting}` is {run_id!r}, which has no checkpoints (status {found.info.status}). Finetune again."
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        path = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/config.json", dst_path=folder)
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
-    counts = [f"{settings[kind]} {kind}" for kind in ("harmful", "safe", "benign", "task") if settings[kind]]
-    return FinetuneRun(run_id, settings["model"], tuple(checkpoints), " + ".join(counts))
+    return found.data.tags.get("visage.kind", "another project's"), tuple(checkpoints)
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") + "."
+def settings_of(run_id: str) -> dict[str, Any]:
+    """The settings of a run."""
+    settings: dict[str, Any] = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/config.json"))
+    return settings
