@@ -2,6 +2,8 @@
 
 import math
 
+import optuna
+
 from visage_mlflow.record.results import (
     Axis,
     Checkpoint,
@@ -14,8 +16,10 @@ from visage_mlflow.record.results import (
     Mark,
     Place,
     Point,
+    Search,
     Setup,
     Trajectory,
+    Trial,
     Visage,
 )
 from visage_mlflow.record.timings import Benchmark, Cost, Length, Timing
@@ -210,6 +214,62 @@ def benchmark():
     )
 
 
+def trial(number=0, asr=5.0, over_refusal=10.0, utility=3.8, *, state="complete", inside=None, **more):
+    """Inside if it is complete and its ASR is at most 10 and its over-refusal at most 20; intervals of 10 each way."""
+    is_inside = state == "complete" and asr <= 10 and over_refusal <= 20
+    settings = {
+        "reason": "",
+        "params": {"safe": 60, "learning_rate": 2e-4},
+        "counts": {"harmful": 30, "safe": 60, "benign": 30, "task": 0},
+        "margin": 0.5 if asr <= 10 else NAN,
+        "margin_is_open": False,
+        "violation": max(asr - 10, 0.0) + max(0.0, over_refusal - 20),
+        "value": utility,
+        "steps": 30,
+        "planned_steps": 30,
+        "seconds": 120.0,
+        "uri": f"models:/m-{number:032x}",
+        "run": f"{number:032x}",
+    }
+    return Trial(
+        number=number,
+        state=state,
+        asr=asr,
+        asr_low=max(asr - 10, 0.0),
+        asr_high=min(asr + 10, 100.0),
+        over_refusal=over_refusal,
+        over_refusal_low=max(over_refusal - 10, 0.0),
+        over_refusal_high=min(over_refusal + 10, 100.0),
+        utility=utility,
+        inside=is_inside if inside is None else inside,
+        **{**settings, **more},
+    )
+
+
+TRIALS = (
+    trial(0, 80.0, 0.0, 3.7),
+    trial(1, 5.0, 30.0, 3.9),
+    trial(2, 5.0, 10.0, 3.8),
+    trial(3, 97.5, NAN, NAN, state="pruned", reason="ASR above 50 % at 2 checkpoints in a row", steps=10),
+    trial(4, NAN, NAN, NAN, state="failed", reason="out of memory"),
+)
+
+
+def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more):
+    """Of five trials: inside is the third; the first attacks break, the second refuses too much."""
+    settings = {
+        "study": "mixtures",
+        "model": "builtin:smollm2",
+        "objective": "utility",
+        "utility_name": "benign_nll",
+        "max_asr": 10.0,
+        "max_over_refusal": 20.0,
+        "margin_min": None,
+        "space": {"safe": "0..120", "benign": "30", "learning_rate": "0.0001..0.001"},
+    }
+    return Search(trials=tuple(trials), best=best, nearest=nearest, front=front, check=check, **{**settings, **more})
+
+
 ALL = {
     "evaluation": evaluation(asr=NAN, nll=NAN),
     "landscape": landscape(),
@@ -217,5 +277,41 @@ ALL = {
     "trajectory": trajectory(),
     "finetuning": finetuning(),
     "benchmark": benchmark(),
+    "search": search(),
 }
 """One result of each kind, each with something that could not be measured."""
+
+
+SPACE = {
+    "safe": optuna.distributions.IntDistribution(0, 120),
+    "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-3, log=True),
+    "lora_rank": optuna.distributions.IntDistribution(4, 32, log=True),
+}
+
+
+def study(utilities=(3.9, 3.7, 3.8, None, 3.85, 3.75, 3.95, 3.72), *, objectives=1, vary=tuple(SPACE), inside=True):
+    """An Optuna study with a trial for each utility, pruned where that is None.
+
+    Settings that do not vary are those of the first trial. With three objectives the ASR is ten times the number of
+    the trial, the over-refusal is 5. All trials are inside, or none; None: no limits.
+    """
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study(directions=["minimize"] * objectives)
+    optuna.logging.set_verbosity(level)
+    for number, utility in enumerate(utilities):
+        steps = {name: number if name in vary else 0 for name in SPACE}
+        settings = {
+            "safe": (37 * steps["safe"]) % 121,
+            "learning_rate": 1e-4 * 10 ** ((3 * steps["learning_rate"] % 8) / 8),
+            "lora_rank": 4 + (5 * steps["lora_rank"]) % 29,
+        }
+        if utility is None:
+            ended = {"state": optuna.trial.TrialState.PRUNED}
+        else:
+            rates = [10.0 * number, 5.0, utility]
+            limits = None if inside is None else {"asr": -1.0 if inside else 1.0}
+            ended = {"values": rates[-objectives:], "constraints": limits}
+        said = {"reason": "<img src=x onerror=1> $x$"}
+        made.add_trial(optuna.trial.create_trial(params=settings, distributions=SPACE, user_attrs=said, **ended))
+    return made

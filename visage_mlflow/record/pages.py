@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
 
 from visage_mlflow.record import hover
 from visage_mlflow.record.hover import Answers, about, about_place, about_point, as_markup, by_place, in_lines
+from visage_mlflow.record.html_shell import page_of
 from visage_mlflow.record.results import Course, Landscape, Mark, Point, Response, Trajectory
 from visage_mlflow.record.style import (
     ASR_COLOURS,
@@ -20,7 +19,6 @@ from visage_mlflow.record.style import (
     GREY,
     asr_colour,
     axis_label,
-    clean,
     closeness,
     course_label,
     course_look,
@@ -34,16 +32,6 @@ SYMBOLS = dict(zip("os^DvPX", NAMES, strict=True))
 COLOUR_BAR = {"title": {"text": "ASR (%)"}, "thickness": 16}
 COLOUR_SCALE = {"colorscale": ASR_COLOURS, "colorbar": COLOUR_BAR}
 
-# Without the button that Plotly has by default, which uploads the chart, answers included, to its makers' cloud.
-CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
-
-# The browser fetches nothing for the page, whatever is in it. Plotly's 3D code is compiled as it runs: "eval".
-POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
-STYLE = (
-    "body { font-family: sans-serif; margin: 1.5em; color: #222 } h1 { font-size: 1.3em } "
-    "p { max-width: 60em; overflow-wrap: anywhere } figure { height: 720px; max-width: 960px; margin: 1em 0 }"
-)
-
 
 def landscape(result: Landscape, responses: Sequence[Response]) -> str:
     """A line's curve, or a plane's map and surface; under the pointer the answer to the first prompt.
@@ -54,7 +42,7 @@ def landscape(result: Landscape, responses: Sequence[Response]) -> str:
     """
     charts = _charts(result, by_place(responses))
     title = f"{short(result.setup.model)}, {result.plane}: VISAGE {number(result.visage)}"
-    return _page(title, about(result, responses), charts)
+    return page_of(title, about(result, responses), charts)
 
 
 def trajectory(result: Trajectory, responses: Sequence[Response]) -> str:
@@ -66,7 +54,7 @@ def trajectory(result: Trajectory, responses: Sequence[Response]) -> str:
     paragraphs = about(line, responses) + [hover.CHECKPOINTS] * (len(line.axes) == 2)
     if result.remark:
         paragraphs.append(f"Remark: {result.remark}")
-    return _page(f"Finetunings of {short(line.setup.model)}, {line.plane}", paragraphs, charts)
+    return page_of(f"Finetunings of {short(line.setup.model)}, {line.plane}", paragraphs, charts)
 
 
 def _charts(result: Landscape, answers: Answers) -> list[Any]:
@@ -228,23 +216,3 @@ def _arrange(figure: Any, result: Landscape) -> None:
 
 def _or_none(values: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values]
-
-
-def _page(title: str, paragraphs: Sequence[str], figures: Sequence[Any]) -> str:
-    charts = []
-    for index, figure in enumerate(figures):
-        chart = plotly.io.to_html(
-            figure,
-            full_html=False,
-            include_plotlyjs=index == 0,
-            div_id=f"chart-{index}",
-            config=dict(CONFIG),
-        )
-        charts.append(f"<figure>{chart}</figure>")
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{html.escape(clean(title))}</title><style>{STYLE}</style>"
-    )
-    texts = [f"<h1>{html.escape(clean(title))}</h1>", *(f"<p>{html.escape(clean(one))}</p>" for one in paragraphs)]
-    body = "\n".join((*texts, *charts))
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from visage_mlflow.record.evaluations import Checkpoint, Evaluation, Finetuning, Response, Setup
 from visage_mlflow.record.files import Number, Result
+from visage_mlflow.record.searches import Search, Trial
 
 __all__ = [
     "Axis",
@@ -22,8 +23,10 @@ __all__ = [
     "Point",
     "Response",
     "Result",
+    "Search",
     "Setup",
     "Trajectory",
+    "Trial",
     "Visage",
 ]
 
