@@ -26,6 +26,7 @@ CONFIGS = {
     "landscape": config.LandscapeConfig,
     "visage": config.VisageConfig,
     "project": config.ProjectConfig,
+    "search": config.SearchConfig,
     "benchmark": config.BenchmarkConfig,
 }
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
@@ -105,6 +106,7 @@ def test_the_project_file_lists_exactly_the_entry_points_there_are():
         config.MeasureConfig,
         config.LineConfig,
         config.PlaneConfig,
+        config.ScenarioConfig,
     }
 
 
@@ -241,7 +243,7 @@ def test_imports_point_down():
 
 
 def test_config_imports_only_what_keeps_help_quick():
-    names = ("config", "measuring", "settings")
+    names = ("config", "measuring", "mixing", "searching", "settings")
     for path in (Path(f"visage_mlflow/{name}.py") for name in names):
         own = {name for name in imports_from(path, "visage_mlflow") if name.rpartition(".")[2].islower()}
         assert {name.partition(".")[0] for name in imported(path)} <= set(sys.stdlib_module_names) | {"visage_mlflow"}

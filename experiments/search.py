@@ -1,0 +1,207 @@
+"""Search the mixture and training settings that keep a model inside the safety basin, and useful, with Optuna.
+
+mlflow run . -e search -P harmful=30 -P n_trials=30
+python -m experiments.search --model <a chat model> --harmful 30 --safe 0..120 --benign 0..60 --n_trials 30
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from experiments import command_line
+from experiments.finetune import finetune, mixture_of
+from visage_mlflow.config import SearchConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from visage_mlflow.language.models import Chat
+    from visage_mlflow.language.prompts import Row
+    from visage_mlflow.record.results import Evaluation, Search
+    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.search import Attempt
+    from visage_mlflow.trial import Verdict
+
+
+def main(config: SearchConfig) -> None:
+    """Run the trials of a study, or go on with it, into one MLflow run with a nested run for each trial."""
+    from visage_mlflow import storages, study
+    from visage_mlflow.record import tracking
+
+    storage = storages.open_storage(
+        config.storage, heartbeat=config.heartbeat, on_stale=bury, tracking_uri=tracking.store()
+    )
+    opened, is_first = study.open_study(config, storage)
+    shown = dataclasses.replace(config, storage=storages.without_password(config.storage))
+    known = "" if is_first else study.wait_for_run(opened)
+
+    def goes_on() -> bool:
+        return study.is_open(opened)
+
+    if known and tracking.status_of(known):
+        context = tracking.joined(known, shown, goes_on=goes_on)
+    else:
+        context = tracking.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
+    with context as run:
+        opened.set_user_attr(study.RUN, run.id)
+        result = search(opened, config, run)
+    tell(result)
+
+
+def bury(opened: optuna.Study, dead: FrozenTrial) -> None:
+    """Put a dead trial's settings in line again, and close its MLflow run."""
+    from visage_mlflow import study
+    from visage_mlflow.record import tracking
+
+    study.take_up(opened, dead)
+    if run_id := dead.user_attrs.get("run"):
+        tracking.close(run_id, study.DIED)
+
+
+def search(opened: optuna.Study, config: SearchConfig, run: Run) -> Search:
+    """Run trials until the study has them all, check the best one, and log what there is on the study's run."""
+    from visage_mlflow import evaluation, finetuning, trial
+    from visage_mlflow import search as searching
+    from visage_mlflow.language import models
+    from visage_mlflow.record import tracking
+
+    largest = trial.largest(config)
+    plan = finetuning.plan(largest)  # Mistakes in the data show before a model is loaded.
+    base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
+    measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
+    trial.check_base(config, measured)
+    run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
+    answers: dict[str, str] = {}
+    finetuning.training_rows(base, plan.rows, largest, answers)
+    trials = Trials(base, measured, answers, config)
+    searching.run(opened, config, trials.attempt, told=lambda number: trials.told(opened, run, number))
+    return check(opened, config, plan.task, run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """What all trials of a process share: the loaded model, its evaluation and its own answers."""
+
+    base: Chat
+    measured: Evaluation
+    answers: dict[str, str]
+    config: SearchConfig
+
+    def attempt(self, attempt: Attempt) -> Verdict:
+        """Train and judge one trial in a nested run."""
+        from visage_mlflow import finetuning, trial
+        from visage_mlflow.record import tracking
+
+        settings, watch = attempt.settings, attempt.watch
+        name = f"trial {attempt.number}: {mixture_of(settings)}"
+        with tracking.tracked("trial", settings, name=name, nested=True) as run:
+            attempt.note(run=run.id)
+            plan = finetuning.plan(settings)
+
+            def keep(folder: Path, step: int) -> str:
+                wanted = self.config.keep_checkpoints or step == watch.planned_steps
+                return run.checkpoint(folder, step) if wanted else ""
+
+            reason, edge = "", None
+            try:
+                finetune(self.base, plan, settings, run, self.measured, answers=self.answers, keep=keep, watch=watch)
+                last = watch.checkpoints[-1]
+                edge = trial.find_margin(self.base, self.measured.asr, last, plan.harmful, self.config, tracking.fetch)
+            except trial.Outside as outside:
+                reason = str(outside)
+            verdict = trial.judge(self.config, settings, watch.checkpoints[-1].evaluation, edge, reason)
+            run.metrics(verdict.metrics())
+            run.tag("state", "PRUNED" if reason else "COMPLETE")
+            run.tag("reason", verdict.in_words())
+        return verdict
+
+    def told(self, opened: optuna.Study, run: Run, number: int) -> None:
+        """Log the study with one more trial, and say how that one went."""
+        from visage_mlflow import study
+
+        result = study.record(opened, self.config)
+        log(opened, result, self.config, run)
+        say(result, number)
+
+
+def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run) -> Search:
+    """Measure the best trial's checkpoint on the whole evaluation set, unless that was done, and log everything."""
+    from visage_mlflow import evaluation, study
+    from visage_mlflow.language import models, prompts
+    from visage_mlflow.record import search_pages, tracking
+
+    result = study.record(opened, config)
+    if result.best is not None and result.check is None and study.takes_check(opened):
+        best = result.trial(result.best)
+        harmful = prompts.read(config.prompts, setting="prompts")
+        benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
+        chat = models.load(best.uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
+        measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
+        study.keep_check(opened, best.number, measured)
+        run.result(measured, "check.json")
+        run.lines(responses, "check_responses.jsonl")
+        result = study.record(opened, config)
+    log(opened, result, config, run)
+    run.text(search_pages.page(result, opened), "study.html")
+    return result
+
+
+def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run) -> None:
+    """Put the study as it is on its run."""
+    from visage_mlflow import trial
+    from visage_mlflow.record import search_plots, studies
+
+    run.metrics(result.metrics(), step=result.n_ended)
+    run.result(result, "search.json")
+    run.text(result.to_csv(), "trials.csv")
+    figures = {"safe_share": search_plots.safe_share(result), "front": search_plots.front(result)}
+    for name, figure in (figures | studies.of_study(opened)).items():
+        run.figure(figure, f"{name}.png")
+    kind = "nearest" if result.best is None else "best"
+    if (number := getattr(result, kind)) is not None:
+        name = f"{kind}_mixture.yaml"
+        run.text(trial.recipe(trial.settings_of(config, result.trial(number).params), name), name)
+
+
+def say(result: Search, number: int) -> None:
+    """One trial in a line."""
+    one = result.trial(number)
+    mixture = " + ".join(f"{count} {kind}" for kind, count in one.counts.items() if count)
+    params = ", ".join(f"{name} {value:.3g}" for name, value in one.params.items() if name not in one.counts)
+    margin = "" if math.isnan(one.margin) else f", margin {'at least ' * one.margin_is_open}{one.margin:+.2f}"
+    measured = (
+        f"ASR {one.asr:.1f} %, over-refusal {one.over_refusal:.1f} %, {result.utility_name} {one.utility:.3f}"
+        f"{margin}: {'inside' if one.inside else 'not inside'}"
+    )
+    what = measured if one.state == "complete" else f"{one.state}: {one.reason}"
+    print(f"trial {number} ({mixture} rows; {params}): {what}", flush=True)
+
+
+def tell(result: Search) -> None:
+    """The result in lines."""
+    counts = ", ".join(f"{result.count(state)} {state}" for state in ("complete", "pruned", "failed"))
+    print(f"study {result.study}: {counts}; {sum(one.inside for one in result.trials)} inside")
+    if result.best is None:
+        print(
+            f"No trial is inside: ASR at most {result.max_asr:g} %, over-refusal at most "
+            f"{result.max_over_refusal:g} %. Give a wider range of `safe` rows, more trials, or other limits."
+        )
+    chosen = result.nearest if result.best is None else result.best
+    if chosen is not None:
+        print("nearest:" if result.best is None else "best:")
+        say(result, chosen)
+    if result.check:
+        print(
+            f"its checkpoint on the whole evaluation set ({result.check.setup.n_prompts} prompts): ASR "
+            f"{result.check.asr:.1f} %, over-refusal {result.check.over_refusal:.1f} %"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(SearchConfig, main))

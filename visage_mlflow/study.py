@@ -1,0 +1,234 @@
+"""An Optuna study of mixtures: opened with its scenario, and read as a result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
+
+from visage_mlflow import storages
+from visage_mlflow.record.results import Evaluation, Search, Trial
+from visage_mlflow.searching import Range, SearchConfig, utility_name
+
+SCENARIO = "scenario"
+CHECK = "check"
+RUN = "run"
+BRIEFLY = 5.0
+"""Seconds to wait for what another process sets right after it made the study."""
+OBJECTIVES = {"utility": ("utility",), "pareto": ("asr", "over_refusal", "utility")}
+"""What each objective minimizes."""
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+MOST_RETRIES = 2
+"""How often a trial whose process died is taken up again: what kills each process may be the trial."""
+STARTUP = 8
+"""Trials at random before TPE proposes any. On planted boundaries 8 came nearer in 30 trials than 10 or 15."""
+SURPLUS = "not needed: the last trial had begun in another process"
+DIED = "its process died"
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without Optuna's word that heartbeats and the like are experimental: its version is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+class Sampler(TPESampler):
+    """TPE whose random numbers depend on its seed and the trial's number alone.
+
+    Several processes with one seed then try different mixtures, and a study that was stopped and went on tries the
+    same ones as one that was not, as far as the trials before are the same.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with quietly():
+            super().__init__(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP)
+        self._seed = seed
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Seed this trial."""
+        super().before_trial(study, trial)
+        for stream, generator in enumerate((self._rng.rng, self._random_sampler._rng.rng)):
+            generator.seed(np.random.SeedSequence((self._seed, trial.number, stream)).generate_state(4))
+
+
+def open_study(config: SearchConfig, storage: optuna.storages.BaseStorage) -> tuple[optuna.Study, bool]:
+    """Make the study of `config`, or go on with it; and whether this process made it.
+
+    Raises:
+        ValueError: The study was made with other settings.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    wanted, sampler = config.decisive(), Sampler(config.seed)
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=config.study,
+            directions=[StudyDirection.MINIMIZE for _ in OBJECTIVES[config.objective]],
+            sampler=sampler,
+        )
+        study.set_user_attr(SCENARIO, wanted)
+        return study, True
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(study_name=config.study, storage=storage, sampler=sampler)
+    there = _wait_for(study, SCENARIO, BRIEFLY)
+    if there is None:
+        if study.get_trials(deepcopy=False):
+            raise ValueError(f"`study` is {config.study!r}, which another program made. Name a new `study`.")
+        study.set_user_attr(SCENARIO, wanted)  # The process that made it died at once.
+        there = wanted
+    names = sorted(name for name in {*wanted, *there} if wanted.get(name) != there.get(name))
+    if names:
+        changed = ", ".join(f"{name}={there.get(name)} (now {wanted.get(name)})" for name in names)
+        raise ValueError(
+            f"`study` is {config.study!r}, which was begun with {changed}. Name a new `study`, or go on with its "
+            "settings."
+        )
+    return study, False
+
+
+def wait_for_run(study: optuna.Study) -> str:
+    """Id of the MLflow run of a study that another process made; "" if that one died before it had one."""
+    return _wait_for(study, RUN, 6 * BRIEFLY) or ""
+
+
+def _wait_for(study: optuna.Study, name: str, seconds: float) -> Any:
+    """An attribute of a study, which another process may be about to set; None if it does not."""
+    deadline = time.monotonic() + seconds
+    while (value := study.user_attrs.get(name)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return value
+
+
+def is_open(study: optuna.Study) -> bool:
+    """Whether other processes work on the study."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return any(not storages.is_mine(trial) and not storages.is_gone(trial) for trial in running) or not takes_check(
+        study
+    )
+
+
+def takes_check(study: optuna.Study) -> bool:
+    """Whether to check the best trial is this process' work: the last trial ended in it, or in one that is gone."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_complete and counts(trial)]
+    if CHECK in study.user_attrs or not ended:
+        return True
+    last = max(ended, key=lambda trial: (trial.datetime_complete, trial.number))
+    return storages.is_mine(last) or storages.is_gone(last)
+
+
+def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
+    """Values for the settings that are not fixed."""
+    return {
+        name: trial.suggest_int(name, int(each.low), int(each.high), log=each.log)
+        if each.whole
+        else trial.suggest_float(name, each.low, each.high, log=each.log)
+        for name, each in space.items()
+        if not each.is_fixed
+    }
+
+
+def take_up(study: optuna.Study, dead: FrozenTrial, is_blamed: bool = True) -> None:
+    """Put a dead trial's settings in line again, unless it is to blame for the death of several processes."""
+    retries = dead.user_attrs.get("retries", 0) + is_blamed
+    if dead.params and retries <= MOST_RETRIES:
+        study.enqueue_trial(dead.params, user_attrs={"retry_of": dead.number, "retries": retries})
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those that were asked for: a dead one is not, the one in its place is."""
+    reason = trial.user_attrs.get("reason")
+    return trial.state != TrialState.FAIL or (bool(reason) and reason != SURPLUS)
+
+
+def is_surplus(trial: FrozenTrial, trials: Sequence[FrozenTrial], n_trials: int) -> bool:
+    """Whether enough trials had begun before this one."""
+    return sum(other.number < trial.number and counts(other) for other in trials) >= n_trials
+
+
+def record(study: optuna.Study, config: SearchConfig) -> Search:
+    """The study as a result."""
+    trials = tuple(as_trial(trial) for trial in study.get_trials(deepcopy=False))
+    complete = [trial for trial in trials if trial.state == "complete"]
+    inside = [trial for trial in complete if trial.inside]
+    measured = [trial for trial in trials if not math.isnan(trial.violation)]
+    best = min(inside, key=lambda trial: trial.value, default=None)
+    nearest = min(measured, key=lambda trial: (trial.violation, trial.value), default=None)
+    check = study.user_attrs.get(CHECK)
+    return Search(
+        study=config.study,
+        model=config.model,
+        objective=config.objective,
+        utility_name=utility_name(config),
+        max_asr=config.max_asr,
+        max_over_refusal=config.max_over_refusal,
+        margin_min=config.margin_min,
+        space={name: str(each) for name, each in config.space().items()},
+        trials=trials,
+        best=best.number if best else None,
+        nearest=nearest.number if nearest else None,
+        front=front(complete),
+        check=TypeAdapter(Evaluation).validate_python(check["evaluation"])
+        if check and best and check["trial"] == best.number
+        else None,
+    )
+
+
+def front(trials: Sequence[Trial]) -> tuple[int, ...]:
+    """Numbers of the trials that no other beats in ASR, over-refusal and utility at once."""
+    values = [(trial.asr, trial.over_refusal, trial.utility) for trial in trials]
+
+    def is_beaten(one: tuple[float, ...]) -> bool:
+        return any(other != one and all(a <= b for a, b in zip(other, one, strict=True)) for other in values)
+
+    return tuple(trial.number for trial, one in zip(trials, values, strict=True) if not is_beaten(one))
+
+
+def as_trial(trial: FrozenTrial) -> Trial:
+    """An Optuna trial with what was noted on it."""
+    notes = trial.user_attrs
+    started, ended = trial.datetime_start, trial.datetime_complete
+    numbers = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
+    rest = ("utility", "margin", "violation", "value")
+    return Trial(
+        number=trial.number,
+        state=STATES[trial.state],
+        reason=notes.get("reason", DIED if trial.state == TrialState.FAIL else ""),
+        params=dict(trial.params),
+        counts=notes.get("counts", {}),
+        **{name: notes.get(name, math.nan) for name in (*numbers, *rest)},
+        margin_is_open=notes.get("margin_is_open", False),
+        inside=notes.get("inside", False),
+        steps=notes.get("steps", 0),
+        planned_steps=notes.get("planned_steps", 0),
+        seconds=(ended - started).total_seconds() if started and ended else math.nan,
+        uri=notes.get("uri", ""),
+        run=notes.get("run", ""),
+        retry_of=notes.get("retry_of"),
+    )
+
+
+def keep_check(study: optuna.Study, number: int, evaluation: Evaluation) -> None:
+    """Note how a trial did on the whole evaluation set."""
+    content: dict[str, Any] = json.loads(evaluation.to_json())
+    content = {name: value for name, value in content.items() if name not in ("kind", "schema_version")}
+    study.set_user_attr(CHECK, {"trial": number, "evaluation": content})
