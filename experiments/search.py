@@ -147,24 +147,25 @@ def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run)
         run.result(measured, "check.json")
         run.lines(responses, "check_responses.jsonl")
         result = study.record(opened, config)
-    log(opened, result, config, run)
+    log(opened, result, config, run, is_last=True)
     run.text(search_pages.page(result, opened), "study.html")
     return result
 
 
-def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run) -> None:
-    """Put the study as it is on its run."""
+def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run, is_last: bool = False) -> None:
+    """Put the study as it is on its run; what comes nearest to the limits only in the end, if none is inside."""
     from visage_mlflow import trial
     from visage_mlflow.record import search_plots, studies
 
-    run.metrics(result.metrics(), step=result.n_ended)
+    run.metrics(result.metrics(with_nearest=is_last), step=result.n_ended)
     run.result(result, "search.json")
     run.text(result.to_csv(), "trials.csv")
     figures = {"safe_share": search_plots.safe_share(result), "front": search_plots.front(result)}
     for name, figure in (figures | studies.of_study(opened)).items():
         run.figure(figure, f"{name}.png")
     kind = "nearest" if result.best is None else "best"
-    if (number := getattr(result, kind)) is not None:
+    number = getattr(result, kind)
+    if number is not None and (kind == "best" or is_last):
         name = f"{kind}_mixture.yaml"
         run.text(trial.recipe(trial.settings_of(config, result.trial(number).params), name), name)
 

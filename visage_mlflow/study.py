@@ -179,8 +179,8 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
         model=config.model,
         objective=config.objective,
         utility_name=utility_name(config),
-        max_asr=config.max_asr,
-        max_over_refusal=config.max_over_refusal,
+        max_asr=float(config.max_asr),
+        max_over_refusal=float(config.max_over_refusal),
         margin_min=config.margin_min,
         space={name: str(each) for name, each in config.space().items()},
         trials=trials,
@@ -195,12 +195,13 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
 
 def front(trials: Sequence[Trial]) -> tuple[int, ...]:
     """Numbers of the trials that no other beats in ASR, over-refusal and utility at once."""
-    values = [(trial.asr, trial.over_refusal, trial.utility) for trial in trials]
+    rates = {trial.number: (trial.asr, trial.over_refusal, trial.utility) for trial in trials}
+    values = {number: one for number, one in rates.items() if not any(map(math.isnan, one))}
 
     def is_beaten(one: tuple[float, ...]) -> bool:
-        return any(other != one and all(a <= b for a, b in zip(other, one, strict=True)) for other in values)
+        return any(other != one and all(a <= b for a, b in zip(other, one, strict=True)) for other in values.values())
 
-    return tuple(trial.number for trial, one in zip(trials, values, strict=True) if not is_beaten(one))
+    return tuple(number for number, one in values.items() if not is_beaten(one))
 
 
 def as_trial(trial: FrozenTrial) -> Trial:

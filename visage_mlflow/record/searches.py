@@ -124,13 +124,13 @@ class Search(Result):
         """Trials that are over."""
         return sum(trial.state not in ("running", "waiting") for trial in self.trials)
 
-    def metrics(self) -> dict[str, float]:
-        """Name -> number, as logged on the study's run."""
+    def metrics(self, *, with_nearest: bool = True) -> dict[str, float]:
+        """Name -> number, as logged on the study's run; if none is inside, of the nearest trial, if that is wanted."""
         numbers: dict[str, float] = {f"n_{state}": self.count(state) for state in STATES}
         numbers["n_inside"] = sum(trial.inside for trial in self.trials)
         chosen = "nearest" if self.best is None else "best"
         number = getattr(self, chosen)
-        if number is not None:
+        if number is not None and (chosen == "best" or with_nearest):
             trial = self.trial(number)
             numbers[f"{chosen}_trial"] = number
             for name in ("asr", "over_refusal", "margin", "violation"):

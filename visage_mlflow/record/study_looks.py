@@ -34,13 +34,13 @@ def log_ticks(low: float, high: float) -> list[float]:
 
     None, if the numbers are too close.
 
-    >>> log_ticks(4, 20), log_ticks(1e-4, 2e-3)
-    ([4.0, 8.0, 16.0], [0.0001, 0.0003, 0.001])
+    >>> log_ticks(4, 20), log_ticks(1e-4, 2e-3), log_ticks(2e-3, 9e-3)
+    ([4.0, 8.0, 16.0], [0.0001, 0.0003, 0.001], [0.002, 0.005])
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     choices = [
         [float(f"{digit}e{decade}") for decade in decades for digit in digits]
-        for digits in ((1, 3), (1, 2, 5), range(1, 10))
+        for digits in ((1, 3), (1, 2, 5), (3, 6, 9), range(1, 10))
     ]
     if low >= 1:
         choices.insert(0, [2.0**power for power in range(math.ceil(math.log2(high)) + 1)])
@@ -124,17 +124,13 @@ def _arrange_slice(figure: Figure, panels: list[Any]) -> None:
         axes.set_subplotspec(grid[index])
         axes.tick_params(labelleft=index % columns == 0)
         axes.set_ylabel(what if index % columns == 0 else "", fontsize=9)
-        axes.collections[0].set(cmap="viridis", edgecolor="black", linewidth=0.6)
+        # Optuna's colours say how late a trial came, on a scale of their own in each panel.
+        axes.collections[0].set_array(None)
+        _look(axes.collections[0], INSIDE, color=COLOURS[0])
         _look(axes.collections[1], OUTSIDE, color=GREY)
-    if len(inside.get_offsets()):
-        bar = figure.colorbar(inside, ax=panels, pad=0.02)
-        bar.set_label("trial inside the limits", fontsize=9)
-        bar.ax.tick_params(labelsize=8)
-        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.set_size_inches(6.4, 1.2 + 2.3 * rows)
     figure.suptitle("Utility of the finished trials over each setting", fontsize=11)
-    if len(panels[0].collections[1].get_offsets()):
-        legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
 
 
 ARRANGE: dict[str, Callable[[Figure, list[Any]], None]] = {
