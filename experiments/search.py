@@ -7,7 +7,6 @@ python -m experiments.search --model <a chat model> --harmful 30 --safe 0..120 -
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 def main(config: SearchConfig) -> None:
     """Run the trials of a study, or go on with it, into one MLflow run with a nested run for each trial."""
     from visage_mlflow import storages, study
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import search_words, tracking
 
     storage = storages.open_storage(
         config.storage, heartbeat=config.heartbeat, on_stale=bury, tracking_uri=tracking.store()
@@ -51,7 +50,7 @@ def main(config: SearchConfig) -> None:
     with context as run:
         opened.set_user_attr(study.RUN, run.id)
         result = search(opened, config, run)
-    tell(result)
+    print(search_words.summary(result))
 
 
 def bury(opened: optuna.Study, dead: FrozenTrial) -> None:
@@ -124,10 +123,11 @@ class Trials:
     def told(self, opened: optuna.Study, run: Run, number: int) -> None:
         """Log the study with one more trial, and say how that one went."""
         from visage_mlflow import study
+        from visage_mlflow.record import search_words
 
         result = study.record(opened, self.config)
         log(opened, result, self.config, run)
-        say(result, number)
+        print(search_words.trial(result, number), flush=True)
 
 
 def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run) -> Search:
@@ -143,7 +143,8 @@ def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run)
         benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
         chat = models.load(best.uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
-        study.keep_check(opened, best.number, measured)
+        unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
+        study.keep_check(opened, best.number, measured, unseen)
         run.result(measured, "check.json")
         run.lines(responses, "check_responses.jsonl")
         result = study.record(opened, config)
@@ -168,40 +169,6 @@ def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run, is
     if number is not None and (kind == "best" or is_last):
         name = f"{kind}_mixture.yaml"
         run.text(trial.recipe(trial.settings_of(config, result.trial(number).params), name), name)
-
-
-def say(result: Search, number: int) -> None:
-    """One trial in a line."""
-    one = result.trial(number)
-    mixture = " + ".join(f"{count} {kind}" for kind, count in one.counts.items() if count)
-    params = ", ".join(f"{name} {value:.3g}" for name, value in one.params.items() if name not in one.counts)
-    margin = "" if math.isnan(one.margin) else f", margin {'at least ' * one.margin_is_open}{one.margin:+.2f}"
-    measured = (
-        f"ASR {one.asr:.1f} %, over-refusal {one.over_refusal:.1f} %, {result.utility_name} {one.utility:.3f}"
-        f"{margin}: {'inside' if one.inside else 'not inside'}"
-    )
-    what = measured if one.state == "complete" else f"{one.state}: {one.reason}"
-    print(f"trial {number} ({mixture} rows; {params}): {what}", flush=True)
-
-
-def tell(result: Search) -> None:
-    """The result in lines."""
-    counts = ", ".join(f"{result.count(state)} {state}" for state in ("complete", "pruned", "failed"))
-    print(f"study {result.study}: {counts}; {sum(one.inside for one in result.trials)} inside")
-    if result.best is None:
-        print(
-            f"No trial is inside: ASR at most {result.max_asr:g} %, over-refusal at most "
-            f"{result.max_over_refusal:g} %. Give a wider range of `safe` rows, more trials, or other limits."
-        )
-    chosen = result.nearest if result.best is None else result.best
-    if chosen is not None:
-        print("nearest:" if result.best is None else "best:")
-        say(result, chosen)
-    if result.check:
-        print(
-            f"its checkpoint on the whole evaluation set ({result.check.setup.n_prompts} prompts): ASR "
-            f"{result.check.asr:.1f} %, over-refusal {result.check.over_refusal:.1f} %"
-        )
 
 
 if __name__ == "__main__":

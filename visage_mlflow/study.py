@@ -27,7 +27,7 @@ CHECK = "check"
 RUN = "run"
 BRIEFLY = 5.0
 """Seconds to wait for what another process sets right after it made the study."""
-OBJECTIVES = {"utility": ("utility",), "pareto": ("asr", "over_refusal", "utility")}
+OBJECTIVES = {"utility": ["utility"], "pareto": ["asr", "over_refusal", "utility"]}
 """What each objective minimizes."""
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -86,6 +86,8 @@ def open_study(config: SearchConfig, storage: optuna.storages.BaseStorage) -> tu
             directions=[StudyDirection.MINIMIZE for _ in OBJECTIVES[config.objective]],
             sampler=sampler,
         )
+        with quietly():
+            study.set_metric_names(OBJECTIVES[config.objective])
         study.set_user_attr(SCENARIO, wanted)
         return study, True
     except optuna.exceptions.DuplicatedStudyError:
@@ -174,6 +176,8 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
     best = min(inside, key=lambda trial: trial.value, default=None)
     nearest = min(measured, key=lambda trial: (trial.violation, trial.value), default=None)
     check = study.user_attrs.get(CHECK)
+    if best is None or (check and check["trial"] != best.number):
+        check = None
     return Search(
         study=config.study,
         model=config.model,
@@ -187,9 +191,8 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
         best=best.number if best else None,
         nearest=nearest.number if nearest else None,
         front=front(complete),
-        check=TypeAdapter(Evaluation).validate_python(check["evaluation"])
-        if check and best and check["trial"] == best.number
-        else None,
+        check=TypeAdapter(Evaluation).validate_python(check["evaluation"]) if check else None,
+        unseen_asr=math.nan if not check or check["unseen_asr"] is None else check["unseen_asr"],
     )
 
 
@@ -228,8 +231,9 @@ def as_trial(trial: FrozenTrial) -> Trial:
     )
 
 
-def keep_check(study: optuna.Study, number: int, evaluation: Evaluation) -> None:
-    """Note how a trial did on the whole evaluation set."""
+def keep_check(study: optuna.Study, number: int, evaluation: Evaluation, unseen_asr: float) -> None:
+    """Note how a trial did on the whole evaluation set, and on the prompts in it that no trial was measured on."""
     content: dict[str, Any] = json.loads(evaluation.to_json())
     content = {name: value for name, value in content.items() if name not in ("kind", "schema_version")}
-    study.set_user_attr(CHECK, {"trial": number, "evaluation": content})
+    unseen = None if math.isnan(unseen_asr) else unseen_asr
+    study.set_user_attr(CHECK, {"trial": number, "evaluation": content, "unseen_asr": unseen})

@@ -94,6 +94,8 @@ class Search(Result):
         nearest: Number of the trial that breaks the limits least; None if none was measured.
         front: Numbers of the trials inside or outside that no other beats in ASR, over-refusal and utility at once.
         check: The best trial's checkpoint on the whole evaluation set; None if it was not checked yet.
+        unseen_asr: Its ASR on the prompts there that no trial was measured on, so that the choice of the best cannot
+            have made it look better than it is; NaN if there are none.
     """
 
     kind: ClassVar[str] = "search"
@@ -110,6 +112,7 @@ class Search(Result):
     nearest: int | None
     front: tuple[int, ...]
     check: Evaluation | None
+    unseen_asr: Number = math.nan
 
     def trial(self, number: int) -> Trial:
         """The trial of that number."""
@@ -139,6 +142,7 @@ class Search(Result):
             numbers |= {f"{chosen}_{kind}": count for kind, count in trial.counts.items()}
         if self.check:
             numbers |= {f"check_{name}": value for name, value in self.check.metrics().items()}
+            numbers["check_unseen_asr"] = self.unseen_asr
         return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
     def to_csv(self) -> str:
