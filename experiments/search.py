@@ -76,6 +76,7 @@ def search(opened: optuna.Study, config: SearchConfig, run: Run) -> Search:
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
     trial.check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
+    print(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %", flush=True)
     answers: dict[str, str] = {}
     finetuning.training_rows(base, plan.rows, largest, answers)
     trials = Trials(base, measured, answers, config)

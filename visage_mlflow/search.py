@@ -92,7 +92,9 @@ class Objective:
     config: SearchConfig
     attempt: Callable[[Attempt], Verdict]
     number: int | None = None
-    """Of the trial that ended last; None if it was not this process' own any more."""
+    """Of the trial that ended last; None if it was not this process' own any more, or not needed."""
+    current: int = 0
+    """Of the trial that began last."""
     failures: int = 0
     """Trials that failed since the last one that did not."""
     reason: str = ""
@@ -104,13 +106,16 @@ class Objective:
             try:
                 study.optimize(self, n_trials=1, catch=(Exception,))
             except (UpdateFinishedTrialError, ValueError, AssertionError):
-                # Optuna refuses the result of a trial that another process took for dead, and began again.
-                if self.number is not None:
+                # Optuna refuses the result of a trial that another process took for dead.
+                trial = study.get_trials(deepcopy=False)[self.current]
+                if trial.state != TrialState.FAIL or "reason" in trial.user_attrs:
                     raise
+                self.number = None
         gc.collect()  # Trainers and their models refer to each other in circles.
 
     def __call__(self, trial: optuna.Trial) -> Sequence[float]:
         """Train and judge one trial; its values, as many as the study has directions."""
+        self.current = trial.number
         others = trial.study.get_trials(deepcopy=False)
         if studies.is_surplus(trial._cached_frozen_trial, others, self.config.n_trials):
             trial.set_user_attr("reason", studies.SURPLUS)

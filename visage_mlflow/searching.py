@@ -13,6 +13,8 @@ RANGE_HELP = "a range as in 0..120, or a fixed value"
 NOT_DECISIVE = ("n_trials", "study", "storage", "output_dir", "batch_size", "lean", "keep_checkpoints", "heartbeat")
 """Settings that decide no number of a trial, so that a study may go on with others."""
 
+ROUNDING = 1e-9
+
 Bounds = int | float | str
 """As a range is written: a number, or two with `..` between them."""
 
@@ -73,11 +75,12 @@ def read_range(name: str, value: Bounds) -> Range:
     if len(numbers) not in (1, 2) or not all(map(math.isfinite, numbers)) or (scale.whole and not is_whole):
         raise ValueError(f"`{name}` must be a {kind} or a range of them, got {value!r}. Try {scale.example}.")
     low, high = (int(number) if scale.whole else number for number in (numbers[0], numbers[-1]))
-    if low > high:
-        raise ValueError(f"`{name}` is {value!r}, whose low end is above its high end. Try {high}..{low}.")
-    if low < 0 or (low == 0 and not scale.whole):
+    least = min(low, high)
+    if least < 0 or (least == 0 and not scale.whole):
         bound = "0 or more" if scale.whole else "above 0"
         raise ValueError(f"`{name}` must be {bound}, got {value!r}. Try {scale.example}.")
+    if low > high:
+        raise ValueError(f"`{name}` is {value!r}, whose low end is above its high end. Try {high}..{low}.")
     if scale.log and low == 0 < high:
         raise ValueError(
             f"`{name}` is {value!r}, but 0 means full finetuning, which is no small rank of LoRA. "
@@ -172,7 +175,7 @@ class SearchConfig(ScenarioConfig):
                 f"`margin_min` must be a finite number, 0 or more, got {self.margin_min}: below 0 a model is outside. "
                 "Try 0.3."
             )
-        if self.margin_min > self.margin_up_to - 1:
+        if self.margin_min - (self.margin_up_to - 1) > ROUNDING:
             raise ValueError(
                 f"`margin_min` is {self.margin_min:g}, but `margin_up_to` {self.margin_up_to:g} looks no farther than "
                 f"{self.margin_up_to - 1:g}. Raise `margin_up_to` to {self.margin_min + 2:g}."

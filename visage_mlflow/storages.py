@@ -1,38 +1,24 @@
-"""Where Optuna studies are kept, so that a trial whose process died is told from one that is slow."""
+"""Where Optuna studies are kept: a file of its journal, or a PostgreSQL database."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
-import socket
 import time
 import warnings
-from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
-import psutil
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage
+from optuna.storages.journal import JournalFileSymlinkLock
 
+from visage_mlflow.heartbeats import BEATS, Database, Journal, Stale
 from visage_mlflow.record.files import one_line
 
-Stale = Callable[[optuna.Study, FrozenTrial], None]
-"""Called with a trial that was told to have failed because its process died."""
-
-BEATS = 4
-"""A trial is dead when as many signs of life in a row are missing."""
 TRIES = 5
-PROCESS = "visage:process"
-BEAT = "visage:heartbeat"
+"""How often, a second apart, a database is opened in which another process makes the tables."""
 
 
 def open_storage(place: str, *, heartbeat: int, on_stale: Stale, tracking_uri: str = "") -> BaseStorage:
@@ -73,112 +59,8 @@ def without_password(url: str) -> str:
     >>> without_password("postgresql://ann:secret@host/studies")
     'postgresql://ann:***@host/studies'
     """
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
-
-
-class _Heartbeat(BaseHeartbeat):
-    """What both kinds of storage need besides Optuna's heartbeat: which process a trial runs in."""
-
-    def _mark(self, trial_id: int) -> None:
-        storage: Any = self
-        storage.set_trial_system_attr(trial_id, PROCESS, _this_process())
-
-    def _dead(self, study_id: int, grace: float) -> list[int]:
-        """Running trials whose process on this machine is gone, and those that never gave a sign of life."""
-        storage: Any = self
-        running: list[FrozenTrial] = storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
-        return [trial._trial_id for trial in running if is_gone(trial, grace)]
-
-
-class Journal(JournalStorage, _Heartbeat):
-    """Optuna's journal with a heartbeat, which Optuna gives to databases only.
-
-    Args:
-        path: The file.
-        interval: Seconds between a trial's signs of life.
-        on_stale: Told of each dead trial.
-    """
-
-    def __init__(self, path: str, interval: int, on_stale: Stale) -> None:
-        self._interval = interval
-        self._on_stale = on_stale
-        self._marked: set[int] = set()
-        super().__init__(JournalFileBackend(path))
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Note that a trial's process lives."""
-        try:
-            if trial_id not in self._marked:
-                self._marked.add(trial_id)
-                self._mark(trial_id)
-            self.set_trial_system_attr(trial_id, BEAT, time.time())
-        except UpdateFinishedTrialError:
-            pass  # It was taken for dead. Its process finds out when it tells the result.
-
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        grace = BEATS * self._interval
-        running = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
-        silent = [
-            trial._trial_id
-            for trial in running
-            if BEAT in trial.system_attrs and time.time() - trial.system_attrs[BEAT] > grace
-        ]
-        return sorted({*silent, *self._dead(study_id, grace)})
-
-    def get_heartbeat_interval(self) -> int | None:
-        """Seconds between signs of life."""
-        return self._interval
-
-    def get_heartbeat_stale_trial_callback(self) -> Stale | None:
-        """What is told of dead trials."""
-        return self._on_stale
-
-
-class Database(RDBStorage, _Heartbeat):
-    """Optuna's database, whose heartbeat misses trials that died before the first one, and waits for the others."""
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Note that a trial's process lives."""
-        try:
-            if PROCESS not in self.get_trial_system_attrs(trial_id):
-                self._mark(trial_id)
-            super().record_heartbeat(trial_id)
-        except UpdateFinishedTrialError:
-            pass  # As in a journal.
-
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        assert self.heartbeat_interval is not None
-        dead = self._dead(study_id, BEATS * self.heartbeat_interval)
-        return sorted({*super()._get_stale_trial_ids(study_id), *dead})
-
-
-def is_mine(trial: FrozenTrial) -> bool:
-    """Whether a trial runs, or ran, in this process."""
-    return bool(trial.system_attrs.get(PROCESS) == _this_process())
-
-
-def is_gone(trial: FrozenTrial, grace: float = math.inf) -> bool:
-    """Whether the process of a trial does not live any more, as far as can be told on this machine.
-
-    Args:
-        trial: The trial.
-        grace: Seconds after which one that never gave a sign of life is gone.
-    """
-    process = trial.system_attrs.get(PROCESS)
-    if process is None:
-        started = trial.datetime_start
-        return started is not None and (datetime.now().astimezone() - started.astimezone()).total_seconds() > grace
-    if process["host"] != socket.gethostname():
-        return False
-    try:
-        # Numbers of processes are used again; the moment of birth tells two of them apart.
-        return bool(abs(psutil.Process(process["pid"]).create_time() - process["since"]) > 1)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _this_process() -> dict[str, str | float]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": psutil.Process().create_time()}
+    hidden = re.sub(r"(://[^/@:?]*):.*@", r"\1:***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
 
 
 def _open_database(url: str, heartbeat: int, on_stale: Stale, tries: int) -> Database:
@@ -225,20 +107,25 @@ def _check_journal(path: Path, place: str) -> None:
         lines = path.read_bytes().split(b"\n")
     finally:
         lock.release()
-    if lines[-1]:
-        raise ValueError(
-            f"`storage` is {place!r}, whose last line, {len(lines)}, is cut off. Delete that line to go on with what "
-            "stands before it, or name another file."
-        )
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict) or "op_code" not in entry:
+    for number, line in enumerate(lines, start=1):
+        is_cut = number == len(lines) and (number > 1 or line.startswith(b'{"op_code"'))
+        if is_cut and line:
+            raise ValueError(
+                f"`storage` is {place!r}, whose last line, {number}, is cut off. Delete that line to go on with what "
+                "stands before it, or name another file."
+            )
+        if not _is_entry(line) and (line or number < len(lines)):
             raise ValueError(
                 f"`storage` is {place!r}, whose line {number} is no entry of an Optuna journal. Name another file."
             )
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
 
 
 def _database(url: str) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
-from visage_mlflow import storages
+from visage_mlflow import heartbeats
 from visage_mlflow.record.results import Evaluation, Search, Trial
 from visage_mlflow.searching import Range, SearchConfig, utility_name
 
@@ -124,9 +124,9 @@ def _wait_for(study: optuna.Study, name: str, seconds: float) -> Any:
 def is_open(study: optuna.Study) -> bool:
     """Whether other processes work on the study."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return any(not storages.is_mine(trial) and not storages.is_gone(trial) for trial in running) or not takes_check(
-        study
-    )
+    return any(
+        not heartbeats.is_mine(trial) and not heartbeats.is_gone(trial) for trial in running
+    ) or not takes_check(study)
 
 
 def takes_check(study: optuna.Study) -> bool:
@@ -135,7 +135,7 @@ def takes_check(study: optuna.Study) -> bool:
     if CHECK in study.user_attrs or not ended:
         return True
     last = max(ended, key=lambda trial: (trial.datetime_complete, trial.number))
-    return storages.is_mine(last) or storages.is_gone(last)
+    return heartbeats.is_mine(last) or heartbeats.is_gone(last)
 
 
 def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
@@ -172,9 +172,9 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
     trials = tuple(as_trial(trial) for trial in study.get_trials(deepcopy=False))
     complete = [trial for trial in trials if trial.state == "complete"]
     inside = [trial for trial in complete if trial.inside]
-    measured = [trial for trial in trials if not math.isnan(trial.violation)]
+    ended = [trial for trial in trials if trial.state in ("complete", "pruned")]
     best = min(inside, key=lambda trial: trial.value, default=None)
-    nearest = min(measured, key=lambda trial: (trial.violation, trial.value), default=None)
+    nearest = min(ended, key=lambda trial: (trial.violation, trial.value), default=None)
     check = study.user_attrs.get(CHECK)
     if best is None or (check and check["trial"] != best.number):
         check = None
@@ -221,7 +221,7 @@ def as_trial(trial: FrozenTrial) -> Trial:
         counts=notes.get("counts", {}),
         **{name: notes.get(name, math.nan) for name in (*numbers, *rest)},
         margin_is_open=notes.get("margin_is_open", False),
-        inside=notes.get("inside", False),
+        inside=trial.state == TrialState.COMPLETE and notes.get("inside", False),
         steps=notes.get("steps", 0),
         planned_steps=notes.get("planned_steps", 0),
         seconds=(ended - started).total_seconds() if started and ended else math.nan,

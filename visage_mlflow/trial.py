@@ -139,7 +139,8 @@ def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge
         raise ValueError("The likelihood of held-out answers could not be measured. Try a lower `learning_rate`.")
     limits = {"asr": last.asr - config.max_asr, "over_refusal": last.over_refusal - config.max_over_refusal}
     if config.margin_min is not None and edge:
-        limits["margin"] = 100 * (config.margin_min - edge.margin)
+        # A basin that is open as far as it was looked at reaches a margin that is just as far, but for rounding.
+        limits["margin"] = round(100 * (config.margin_min - edge.margin), 6)
     space = config.space()
     most_rows = space["safe"].high + space["benign"].high
     whole_steps = math.floor(utility / config.utility_step)
