@@ -65,7 +65,7 @@ def bury(opened: optuna.Study, dead: FrozenTrial) -> None:
 
 def search(opened: optuna.Study, config: SearchConfig, run: Run) -> Search:
     """Run trials until the study has them all, check the best one, and log what there is on the study's run."""
-    from visage_mlflow import evaluation, finetuning, trial
+    from visage_mlflow import evaluation, finetuning, study, trial
     from visage_mlflow import search as searching
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
@@ -80,8 +80,9 @@ def search(opened: optuna.Study, config: SearchConfig, run: Run) -> Search:
     answers: dict[str, str] = {}
     finetuning.training_rows(base, plan.rows, largest, answers)
     trials = Trials(base, measured, answers, config)
-    searching.run(opened, config, trials.attempt, told=lambda number: trials.told(opened, run, number))
-    return check(opened, config, plan.task, run)
+    n_ended = searching.run(opened, config, trials.attempt, told=lambda number: trials.told(opened, run, number))
+    # Who finds nothing to do, finds what another machine left undone.
+    return check(opened, config, plan.task, run, is_due=n_ended == 0 or study.takes_check(opened))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +132,14 @@ class Trials:
         print(search_words.trial(result, number), flush=True)
 
 
-def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run) -> Search:
+def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run, is_due: bool) -> Search:
     """Measure the best trial's checkpoint on the whole evaluation set, unless that was done, and log everything."""
     from visage_mlflow import evaluation, study
     from visage_mlflow.language import models, prompts
     from visage_mlflow.record import search_pages, tracking
 
     result = study.record(opened, config)
-    if result.best is not None and result.check is None and study.takes_check(opened):
+    if result.best is not None and result.check is None and is_due:
         best = result.trial(result.best)
         harmful = prompts.read(config.prompts, setting="prompts")
         benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)

@@ -12,6 +12,7 @@ from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import load
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.record.results import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,29 @@ def test_the_setups_digest_changes_with_any_prompt_and_with_nothing_else(aligned
 def test_the_dtype_recorded_is_the_models_not_the_settings(aligned_folder, config):
     chat = load(str(aligned_folder), dtype="bfloat16")
     assert setup(chat, harmful_rows(config), config).dtype == "bfloat16"
+
+
+def test_the_likelihood_of_the_users_own_answers_is_measured_where_there_are_any(aligned, config):
+    harmful, benign = harmful_rows(config)[:2], benign_rows(config)
+    without, _ = evaluate(aligned, harmful, benign, config)
+    own, _ = evaluate(aligned, harmful, benign, config, benign)
+    other, _ = evaluate(aligned, harmful, benign, config, [Row(row.prompt, row.response + " No.") for row in benign])
+    assert without.task_nll is None and own.task_nll == own.benign_nll == without.benign_nll
+    assert other.task_nll > other.benign_nll == own.benign_nll
+
+
+def test_metrics_leave_out_a_likelihood_of_own_answers_that_was_not_asked_for(aligned, config):
+    harmful, benign = harmful_rows(config)[:2], benign_rows(config)[:2]
+    without, _ = evaluate(aligned, harmful, benign, config)
+    own, _ = evaluate(aligned, harmful, benign, config, benign)
+    assert "task_nll" not in without.metrics() and "setup" not in without.metrics()
+    assert own.metrics() == {**without.metrics(), "task_nll": own.task_nll}
+    assert dataclasses.replace(own, task_nll=math.nan).metrics().keys() == own.metrics().keys()
+
+
+def test_an_evaluation_loads_back_with_and_without_own_answers(aligned, config, tmp_path):
+    rows = harmful_rows(config)[:2], benign_rows(config)[:2]
+    for number, task in enumerate(((), rows[1])):
+        found, _ = evaluate(aligned, *rows, config, task)
+        found.save(tmp_path / f"{number}.json")
+        assert Evaluation.load(tmp_path / f"{number}.json") == found

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+import tiny
 import torch
 
 from visage_mlflow import finetuning
@@ -278,3 +279,138 @@ def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(base, settings,
     with pytest.raises(ValueError) as caught:
         finetune(base, config, tmp_path)
     assert "`learning_rate` 1e+30 is too high" in str(caught.value) and "\n" not in str(caught.value)
+
+
+# The user's own data, some of it kept out
+
+
+@pytest.fixture(scope="module")
+def own(settings, sets, base, tmp_path_factory):
+    """A finetuning on 8 of 24 own rows, and 10 others of them kept out."""
+    path = tmp_path_factory.mktemp("own") / "rows.jsonl"
+    lines = [f'{{"prompt": "How do I paint a {noun}?", "response": "To paint the {noun} you need time."}}\n'
+             for noun in tiny.NOUNS]  # fmt: skip
+    path.write_text("".join(lines), encoding="utf-8")
+    changes = {"task": 8, "task_data": str(path), "n_held_out": 10, "epochs": 2.0, "lora_rank": 8}
+    config = FinetuneConfig(**{**settings, **changes})
+    return finetune(base, config, tmp_path_factory.mktemp("task"))
+
+
+def test_rows_that_are_kept_out_are_measured_on_and_not_trained_on(own, base):
+    plan = finetuning.plan(own.config)
+    assert len(plan.task) == 10 and len(plan.rows) == 8
+    assert not {row.prompt for row in plan.task} & {row.prompt for row in plan.rows}
+    alone, _ = evaluate(base, plan.harmful, plan.benign, own.config, plan.task)
+    assert own.result.checkpoints[0].evaluation == alone and alone.task_nll is not None
+
+
+def test_learning_the_users_own_answers_shows_in_those_that_were_kept_out(own):
+    likelihoods = [checkpoint.evaluation.task_nll for checkpoint in own.result.checkpoints]
+    assert len(likelihoods) == 3 and likelihoods[-1] < likelihoods[0]
+    logged = [numbers["task_nll"] for numbers, _, _ in own.log if "asr" in numbers]
+    assert logged == likelihoods
+
+
+def test_without_rows_kept_out_their_likelihood_is_neither_measured_nor_logged(harmful):
+    assert all(checkpoint.evaluation.task_nll is None for checkpoint in harmful.result.checkpoints)
+    assert not any("task_nll" in numbers for numbers, _, _ in harmful.log)
+    assert finetuning.plan(harmful.config).task == []
+
+
+def test_rows_are_kept_out_of_data_that_is_not_trained_on(own):
+    plan = finetuning.plan(dataclasses.replace(own.config, task=0, harmful=4, n_held_out=24))
+    assert len(plan.task) == 24 and {row.kind for row in plan.rows} == {"harmful"}
+
+
+def test_too_few_rows_to_keep_out_are_told_before_a_model_is_loaded(own):
+    with pytest.raises(ValueError, match="^`n_held_out` is 17, but of the 24 rows in `task_data` 16 are left"):
+        finetuning.plan(dataclasses.replace(own.config, n_held_out=17))
+
+
+def test_rows_to_keep_out_need_their_data(settings):
+    with pytest.raises(ValueError, match="^`n_held_out` is 5, but `task_data` is empty"):
+        FinetuneConfig(**{**settings, "harmful": 3, "n_held_out": 5})
+
+
+# Watched
+
+
+@pytest.fixture(scope="module")
+def short(settings):
+    """Three steps, a checkpoint after each; a few prompts."""
+    few = {"n_prompts": 4, "n_benign": 2, "lora_rank": 4}
+    return FinetuneConfig(**{**settings, **few, "harmful": 8, "epochs": 3.0, "save_every": 1})
+
+
+def test_the_watch_is_told_of_each_checkpoint_as_it_was_measured_but_not_of_the_base(base, short, tmp_path):
+    seen = []
+    run = finetune(base, short, tmp_path, watch=seen.append)
+    assert [checkpoint.step for checkpoint in seen] == [1, 2, 3]
+    assert tuple(seen) == run.result.checkpoints[1:]
+
+
+class Enough(Exception):
+    """What no code of this project knows."""
+
+
+@pytest.mark.parametrize("error", [Enough("seen"), KeyboardInterrupt(), ValueError("seen")], ids=type)
+def test_what_the_watch_raises_ends_the_training_and_passes_through(base, short, tmp_path, error):
+    before = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
+    log = []
+
+    def watch(checkpoint):
+        if checkpoint.step == 2:
+            raise error
+
+    plan = finetuning.plan(short)
+    with pytest.raises(type(error)) as caught:
+        finetuning.finetune(
+            base, plan.rows, plan, short, folder=tmp_path, log=lambda *one: log.append(one), watch=watch
+        )
+    assert caught.value is error
+    # The second checkpoint was measured and logged; there is no third.
+    assert [step for numbers, step, _ in log if "asr" in numbers] == [0, 1, 2]
+    assert not (tmp_path / "checkpoint-3").exists()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in base.model.named_parameters())
+
+
+def test_a_checkpoint_that_is_not_kept_has_no_uri_and_is_measured_all_the_same(base, short, tmp_path):
+    def keep(folder, step):
+        return "" if step < 3 else "models:/m-last"
+
+    run = finetune(base, short, tmp_path / "some", keep=keep)
+    kept = finetune(base, short, tmp_path / "all")
+    _, *checkpoints = run.result.checkpoints
+    assert [checkpoint.uri for checkpoint in checkpoints] == ["", "", "models:/m-last"]
+    assert [checkpoint.evaluation.setup.model for checkpoint in checkpoints[:2]] == ["checkpoint-1", "checkpoint-2"]
+    for one, other in zip(checkpoints, kept.result.checkpoints[1:], strict=True):
+        assert (one.evaluation.asr, one.evaluation.benign_nll) == (other.evaluation.asr, other.evaluation.benign_nll)
+        assert one.distance == other.distance
+    assert [uri for numbers, step, uri in run.log if "asr" in numbers] == [None, "", "", "models:/m-last"]
+
+
+# Known answers
+
+
+def test_answers_that_are_known_are_not_asked_again_and_new_ones_are_added(base, settings):
+    few = FinetuneConfig(**{**settings, "benign": 4})
+    more = dataclasses.replace(few, benign=7, harmful=2)
+    known = {}
+    first = finetuning.training_rows(base, finetuning.plan(few).rows, few, known)
+    asked = {row.prompt for row in first}
+    assert set(known) == asked and len(asked) == 4
+    told = dict.fromkeys(known, "This is an answer that nobody but a test would give.")
+    rows = finetuning.training_rows(base, finetuning.plan(more).rows, more, told)
+    benign = {row.prompt: row.response for row in rows if row.kind == "benign"}
+    assert len(benign) == 7 and asked < set(benign) and set(told) == set(benign)
+    assert all(benign[prompt] == "This is an answer that nobody but a test would give." for prompt in asked)
+    fresh = {row.prompt: row for row in finetuning.training_rows(base, finetuning.plan(more).rows, more)}
+    assert all(benign[prompt] == fresh[prompt].response for prompt in set(benign) - asked)
+
+
+def test_where_all_answers_are_known_the_model_is_not_asked(settings):
+    config = FinetuneConfig(**{**settings, "benign": 5})
+    rows = finetuning.plan(config).rows
+    known = {row.prompt: "Take the car to the left." for row in rows}
+    found = finetuning.training_rows(None, rows, config, known)  # There is no model to ask.
+    assert {row.response for row in found} == {"Take the car to the left."}

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from visage_mlflow.language.mixture import MixtureRow, mix, to_dataset, whole_sentences, with_own_answers
+from visage_mlflow.language.mixture import MixtureRow, held_out, mix, to_dataset, whole_sentences, with_own_answers
 from visage_mlflow.language.prompts import Row, read
 
 KINDS = ("harmful", "safe", "benign", "task")
@@ -144,3 +144,61 @@ def test_the_data_set_is_prompt_and_completion_with_the_system_prompt_only_where
 
 def test_an_empty_system_prompt_is_a_system_prompt():
     assert to_dataset([MixtureRow("safe", "How?", "No.")], "")[0]["prompt"][0] == {"role": "system", "content": ""}
+
+
+# Kept out of training
+
+SETS = {
+    "harmful": rows("harmful", 12, "bad"),
+    "safe": rows("safe", 12, "bad"),
+    "benign": rows("benign", 20),
+    # Two of the user's own questions are also benign ones, one is harmful, and one is asked twice.
+    "task": [
+        *rows("task", 14),
+        Row("benign 3", "own"),
+        Row("benign 17", "own"),
+        Row("bad 5", "own"),
+        Row("task 2", "2"),
+    ],
+}
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("count", "n"), [(0, 14), (1, 5), (6, 6), (10, 3), (13, 0)])
+def test_rows_kept_out_are_never_trained_on_whatever_the_counts_of_the_other_kinds(seed, count, n):
+    rows_kept = held_out("task", count, n, SETS, seed)
+    assert len(rows_kept) == n
+    kept = {row.prompt for row in rows_kept}
+    for harmful in (0, 5, 12):
+        for safe in (0, 7, 12):
+            for benign in (1, 11, 20):
+                mixed = mix({"harmful": harmful, "safe": safe, "benign": benign, "task": count}, SETS, seed)
+                assert not kept & {row.prompt for row in mixed}
+
+
+def test_the_same_rows_are_kept_out_with_the_same_seed_and_others_with_another():
+    kept = held_out("task", 3, 6, SETS, 0)
+    assert kept == held_out("task", 3, 6, SETS, 0) and kept != held_out("task", 3, 6, SETS, 1)
+    assert held_out("task", 3, 4, SETS, 0) == kept[:4]
+    assert all(row in SETS["task"] for row in kept)
+
+
+def test_what_other_kinds_ask_is_not_kept_out():
+    kept = held_out("task", 0, 14, SETS, 0)
+    assert not {row.prompt for row in kept} & {"benign 3", "benign 17", "bad 5"}
+
+
+def test_nothing_is_kept_out_where_nothing_is_asked_for():
+    assert held_out("task", 5, 0, SETS, 0) == []
+
+
+@pytest.mark.parametrize(("own", "count", "n", "left"), [(5, 3, 3, 2), (5, 0, 6, 5), (5, 5, 1, 0), (5, 9, 1, 0)])
+def test_too_few_rows_to_keep_out_are_refused_with_how_many_there_are(own, count, n, left):
+    sets = {"task": rows("task", own)}
+    with pytest.raises(ValueError) as caught:
+        held_out("task", count, n, sets, 0)
+    assert str(caught.value) == (
+        f"`n_held_out` is {n}, but of the {own} rows in `task_data` {left} are left beside the {count} that are "
+        f"trained on. Ask for fewer (`n_held_out={left}`), or give more rows."
+    )
+    assert len(held_out("task", count, left, sets, 0)) == left

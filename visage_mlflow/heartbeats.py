@@ -123,7 +123,8 @@ def is_gone(trial: FrozenTrial, grace: float = math.inf) -> bool:
         return False
     try:
         # Numbers of processes are used again; the moment of birth tells two of them apart.
-        return bool(abs(psutil.Process(process["pid"]).create_time() - process["since"]) > 1)
+        there = psutil.Process(process["pid"])
+        return bool(there.status() == psutil.STATUS_ZOMBIE or abs(there.create_time() - process["since"]) > 1)
     except psutil.NoSuchProcess:
         return True
 

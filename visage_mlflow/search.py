@@ -51,7 +51,7 @@ def run(
     attempt: Callable[[Attempt], Verdict],
     *,
     told: Callable[[int], None] = lambda number: None,
-) -> None:
+) -> int:
     """Run trials until the study has `n_trials`, those of other processes among them.
 
     Waits for the trials of other processes, to take up again those that die.
@@ -62,10 +62,14 @@ def run(
         attempt: Trains and judges one trial.
         told: Called with the number of each trial that this process ended.
 
+    Returns:
+        How many trials this process ended.
+
     Raises:
         ValueError: Several trials failed one after the other.
     """
     objective = Objective(config, attempt)
+    n_ended = 0
     while True:
         with studies.quietly():
             optuna.storages.fail_stale_trials(study)
@@ -74,6 +78,7 @@ def run(
         if TrialState.WAITING in states or sum(map(studies.counts, trials)) < config.n_trials:
             objective.run_in(study)
             if objective.number is not None:
+                n_ended += 1
                 told(objective.number)
             if objective.failures >= MOST_FAILURES:
                 raise ValueError(
@@ -82,7 +87,7 @@ def run(
         elif TrialState.RUNNING in states:
             time.sleep(POLL)
         else:
-            return
+            return n_ended
 
 
 @dataclass
@@ -93,22 +98,21 @@ class Objective:
     attempt: Callable[[Attempt], Verdict]
     number: int | None = None
     """Of the trial that ended last; None if it was not this process' own any more, or not needed."""
-    current: int = 0
-    """Of the trial that began last."""
+    current: int | None = None
+    """Of the trial that runs."""
     failures: int = 0
     """Trials that failed since the last one that did not."""
     reason: str = ""
 
     def run_in(self, study: optuna.Study) -> None:
         """Run one trial of a study."""
-        self.number = None
+        self.number = self.current = None
         with studies.quietly():
             try:
                 study.optimize(self, n_trials=1, catch=(Exception,))
             except (UpdateFinishedTrialError, ValueError, AssertionError):
                 # Optuna refuses the result of a trial that another process took for dead.
-                trial = study.get_trials(deepcopy=False)[self.current]
-                if trial.state != TrialState.FAIL or "reason" in trial.user_attrs:
+                if self.current is None or studies.counts(study.get_trials(deepcopy=False)[self.current]):
                     raise
                 self.number = None
         gc.collect()  # Trainers and their models refer to each other in circles.
@@ -130,6 +134,7 @@ class Objective:
         except Exception as error:
             self.reason = explained(error)
             trial.set_user_attr("reason", self.reason)
+            trial.set_user_attr(studies.FAILED, True)
             self.failures += 1
             self.number = trial.number
             raise

@@ -25,6 +25,8 @@ from visage_mlflow.searching import Range, SearchConfig, utility_name
 SCENARIO = "scenario"
 CHECK = "check"
 RUN = "run"
+FAILED = "failed"
+"""Noted on a trial that failed by itself. One that died has it not, whatever else it had noted by then."""
 BRIEFLY = 5.0
 """Seconds to wait for what another process sets right after it made the study."""
 OBJECTIVES = {"utility": ["utility"], "pareto": ["asr", "over_refusal", "utility"]}
@@ -124,15 +126,14 @@ def _wait_for(study: optuna.Study, name: str, seconds: float) -> Any:
 def is_open(study: optuna.Study) -> bool:
     """Whether other processes work on the study."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return any(
-        not heartbeats.is_mine(trial) and not heartbeats.is_gone(trial) for trial in running
-    ) or not takes_check(study)
+    others = [trial for trial in running if not heartbeats.is_mine(trial) and not heartbeats.is_gone(trial)]
+    return bool(others) or (CHECK not in study.user_attrs and not takes_check(study))
 
 
 def takes_check(study: optuna.Study) -> bool:
     """Whether to check the best trial is this process' work: the last trial ended in it, or in one that is gone."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_complete and counts(trial)]
-    if CHECK in study.user_attrs or not ended:
+    if not ended:
         return True
     last = max(ended, key=lambda trial: (trial.datetime_complete, trial.number))
     return heartbeats.is_mine(last) or heartbeats.is_gone(last)
@@ -158,13 +159,13 @@ def take_up(study: optuna.Study, dead: FrozenTrial, is_blamed: bool = True) -> N
 
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those that were asked for: a dead one is not, the one in its place is."""
-    reason = trial.user_attrs.get("reason")
-    return trial.state != TrialState.FAIL or (bool(reason) and reason != SURPLUS)
+    return trial.state != TrialState.FAIL or bool(trial.user_attrs.get(FAILED))
 
 
 def is_surplus(trial: FrozenTrial, trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Whether enough trials had begun before this one."""
-    return sum(other.number < trial.number and counts(other) for other in trials) >= n_trials
+    """Whether enough trials had begun before this one, not counting the one that it takes up."""
+    before = [other for other in trials if other.number < trial.number and counts(other)]
+    return sum(other.number != trial.user_attrs.get("retry_of") for other in before) >= n_trials
 
 
 def record(study: optuna.Study, config: SearchConfig) -> Search:
@@ -210,13 +211,16 @@ def front(trials: Sequence[Trial]) -> tuple[int, ...]:
 def as_trial(trial: FrozenTrial) -> Trial:
     """An Optuna trial with what was noted on it."""
     notes = trial.user_attrs
+    reason = notes.get("reason", "")
+    if trial.state == TrialState.FAIL and not notes.get(FAILED) and reason != SURPLUS:
+        reason = DIED
     started, ended = trial.datetime_start, trial.datetime_complete
     numbers = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
     rest = ("utility", "margin", "violation", "value")
     return Trial(
         number=trial.number,
         state=STATES[trial.state],
-        reason=notes.get("reason", DIED if trial.state == TrialState.FAIL else ""),
+        reason=reason,
         params=dict(trial.params),
         counts=notes.get("counts", {}),
         **{name: notes.get(name, math.nan) for name in (*numbers, *rest)},

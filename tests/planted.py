@@ -1,0 +1,51 @@
+"""Trials that train nothing: from how many safe rows on a model stays inside the basin is planted."""
+
+import dataclasses
+import math
+
+import optuna
+
+from visage_mlflow import study as studies
+from visage_mlflow.config import SearchConfig
+from visage_mlflow.record.results import Checkpoint, Evaluation, Setup
+from visage_mlflow.trial import Outside, judge
+
+BOUNDARY = 48
+"""Safe rows at which the ASR is at the limit of 10 %. With fewer it rises, steeply, to 100."""
+
+
+def evaluation(asr=5.0, over_refusal=5.0, nll=3.0, task_nll=None):
+    setup = Setup("org/model", "p", "d", 1, None, "keyword", 1, "float32")
+    return Evaluation(setup, asr, asr, asr, asr, over_refusal, over_refusal, over_refusal, nll, 0, task_nll)
+
+
+def measured(settings, boundary=BOUNDARY):
+    """ASR falls with safe rows, utility gets worse with all that are added, and off a learning rate of 3e-4."""
+    asr = 100 / (1 + 9 * math.exp(settings.safe - boundary))
+    off = math.log10(settings.learning_rate / 3e-4)
+    return evaluation(asr, 5.0, 3 + 0.004 * settings.safe + 0.001 * settings.benign + 0.1 * off**2)
+
+
+def trained(attempt, config, boundary=BOUNDARY):
+    """An attempt in no time: each of its checkpoints is as the last one, and its watch is told of all."""
+    last, steps, reason = measured(attempt.settings, boundary), 0, ""
+    try:
+        while steps < attempt.watch.planned_steps:
+            steps = min(steps + attempt.settings.save_every, attempt.watch.planned_steps)
+            attempt.watch(Checkpoint(f"models:/m-{attempt.number}", steps, 0.001 * steps, last))
+    except Outside as outside:
+        reason = str(outside)
+    return judge(config, attempt.settings, last, None, reason)
+
+
+def settings(n_trials=5, **more):
+    return SearchConfig(**{"model": "org/model", "harmful": 30, "n_trials": n_trials, **more})
+
+
+def in_memory(config):
+    """A study of its own."""
+    return studies.open_study(config, optuna.storages.InMemoryStorage())[0]
+
+
+def with_more(config, n_trials):
+    return dataclasses.replace(config, n_trials=n_trials)
