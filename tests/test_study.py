@@ -487,7 +487,7 @@ def test_a_finished_trial_has_its_notes_and_how_long_it_took():
     ("state", "notes", "expected"),
     [
         (TrialState.FAIL, {}, ("failed", studies.DIED)),
-        (TrialState.FAIL, {"reason": "out of memory"}, ("failed", "out of memory")),
+        (TrialState.FAIL, {"reason": "out of memory", studies.FAILED: True}, ("failed", "out of memory")),
         (TrialState.FAIL, {"reason": studies.SURPLUS}, ("failed", studies.SURPLUS)),
         (TrialState.PRUNED, {"reason": "outside the basin"}, ("pruned", "outside the basin")),
         (TrialState.RUNNING, {}, ("running", "")),
