@@ -1,7 +1,10 @@
 """Fixtures that several test files share: the tiny models and their data files, made once per session."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Both are read when the libraries are imported, so they stand before every import that may pull these in.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -46,3 +49,29 @@ def chat(aligned_folder: Path) -> models.Chat:
 def base(base_folder: Path) -> models.Chat:
     """The model that helps with everything in float32, loaded for measuring."""
     return models.load(str(base_folder), dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new tracking store's file, to be copied: to make one takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An MLflow client of a store of its own, in its own folder, which the test's own process uses, too."""
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(before)

@@ -1,36 +1,12 @@
 """Finetunings that were tracked, looked up on a real store."""
 
-import shutil
-
-import mlflow
 import pytest
-from mlflow import MlflowClient
 
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig
 from visage_mlflow.record import tracking
 from visage_mlflow.record.finetune_runs import look_up
 
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A new store's file, to be copied: to make one takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def client(empty, tmp_path, monkeypatch):
-    """A store of its own, in its own folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in (tracking.RUN_ID, "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
-    shutil.copy(empty, tmp_path / "mlflow.db")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield MlflowClient()
-    mlflow.set_tracking_uri(before)
+pytestmark = pytest.mark.usefixtures("client")
 
 
 def checkpoint(tmp_path, run, step):

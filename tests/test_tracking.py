@@ -1,36 +1,12 @@
 """How runs are named, how they end, and how several processes share one, on a real store."""
 
 import contextlib
-import shutil
 
 import mlflow
 import pytest
-from mlflow import MlflowClient
 
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.record import tracking
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A new store's file, to be copied: to make one takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def client(empty, tmp_path, monkeypatch):
-    """A store of its own, in its own folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in (tracking.RUN_ID, "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
-    shutil.copy(empty, tmp_path / "mlflow.db")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield MlflowClient()
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.mark.parametrize(
