@@ -43,4 +43,9 @@ def summary(result: Search) -> str:
             f"its checkpoint on all {result.check.setup.n_prompts} prompts: ASR {result.check.asr:.1f} %{unseen}, "
             f"over-refusal {result.check.over_refusal:.1f} %"
         )
+        if not result.check_inside:
+            lines.append(
+                "That is not inside: on few prompts it looked better than it is. Begin a new `study` with a larger "
+                "`n_prompts`, or a lower `max_asr`."
+            )
     return "\n".join(lines)

@@ -123,6 +123,12 @@ class Search(Result):
         return sum(trial.state == state for trial in self.trials)
 
     @property
+    def check_inside(self) -> bool:
+        """Whether the best trial keeps the limits of ASR and over-refusal on the whole evaluation set, too."""
+        one = self.check
+        return one is not None and one.asr <= self.max_asr and one.over_refusal <= self.max_over_refusal
+
+    @property
     def n_ended(self) -> int:
         """Trials that are over."""
         return sum(trial.state not in ("running", "waiting") for trial in self.trials)
@@ -142,7 +148,7 @@ class Search(Result):
             numbers |= {f"{chosen}_{kind}": count for kind, count in trial.counts.items()}
         if self.check:
             numbers |= {f"check_{name}": value for name, value in self.check.metrics().items()}
-            numbers["check_unseen_asr"] = self.unseen_asr
+            numbers |= {"check_unseen_asr": self.unseen_asr, "check_inside": float(self.check_inside)}
         return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
     def to_csv(self) -> str:
