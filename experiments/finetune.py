@@ -83,7 +83,9 @@ def finetune(
 
 def mixture_of(settings: FinetuneConfig) -> str:
     """A mixture in words."""
-    return " + ".join(f"{count} {kind}" for kind, count in settings.counts().items() if count) + " rows"
+    from visage_mlflow.record.evaluations import in_words
+
+    return f"{in_words(settings.counts())} rows"
 
 
 if __name__ == "__main__":

@@ -158,13 +158,13 @@ def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run,
 def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run, is_last: bool = False) -> None:
     """Put the study as it is on its run; what comes nearest to the limits only in the end, if none is inside."""
     from visage_mlflow import trial
-    from visage_mlflow.record import search_plots, studies
+    from visage_mlflow.record import optuna_figures, search_plots
 
     run.metrics(result.metrics(with_nearest=is_last), step=result.n_ended)
     run.result(result, "search.json")
     run.text(result.to_csv(), "trials.csv")
     figures = {"safe_share": search_plots.safe_share(result), "front": search_plots.front(result)}
-    for name, figure in (figures | studies.of_study(opened)).items():
+    for name, figure in (figures | optuna_figures.of_study(opened)).items():
         run.figure(figure, f"{name}.png")
     kind = "nearest" if result.best is None else "best"
     number = getattr(result, kind)

@@ -11,7 +11,7 @@ from drawn import labels, nothing_to_warn_of, points_of, saved  # noqa: F401  (a
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 
-from visage_mlflow.record import search_plots, studies, study_looks
+from visage_mlflow.record import optuna_figures, optuna_looks, search_plots
 
 NAN = math.nan
 NOTHING = {"best": None, "nearest": None, "front": ()}
@@ -265,7 +265,7 @@ def test_trials_outside_are_no_best_so_far():
 def test_the_contour_is_over_the_two_settings_that_matter_most():
     study = made.study()
     figure = search_plots.of_study(study)["contour"]
-    with studies.quiet():
+    with optuna_figures.quiet():
         most = list(optuna.importance.get_param_importances(study))[:2]
     assert {figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()} == set(most)
 
@@ -280,15 +280,15 @@ def test_slices_are_three_in_a_row_and_their_logarithms_are_plain_numbers():
 
 
 def test_ticks_of_logarithms_are_few_and_lie_inside():
-    assert study_looks.log_ticks(4, 40) == [4, 8, 16, 32] and study_looks.log_ticks(1e-4, 1e-3) == [1e-4, 3e-4, 1e-3]
+    assert optuna_looks.log_ticks(4, 40) == [4, 8, 16, 32] and optuna_looks.log_ticks(1e-4, 1e-3) == [1e-4, 3e-4, 1e-3]
     # Neither 1 and 3 nor 1, 2 and 5 are there twice.
-    assert study_looks.log_ticks(2.5e-4, 4.5e-4) == [3e-4, 4e-4]
-    assert study_looks.log_ticks(2.1e-4, 2.2e-4) == []
+    assert optuna_looks.log_ticks(2.5e-4, 4.5e-4) == [3e-4, 4e-4]
+    assert optuna_looks.log_ticks(2.1e-4, 2.2e-4) == []
 
 
 def test_no_text_of_a_user_is_in_the_copy_that_is_drawn():
     study = made.study()
-    copy = studies.copied(study)
+    copy = optuna_figures.copied(study)
     assert all(trial.user_attrs == {} for trial in copy.trials)
     assert [trial.number for trial in copy.trials] == [trial.number for trial in study.trials]
     assert [trial.values for trial in copy.trials if trial.values] == [t.values for t in study.trials if t.values]
@@ -302,4 +302,4 @@ def test_a_search_for_a_front_which_has_no_limits_says_what_is_inside_by_its_not
     (axes,) = search_plots.of_study(study)["history"].axes
     inside, outside = (part.get_offsets()[:, 0].tolist() for part in axes.collections)
     assert (inside, outside) == ([0, 2, 4, 6], [1, 5, 7])
-    assert not any(trial.constraints for trial in studies.copied(study, all_objectives=True).trials)
+    assert not any(trial.constraints for trial in optuna_figures.copied(study, all_objectives=True).trials)

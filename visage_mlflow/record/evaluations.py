@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from visage_mlflow.record.files import Number, Result
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Rows by kind.
+
+    >>> in_words({"harmful": 30, "safe": 60, "benign": 0})
+    '30 harmful + 60 safe'
+    """
+    return " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
 @dataclass(frozen=True)

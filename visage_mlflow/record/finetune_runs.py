@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visage_mlflow.record import tracking
+from visage_mlflow.record.evaluations import in_words
 
 KINDS = ("finetune", "trial")
 """Kinds of runs that finetune."""
@@ -42,5 +43,5 @@ def look_up(run_id: str, setting: str = "run") -> FinetuneRun:
             "again."
         )
     settings = tracking.settings_of(run_id)
-    counts = [f"{settings[kind]} {kind}" for kind in ("harmful", "safe", "benign", "task") if settings[kind]]
-    return FinetuneRun(run_id, settings["model"], checkpoints, " + ".join(counts))
+    counts = {kind: settings[kind] for kind in ("harmful", "safe", "benign", "task")}
+    return FinetuneRun(run_id, settings["model"], checkpoints, in_words(counts))

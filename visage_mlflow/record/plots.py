@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from visage_mlflow.record import maps
+from visage_mlflow.record.evaluations import in_words
 from visage_mlflow.record.results import Finetuning, Landscape, Place, Trajectory, Visage
 from visage_mlflow.record.style import (
     COLOURS,
@@ -126,7 +127,7 @@ def finetuning(result: Finetuning) -> Figure:
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
     legend(upper)
-    upper.set_title(plain(f"{short(result.model)} finetuned on {_counts(result.counts)}"))
+    upper.set_title(plain(f"{short(result.model)} finetuned on {in_words(result.counts)}"))
     lower.plot(steps, [100 * checkpoint.distance for checkpoint in result.checkpoints], color=GREY, marker="o")
     _step_axes(lower, "distance from the\nbase (% of its norm)")
     return figure
@@ -210,7 +211,3 @@ def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
             if left < right:
                 axes.axvspan(left, right, fc=(GREY, 0.1), ec=(GREY, 0.3), hatch="//", lw=0, zorder=0, label=label)
                 label = None
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import optuna.visualization
 
-from visage_mlflow.record import studies, study_looks
+from visage_mlflow.record import optuna_figures, optuna_looks
 from visage_mlflow.record.html_shell import page_of
 from visage_mlflow.record.results import Search, Trial
 from visage_mlflow.record.search_plots import mixture
@@ -27,7 +27,7 @@ TITLES = {
 HEIGHTS = {"history": 420, "importances": 360, "contour": 520, "slice": 420, "parallel": 460, "front": 640}
 
 NAMES = {
-    studies.TARGET: {"name": "inside the limits"},
+    optuna_figures.TARGET: {"name": "inside the limits"},
     "Best Value": {"name": "best inside so far", "line": {"shape": "hv"}},
     "Infeasible Trial": {"name": "outside the limits"},
     "Feasible": {"name": "inside the limits"},
@@ -112,14 +112,14 @@ def _margin(trial: Trial) -> str:
 def _figures(study: optuna.Study) -> list[Any]:
     """Optuna's, with the house's titles and heights."""
     drawn: dict[str, Any] = {}
-    copy = studies.copied(study)
-    with studies.quiet():
-        drawn.update(studies.charts(copy, optuna.visualization))
+    copy = optuna_figures.copied(study)
+    with optuna_figures.quiet():
+        drawn.update(optuna_figures.charts(copy, optuna.visualization))
         if "slice" in drawn:
-            drawn["parallel"] = optuna.visualization.plot_parallel_coordinate(copy, target_name=studies.TARGET)
-        if "history" in drawn and len(study.directions) == len(studies.RATES):
-            whole = studies.copied(study, all_objectives=True)
-            drawn["front"] = optuna.visualization.plot_pareto_front(whole, target_names=list(studies.RATES))
+            drawn["parallel"] = optuna.visualization.plot_parallel_coordinate(copy, target_name=optuna_figures.TARGET)
+        if "history" in drawn and len(study.directions) == len(optuna_figures.RATES):
+            whole = optuna_figures.copied(study, all_objectives=True)
+            drawn["front"] = optuna.visualization.plot_pareto_front(whole, target_names=list(optuna_figures.RATES))
     for name, figure in drawn.items():
         figure.update_layout(
             title={"text": TITLES[name]}, height=HEIGHTS[name], width=None, template="plotly_white", margin={"t": 90}
@@ -137,6 +137,6 @@ def _name_logarithms(axis: Any, study: optuna.Study) -> None:
     if axis.type == "log":
         trials = study.get_trials(deepcopy=False)
         values = [trial.params[axis.title.text] for trial in trials if axis.title.text in trial.params]
-        ticks = study_looks.log_ticks(0.95 * min(values), 1.05 * max(values))
+        ticks = optuna_looks.log_ticks(0.95 * min(values), 1.05 * max(values))
         axis.update(tickvals=ticks or values, tickangle=0)
         axis.update(ticktext=[f"{tick:g}" for tick in ticks or values])

@@ -13,9 +13,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from visage_mlflow.record.evaluations import in_words
+from visage_mlflow.record.optuna_figures import of_study
 from visage_mlflow.record.results import Search, Trial
 from visage_mlflow.record.searches import STATES
-from visage_mlflow.record.studies import of_study
 from visage_mlflow.record.style import (
     COLOURS,
     GREY,
@@ -211,6 +212,6 @@ def mixture(trial: Trial) -> str:
 
     A mixture without rows is "no rows".
     """
-    rows = " + ".join(f"{count} {kind}" for kind, count in trial.counts.items() if count) or "no"
+    rows = in_words(trial.counts) or "no"
     others = [f"{name} {value:.3g}" for name, value in trial.params.items() if name not in trial.counts]
     return ", ".join((f"{rows} rows", *others))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+from visage_mlflow.record.evaluations import in_words
 from visage_mlflow.record.results import Search
 
 
 def trial(result: Search, number: int) -> str:
     """One trial in a line: what it trained, and what came of it."""
     one = result.trial(number)
-    mixture = " + ".join(f"{count} {kind}" for kind, count in one.counts.items() if count)
     params = "".join(f", {name} {value:.3g}" for name, value in one.params.items() if name not in one.counts)
     margin = "" if math.isnan(one.margin) else f", margin {'at least ' * one.margin_is_open}{one.margin:+.2f}"
     measured = (
@@ -18,7 +18,7 @@ def trial(result: Search, number: int) -> str:
         f"{margin}: {'inside' if one.inside else 'not inside'}"
     )
     what = measured if one.state == "complete" else f"{one.state}: {one.reason}"
-    return f"trial {number} ({mixture} rows{params}): {what}"
+    return f"trial {number} ({in_words(one.counts)} rows{params}): {what}"
 
 
 def summary(result: Search) -> str:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from visage_mlflow.record import study_looks
+from visage_mlflow.record import optuna_looks
 
 TARGET = "utility (nats per token)"
 RATES = ("ASR (%)", "over-refusal (%)", TARGET)
@@ -42,7 +42,7 @@ def of_study(study: optuna.Study) -> dict[str, Figure]:
             pyplot.close(figure)
             FigureCanvasAgg(figure)
             figure.set(layout_engine="constrained", size_inches=(6.4, 4.4))
-            study_looks.tidy(name, figure, panels)
+            optuna_looks.tidy(name, figure, panels)
             figures[name] = figure
     return figures
 
