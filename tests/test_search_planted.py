@@ -17,7 +17,7 @@ from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.record.results import Checkpoint
 from visage_mlflow.trial import Outside, judge
 
-SEEDS = range(5)
+SEEDS = range(20)
 MOST = 120
 """Safe rows that lead nowhere; none lead all the way to the model that helps with everything."""
 
@@ -100,12 +100,11 @@ def fewest(results):
 
 def test_30_trials_find_a_mixture_within_10_percent_of_the_boundary_with_every_seed(searches, boundary):
     safe = fewest(searches[0])
-    print(f"boundary {boundary}, found {safe}, at random {fewest(searches[1])}")
     assert all(boundary <= count <= 1.1 * boundary for count in safe), (boundary, safe)
 
 
-def test_the_search_comes_nearer_than_trials_at_random_in_the_median(searches):
-    by_search, at_random = (statistics.median(fewest(results)) for results in searches)
+def test_the_search_comes_nearer_than_trials_at_random_on_the_average(searches):
+    by_search, at_random = (statistics.mean(fewest(results)) for results in searches)
     assert by_search < at_random, (fewest(searches[0]), fewest(searches[1]))
 
 
