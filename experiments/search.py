@@ -152,6 +152,8 @@ def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run,
         result = study.record(opened, config)
     log(opened, result, config, run, is_last=True)
     run.text(search_pages.page(result, opened), "study.html")
+    if is_due:
+        study.close(opened)
     return result
 
 

@@ -206,8 +206,10 @@ def test_the_process_in_which_the_last_trial_ended_checks_the_best_one(path, obj
     assert studies.takes_check(study) and not studies.is_open(study)
     others(study, TrialState.COMPLETE)
     assert not studies.takes_check(study) and studies.is_open(study)
-    study.set_user_attr(studies.CHECK, {"trial": 0, "evaluation": {}})
+    studies.close(study)
     assert not studies.takes_check(study) and not studies.is_open(study)
+    others(study, TrialState.COMPLETE)  # There were more trials after that.
+    assert studies.is_open(study)
 
 
 def others(study, state, process=ELSEWHERE, **more):

@@ -203,3 +203,10 @@ def test_a_tag_that_is_too_long_is_cut(log):
         run.tag("reason", "x" * 9000)
         run.tag("state", "PRUNED")
     assert log(run.id)[1] == {"visage.kind": "trial", "visage.reason": "x" * 8000, "visage.state": "PRUNED"}
+
+
+def test_a_run_is_closed_if_the_last_of_the_others_ended_while_this_process_left_it_open(client):
+    answers = iter([True, False])
+    with tracking.tracked("search", EvaluateConfig(), goes_on=lambda: next(answers)) as run:
+        pass
+    assert client.get_run(run.id).info.status == "FINISHED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ class Workplace:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        self.environment.pop("MLFLOW_RUN_ID", None)
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            self.environment.pop(name, None)
         self.attack = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 24, "max_new_tokens": 16}
         benign = f"{sets / 'benign_eval.jsonl'}?response=answer"
         self.measure = {**self.attack, "benign_prompts": benign, "n_benign": 16}
@@ -61,7 +63,14 @@ class Workplace:
         command = [sys.executable, "-m", f"experiments.{entry_point}", *flags(parameters)]
         with (self.folder / log).open("w") as file:
             return subprocess.Popen(
-                command, env=self.environment, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, text=True
+                command,
+                env=self.environment,
+                cwd=self.folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                # A shell's background jobs, and whatever they start, do not hear Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def runs(self, kind: str) -> list[Run]:

@@ -25,6 +25,8 @@ from visage_mlflow.searching import Range, SearchConfig, utility_name
 SCENARIO = "scenario"
 CHECK = "check"
 RUN = "run"
+DONE = "done"
+"""Number of trials that a study had when its best one was checked, or none was inside."""
 FAILED = "failed"
 """Noted on a trial that failed by itself. One that died has it not, whatever else it had noted by then."""
 BRIEFLY = 5.0
@@ -127,7 +129,7 @@ def is_open(study: optuna.Study) -> bool:
     """Whether other processes work on the study."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     others = [trial for trial in running if not heartbeats.is_mine(trial) and not heartbeats.is_gone(trial)]
-    return bool(others) or (CHECK not in study.user_attrs and not takes_check(study))
+    return bool(others) or not (takes_check(study) or study.user_attrs.get(DONE) == len(study.trials))
 
 
 def takes_check(study: optuna.Study) -> bool:
@@ -233,6 +235,11 @@ def as_trial(trial: FrozenTrial) -> Trial:
         run=notes.get("run", ""),
         retry_of=notes.get("retry_of"),
     )
+
+
+def close(study: optuna.Study) -> None:
+    """Note that nothing is left to do."""
+    study.set_user_attr(DONE, len(study.trials))
 
 
 def keep_check(study: optuna.Study, number: int, evaluation: Evaluation, unseen_asr: float) -> None:

@@ -122,8 +122,7 @@ def tracked(
         )
     except MlflowException as error:
         raise ValueError(
-            f"The tracking store cannot be used: {one_line(error)} "
-            f"Check MLFLOW_TRACKING_URI, and MLFLOW_RUN_ID if it is set."
+            f"The tracking store cannot be used: {one_line(error)} Check MLFLOW_TRACKING_URI (and MLFLOW_RUN_ID)."
         ) from error
     with _ending(goes_on):
         mlflow.set_tag("visage.kind", kind)
@@ -167,7 +166,10 @@ def _ending(goes_on: Callable[[], bool]) -> Iterator[None]:
         mlflow.set_tag("visage.reason", one_line(error)[:LONGEST_TAG])
         raise
     finally:
-        mlflow.end_run("RUNNING" if goes_on() else status)
+        run_id, is_shared = mlflow.active_run().info.run_id, goes_on()
+        mlflow.end_run("RUNNING" if is_shared else status)
+        if is_shared and not goes_on():  # The last of the others ended in between.
+            MlflowClient().set_terminated(run_id, status)
 
 
 def status_of(run_id: str) -> str:
@@ -215,7 +217,7 @@ def fetch(uri: str) -> Path:
     Raises:
         ValueError: There is no such run, model or path.
     """
-    # A run's files are copied, gigabytes of weights perhaps: into a folder that goes when the process does.
+    # A run's files are copied, gigabytes perhaps: into a folder that goes when the process does.
     target = tempfile.mkdtemp(dir=_downloads().name) if uri.startswith("runs:/") else None
     try:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
