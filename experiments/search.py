@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 def main(config: SearchConfig) -> None:
     """Run the trials of a study, or go on with it, into one MLflow run with a nested run for each trial."""
-    from visage_mlflow import storages, study
+    from visage_mlflow import finetuning, storages, study, trial
     from visage_mlflow.record import search_words, tracking
 
+    finetuning.plan(trial.largest(config))  # Mistakes in the data show before a study is made or a model loaded.
     storage = storages.open_storage(
         config.storage, heartbeat=config.heartbeat, on_stale=bury, tracking_uri=tracking.store()
     )
@@ -47,9 +48,14 @@ def main(config: SearchConfig) -> None:
         context = tracking.joined(known, shown, goes_on=goes_on)
     else:
         context = tracking.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
-    with context as run:
-        opened.set_user_attr(study.RUN, run.id)
-        result = search(opened, config, run)
+    try:
+        with context as run:
+            opened.set_user_attr(study.RUN, run.id)
+            result = search(opened, config, run)
+    except ValueError:
+        if is_first and not opened.trials:
+            study.discard(opened)  # So that the command, once corrected, may use its name.
+        raise
     print(search_words.summary(result))
 
 
@@ -71,7 +77,7 @@ def search(opened: optuna.Study, config: SearchConfig, run: Run) -> Search:
     from visage_mlflow.record import tracking
 
     largest = trial.largest(config)
-    plan = finetuning.plan(largest)  # Mistakes in the data show before a model is loaded.
+    plan = finetuning.plan(largest)
     base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
     trial.check_base(config, measured)

@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow.entities import Run
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from workplace import Workplace, flags
 
 from visage_mlflow.record.results import Search
@@ -129,6 +132,12 @@ def test_where_no_trial_is_inside_it_says_so_and_names_the_nearest(place: Workpl
     assert all("outside the basin at 1 checkpoints" in trial.data.tags["visage.reason"] for trial in pruned)
 
 
+def studies_in(journal: Path) -> list[str]:
+    """Names of the studies that a journal holds."""
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    return [study.study_name for study in optuna.get_all_study_summaries(storage=storage)]
+
+
 BAD = [
     ({"safe": "10..0"}, "`safe` is '10..0', whose low end is above its high end. Try 0..10."),
     ({"n_trials": 0}, "`n_trials` must be a whole number of at least 1, got 0."),
@@ -140,6 +149,7 @@ BAD = [
     ({"storage": "./cut.journal"}, "`storage` is './cut.journal', whose last line, 2, is cut off."),
     ({"storage": "no.journal"}, "`storage` is 'no.journal', whose line 1 is no entry of an Optuna journal."),
     ({"safe": "0..500", "study": "large"}, "`safe` asks for 500 rows, but its data has 60."),
+    ({"model": "org/none", "study": "no model"}, "`model` is 'org/none'"),
 ]
 
 
@@ -155,4 +165,5 @@ def test_a_mistake_is_one_line_and_a_status(
     assert done.returncode == 2
     assert len(errors) == 1 and said in errors[0]
     assert "Traceback" not in done.stderr and "secret" not in done.stderr
+    assert change.get("study") not in studies_in(place.folder / "search.journal")
     assert "RUNNING" not in {run.info.status for kind in ("search", "trial") for run in place.runs(kind)}

@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 from visage_mlflow import heartbeats, search, storages
 from visage_mlflow import study as studies
 from visage_mlflow.record.results import Checkpoint, Search
+from visage_mlflow.sampler import Sampler
 from visage_mlflow.trial import judge
 
 NAN = math.nan
@@ -63,7 +64,7 @@ def test_seed_and_number_of_a_trial_decide_what_it_tries_whatever_the_process_wa
         for study in studied:
             run(study, config)
     elsewhere = planted.in_memory(config)
-    used = studied[1].sampler = studies.Sampler(3)
+    used = studied[1].sampler = Sampler(3)
     elsewhere.sampler = used
     for _ in range(4):
         proposed(elsewhere, config)  # Uses random numbers of the second study's sampler.

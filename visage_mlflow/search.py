@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from visage_mlflow import study as studies
 from visage_mlflow.mixing import FinetuneConfig
 from visage_mlflow.record.files import one_line
+from visage_mlflow.sampler import quietly
 from visage_mlflow.searching import SearchConfig
 from visage_mlflow.trial import Verdict, Watch, planned_steps, settings_of
 
@@ -71,7 +72,7 @@ def run(
     objective = Objective(config, attempt)
     n_ended = 0
     while True:
-        with studies.quietly():
+        with quietly():
             optuna.storages.fail_stale_trials(study)
         trials = study.get_trials(deepcopy=False)
         states = [trial.state for trial in trials]
@@ -107,7 +108,7 @@ class Objective:
     def run_in(self, study: optuna.Study) -> None:
         """Run one trial of a study."""
         self.number = self.current = None
-        with studies.quietly():
+        with quietly():
             try:
                 study.optimize(self, n_trials=1, catch=(Exception,))
             except (UpdateFinishedTrialError, ValueError, AssertionError):
