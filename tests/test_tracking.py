@@ -4,6 +4,9 @@ import contextlib
 
 import mlflow
 import pytest
+from datasets import Dataset
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.record import tracking
@@ -210,3 +213,18 @@ def test_a_run_is_closed_if_the_last_of_the_others_ended_while_this_process_left
     with tracking.tracked("search", EvaluateConfig(), goes_on=lambda: next(answers)) as run:
         pass
     assert client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_an_interrupt_in_the_middle_of_a_write_to_the_store_leaves_the_run_killed(client):
+    def interrupt(cursor, statement, parameters, context):
+        if statement.startswith("INSERT INTO inputs"):
+            cursor.execute(statement, parameters)  # The write lock is held from here on.
+            raise KeyboardInterrupt
+
+    event.listen(Engine, "do_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), tracking.tracked("finetune", EvaluateConfig()) as run:
+            run.dataset(Dataset.from_list([{"prompt": "a"}]), {"safe": 1})
+    finally:
+        event.remove(Engine, "do_execute", interrupt)
+    assert client.get_run(run.id).info.status == "KILLED"

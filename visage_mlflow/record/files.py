@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +70,14 @@ class Result:
 def one_line(error: Exception) -> str:
     """An error as one sentence."""
     return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."
+
+
+def let_go(error: BaseException) -> None:
+    """Free what the frames hold that an error came through and that have ended: cursors, locks, models."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__context__
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

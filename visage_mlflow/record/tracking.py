@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
-from visage_mlflow.record.files import flat, one_line
+from visage_mlflow.record.files import flat, let_go, one_line
 from visage_mlflow.record.results import Result
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
-LONGEST_PARAMETER = 6000
-LONGEST_TAG = 8000
+LONGEST_PARAMETER, LONGEST_TAG = 6000, 8000
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 # A new store's 40 lines of schema migration say nothing to somebody who waits for a result.
@@ -159,8 +158,9 @@ def _ending(goes_on: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         status = "KILLED"
+        let_go(error)  # One that fell into a write to SQLite would hold its lock, and the run could not be closed.
         raise
     except Exception as error:
         mlflow.set_tag("visage.reason", one_line(error)[:LONGEST_TAG])
@@ -217,7 +217,7 @@ def fetch(uri: str) -> Path:
     Raises:
         ValueError: There is no such run, model or path.
     """
-    # A run's files are copied, gigabytes perhaps: into a folder that goes when the process does.
+    # A run's files are copied: into a folder that goes when the process does.
     target = tempfile.mkdtemp(dir=_downloads().name) if uri.startswith("runs:/") else None
     try:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
