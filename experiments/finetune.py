@@ -9,15 +9,17 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import command_line
 from visage_mlflow.config import FinetuneConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from visage_mlflow.finetuning import Plan
     from visage_mlflow.language.models import Chat
-    from visage_mlflow.record.results import Evaluation, Finetuning
+    from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
     from visage_mlflow.record.tracking import Run
 
 
@@ -48,11 +50,13 @@ def finetune(
     base_evaluation: Evaluation | None = None,
     *,
     answers: dict[str, str] | None = None,
-    **options: Any,
+    keep: Callable[[Path, int], str] | None = None,
+    watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Finetuning:
     """Finetune a loaded model, logging on an open run as it goes.
 
-    `answers` are the model's own that are known already; `options` are more of those of `finetuning.finetune`.
+    `answers` are the model's own that are known already; `keep` (by default on the run) and `watch` are as in
+    `finetuning.finetune`.
     """
     from visage_mlflow import finetuning
     from visage_mlflow.language import mixture
@@ -72,7 +76,8 @@ def finetune(
             log=run.metrics,
             fetch=tracking.fetch,
             base_evaluation=base_evaluation,
-            **{"keep": run.checkpoint, **options},
+            keep=keep or run.checkpoint,
+            watch=watch,
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # Whole checkpoints are in MLflow by now.

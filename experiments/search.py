@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from visage_mlflow.finetuning import Plan
     from visage_mlflow.language.models import Chat
     from visage_mlflow.language.prompts import Row
     from visage_mlflow.record.results import Evaluation, Search
@@ -33,7 +34,8 @@ def main(config: SearchConfig) -> None:
     from visage_mlflow import finetuning, storages, study, trial
     from visage_mlflow.record import search_words, tracking
 
-    finetuning.plan(trial.largest(config))  # Mistakes in the data show before a study is made or a model loaded.
+    # Mistakes in the data show before a study is made or a model loaded.
+    plan = finetuning.plan(trial.largest(config))
     storage = storages.open_storage(
         config.storage, heartbeat=config.heartbeat, on_stale=bury, tracking_uri=tracking.store()
     )
@@ -51,7 +53,7 @@ def main(config: SearchConfig) -> None:
     try:
         with context as run:
             opened.set_user_attr(study.RUN, run.id)
-            result = search(opened, config, run)
+            result = search(opened, config, plan, run)
     except ValueError:
         if is_first and not opened.trials:
             study.discard(opened)  # So that the command, once corrected, may use its name.
@@ -69,26 +71,36 @@ def bury(opened: optuna.Study, dead: FrozenTrial) -> None:
         tracking.close(run_id, study.DIED)
 
 
-def search(opened: optuna.Study, config: SearchConfig, run: Run) -> Search:
-    """Run trials until the study has them all, check the best one, and log what there is on the study's run."""
-    from visage_mlflow import evaluation, finetuning, study, trial
+def search(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run) -> Search:
+    """Run trials until the study has them all, check the best one, and log what there is on the study's run.
+
+    `plan` is that of the largest mixture.
+    """
     from visage_mlflow import search as searching
+    from visage_mlflow import study
+
+    n_ended = 0
+    if not study.has_ended(opened.trials, config.n_trials):
+        trials = prepare(config, plan, run)
+        n_ended = searching.run(opened, config, trials.attempt, told=lambda number: trials.told(opened, run, number))
+    # Who finds nothing to do, finds what another machine left undone.
+    return check(opened, config, plan.task, run, is_due=n_ended == 0 or study.takes_check(opened))
+
+
+def prepare(config: SearchConfig, plan: Plan, run: Run) -> Trials:
+    """Load the model and measure it, once for all trials."""
+    from visage_mlflow import evaluation, finetuning, trial
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
 
-    largest = trial.largest(config)
-    plan = finetuning.plan(largest)
     base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
     trial.check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
     print(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %", flush=True)
     answers: dict[str, str] = {}
-    finetuning.training_rows(base, plan.rows, largest, answers)
-    trials = Trials(base, measured, answers, config)
-    n_ended = searching.run(opened, config, trials.attempt, told=lambda number: trials.told(opened, run, number))
-    # Who finds nothing to do, finds what another machine left undone.
-    return check(opened, config, plan.task, run, is_due=n_ended == 0 or study.takes_check(opened))
+    finetuning.training_rows(base, plan.rows, trial.largest(config), answers)
+    return Trials(base, measured, answers, config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -228,7 +228,7 @@ FEW = {
 
 @pytest.mark.parametrize(("utilities", "how", "names"), FEW.values(), ids=FEW)
 def test_what_a_study_is_enough_for_is_drawn_and_nothing_else(utilities, how, names, capfd):
-    figures = search_plots.of_study(made.study(utilities, **how))
+    figures = optuna_figures.of_study(made.study(utilities, **how))
     assert list(figures) == names
     for figure in figures.values():
         figure.canvas.draw()
@@ -240,7 +240,7 @@ def test_drawing_a_study_leaves_no_trace():
     study = made.study()
     pyplot.close("all")
     before = dict(matplotlib.rcParams), optuna.logging.get_verbosity(), len(study.trials), study.trials[0].user_attrs
-    search_plots.of_study(study)
+    optuna_figures.of_study(study)
     assert pyplot.get_fignums() == []
     after = dict(matplotlib.rcParams), optuna.logging.get_verbosity(), len(study.trials), study.trials[0].user_attrs
     assert after == before
@@ -248,7 +248,7 @@ def test_drawing_a_study_leaves_no_trace():
 
 def test_the_history_is_of_utility_over_the_numbers_of_the_study():
     for objectives in (1, 3):
-        (axes,) = search_plots.of_study(made.study((3.9, None, 3.7, 3.8), objectives=objectives))["history"].axes
+        (axes,) = optuna_figures.of_study(made.study((3.9, None, 3.7, 3.8), objectives=objectives))["history"].axes
         assert {(0.0, 3.9), (2.0, 3.7), (3.0, 3.8)} <= points_of(axes)
         assert axes.get_ylabel() == "utility (nats per token)"
         (best,) = axes.get_lines()
@@ -256,7 +256,7 @@ def test_the_history_is_of_utility_over_the_numbers_of_the_study():
 
 
 def test_trials_outside_are_no_best_so_far():
-    (axes,) = search_plots.of_study(made.study(inside=False))["history"].axes
+    (axes,) = optuna_figures.of_study(made.study(inside=False))["history"].axes
     assert not np.isfinite(axes.get_lines()[0].get_ydata()).any()
     assert labels(axes) == ["outside the limits"]
     assert len(axes.collections[0].get_offsets()) == 0 and len(axes.collections[1].get_offsets()) == 7
@@ -264,14 +264,14 @@ def test_trials_outside_are_no_best_so_far():
 
 def test_the_contour_is_over_the_two_settings_that_matter_most():
     study = made.study()
-    figure = search_plots.of_study(study)["contour"]
+    figure = optuna_figures.of_study(study)["contour"]
     with optuna_figures.quiet():
         most = list(optuna.importance.get_param_importances(study))[:2]
     assert {figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()} == set(most)
 
 
 def test_slices_are_three_in_a_row_and_their_logarithms_are_plain_numbers():
-    figure = search_plots.of_study(made.study())["slice"]
+    figure = optuna_figures.of_study(made.study())["slice"]
     figure.canvas.draw()
     panels = {axes.get_xlabel(): axes for axes in figure.axes if axes.get_xlabel()}
     assert list(panels) == ["learning_rate", "lora_rank", "safe"]
@@ -299,7 +299,7 @@ def test_a_search_for_a_front_which_has_no_limits_says_what_is_inside_by_its_not
     study = made.study(objectives=3, inside=None)
     for trial, is_inside in zip(study.get_trials(deepcopy=False), [True, False] * 4, strict=True):
         trial.user_attrs["inside"] = is_inside
-    (axes,) = search_plots.of_study(study)["history"].axes
+    (axes,) = optuna_figures.of_study(study)["history"].axes
     inside, outside = (part.get_offsets()[:, 0].tolist() for part in axes.collections)
     assert (inside, outside) == ([0, 2, 4, 6], [1, 5, 7])
     assert not any(trial.constraints for trial in optuna_figures.copied(study, all_objectives=True).trials)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
 
 from visage_mlflow import study as studies
 from visage_mlflow.mixing import FinetuneConfig
@@ -23,7 +22,6 @@ POLL = 2.0
 """Seconds between looks at the trials of other processes."""
 MOST_FAILURES = 3
 """Trials that may fail one after the other in one process: then it is not the mixture."""
-RATES = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
 
 
 @dataclass
@@ -75,8 +73,9 @@ def run(
         with quietly():
             optuna.storages.fail_stale_trials(study)
         trials = study.get_trials(deepcopy=False)
-        states = [trial.state for trial in trials]
-        if TrialState.WAITING in states or sum(map(studies.counts, trials)) < config.n_trials:
+        if studies.has_ended(trials, config.n_trials):
+            return n_ended
+        if not studies.has_all(trials, config.n_trials):
             objective.run_in(study)
             if objective.number is not None:
                 n_ended += 1
@@ -85,10 +84,8 @@ def run(
                 raise ValueError(
                     f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture: {objective.reason}"
                 )
-        elif TrialState.RUNNING in states:
-            time.sleep(POLL)
         else:
-            return n_ended
+            time.sleep(POLL)
 
 
 @dataclass
@@ -153,7 +150,7 @@ class Objective:
         attempt = Attempt(trial, settings, Watch(self.config, steps))
         attempt.note(counts=settings.counts(), planned_steps=steps)
         verdict = self.attempt(attempt)
-        attempt.note(**{name: getattr(verdict.evaluation, name) for name in RATES})
+        attempt.note(**{name: getattr(verdict.evaluation, name) for name in studies.RATES})
         attempt.note(utility=verdict.utility, value=verdict.value, violation=verdict.violation, inside=verdict.inside)
         attempt.note(steps=attempt.watch.checkpoints[-1].step, uri=attempt.watch.checkpoints[-1].uri)
         if verdict.edge:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import time
-import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from visage_mlflow.heartbeats import BEATS, Database, Journal, Stale
 from visage_mlflow.record.files import one_line
+from visage_mlflow.sampler import quietly
 
 TRIES = 5
 """How often, a second apart, a database is opened in which another process makes the tables."""
@@ -65,8 +64,7 @@ def without_password(url: str) -> str:
 
 def _open_database(url: str, heartbeat: int, on_stale: Stale, tries: int) -> Database:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with quietly():
             return Database(
                 url,
                 heartbeat_interval=heartbeat,
@@ -104,20 +102,21 @@ def _check_journal(path: Path, place: str) -> None:
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:
-        lines = path.read_bytes().split(b"\n")
+        *whole, rest = path.read_bytes().split(b"\n")
     finally:
         lock.release()
-    for number, line in enumerate(lines, start=1):
-        is_cut = number == len(lines) and (number > 1 or line.startswith(b'{"op_code"'))
-        if is_cut and line:
-            raise ValueError(
-                f"`storage` is {place!r}, whose last line, {number}, is cut off. Delete that line to go on with what "
-                "stands before it, or name another file."
-            )
-        if not _is_entry(line) and (line or number < len(lines)):
+    for number, line in enumerate(whole, start=1):
+        if not _is_entry(line):
             raise ValueError(
                 f"`storage` is {place!r}, whose line {number} is no entry of an Optuna journal. Name another file."
             )
+    if rest and (whole or rest.startswith(b'{"op_code"')):
+        raise ValueError(
+            f"`storage` is {place!r}, whose last line, {len(whole) + 1}, is cut off. Delete that line to go on with "
+            "what stands before it, or name another file."
+        )
+    if rest:
+        raise ValueError(f"`storage` is {place!r}, whose line 1 is no entry of an Optuna journal. Name another file.")
 
 
 def _is_entry(line: bytes) -> bool:

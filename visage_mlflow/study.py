@@ -40,6 +40,8 @@ MOST_RETRIES = 2
 """How often a trial whose process died is taken up again: what kills each process may be the trial."""
 SURPLUS = "not needed: the last trial had begun in another process"
 DIED = "its process died"
+RATES = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
+"""What is noted on a trial of its evaluation."""
 
 
 def open_study(config: SearchConfig, storage: optuna.storages.BaseStorage) -> tuple[optuna.Study, bool]:
@@ -126,6 +128,16 @@ def take_up(study: optuna.Study, dead: FrozenTrial, is_blamed: bool = True) -> N
         study.enqueue_trial(dead.params, user_attrs={"retry_of": dead.number, "retries": retries})
 
 
+def has_all(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
+    """Whether all trials that were asked for have begun, and none waits to be taken up."""
+    return sum(map(counts, trials)) >= n_trials and all(trial.state != TrialState.WAITING for trial in trials)
+
+
+def has_ended(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
+    """Whether all trials that were asked for are over."""
+    return has_all(trials, n_trials) and all(trial.state != TrialState.RUNNING for trial in trials)
+
+
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those that were asked for: a dead one is not, the one in its place is."""
     return trial.state != TrialState.FAIL or bool(trial.user_attrs.get(FAILED))
@@ -184,15 +196,13 @@ def as_trial(trial: FrozenTrial) -> Trial:
     if trial.state == TrialState.FAIL and not notes.get(FAILED) and reason != SURPLUS:
         reason = DIED
     started, ended = trial.datetime_start, trial.datetime_complete
-    numbers = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
-    rest = ("utility", "margin", "violation", "value")
     return Trial(
         number=trial.number,
         state=STATES[trial.state],
         reason=reason,
         params=dict(trial.params),
         counts=notes.get("counts", {}),
-        **{name: notes.get(name, math.nan) for name in (*numbers, *rest)},
+        **{name: notes.get(name, math.nan) for name in (*RATES, "utility", "margin", "violation", "value")},
         margin_is_open=notes.get("margin_is_open", False),
         inside=trial.state == TrialState.COMPLETE and notes.get("inside", False),
         steps=notes.get("steps", 0),

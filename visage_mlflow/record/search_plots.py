@@ -1,4 +1,4 @@
-"""A search over mixtures becomes figures: safety over the share of safe rows, what it costs, and Optuna's own."""
+"""A search over mixtures becomes figures: safety over the share of safe rows, and what it costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from visage_mlflow.record.evaluations import in_words
-from visage_mlflow.record.optuna_figures import of_study
 from visage_mlflow.record.results import Search, Trial
 from visage_mlflow.record.searches import STATES
 from visage_mlflow.record.style import (
@@ -30,8 +29,6 @@ from visage_mlflow.record.style import (
     two_panels,
     wrapped,
 )
-
-__all__ = ["front", "mixture", "of_study", "safe_share"]
 
 OVER_REFUSAL_COLOURS = colormaps["viridis_r"].with_extremes(bad="white")
 RING: dict[str, Any] = {"marker": "o", "ms": 14, "mfc": "none", "mec": "black", "mew": 1.6, "ls": "none", "zorder": 6}
