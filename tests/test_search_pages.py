@@ -164,3 +164,9 @@ def test_a_browser_draws_all_figures_and_runs_nothing_that_a_reason_says(tmp_pat
     body = dom.partition("<body>")[2]
     assert len(re.findall(r'<svg class="main-svg"[^>]*>', body)) >= 6 and "<canvas" in body
     assert "&lt;img src=x onerror=" in body and not re.findall(r"<img\b[^>]*onerror", body)
+
+
+def test_the_page_says_that_the_checked_mixture_is_not_inside_where_it_is_not():
+    page = search_pages.page(made.search(check=made.evaluation(20.0), unseen_asr=25.0), made.study())
+    assert "On those of them that no trial was measured on: ASR 25.0 %." in page
+    assert "That is not inside" in page

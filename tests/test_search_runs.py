@@ -103,6 +103,16 @@ def test_a_study_goes_on_only_with_its_own_scenario(place: Workplace, study: Run
     assert "Name a new `study`" in error and len(place.runs("search")) == 1
 
 
+def test_the_same_command_on_a_finished_study_loads_no_model_and_tells_the_same(
+    place: Workplace, study: Run, result: Search, settings: dict[str, Any]
+) -> None:
+    done = place.module("search", *flags({**settings, "keep_checkpoints": "true"}))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("study mixtures: ") and f"best: trial {result.best} " in done.stdout
+    assert " itself: " not in done.stdout and len(place.inside(study)) == len(result.trials)
+    assert Search.load(place.artifact(study, "search.json")) == result
+
+
 def test_a_front_of_task_rows_is_searched_by_the_likelihood_of_those_kept_out(
     place: Workplace, settings: dict[str, Any]
 ) -> None:

@@ -13,6 +13,7 @@ from visage_mlflow.record import optuna_figures, optuna_looks
 from visage_mlflow.record.html_shell import page_of
 from visage_mlflow.record.results import Search, Trial
 from visage_mlflow.record.search_plots import mixture
+from visage_mlflow.record.search_words import NOT_INSIDE
 from visage_mlflow.record.searches import KINDS
 from visage_mlflow.record.style import clean, number, short
 
@@ -69,6 +70,10 @@ def _about(result: Search) -> list[str]:
     if result.check:
         rates = f"ASR {number(result.check.asr)} %, over-refusal {number(result.check.over_refusal)} %"
         paragraphs.append(f"Checked on {result.check.setup.n_prompts} prompts: {rates}.")
+        if not math.isnan(result.unseen_asr):
+            paragraphs.append(f"On those of them that no trial was measured on: ASR {number(result.unseen_asr)} %.")
+        if not result.check_inside:
+            paragraphs.append(NOT_INSIDE)
     return paragraphs
 
 

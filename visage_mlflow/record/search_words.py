@@ -7,6 +7,11 @@ import math
 from visage_mlflow.record.evaluations import in_words
 from visage_mlflow.record.results import Search
 
+NOT_INSIDE = (
+    "That is not inside: on few prompts it looked better than it is. Begin a new `study` with a larger `n_prompts`, "
+    "or a lower `max_asr`."
+)
+
 
 def trial(result: Search, number: int) -> str:
     """One trial in a line: what it trained, and what came of it."""
@@ -44,8 +49,5 @@ def summary(result: Search) -> str:
             f"over-refusal {result.check.over_refusal:.1f} %"
         )
         if not result.check_inside:
-            lines.append(
-                "That is not inside: on few prompts it looked better than it is. Begin a new `study` with a larger "
-                "`n_prompts`, or a lower `max_asr`."
-            )
+            lines.append(NOT_INSIDE)
     return "\n".join(lines)
