@@ -9,6 +9,8 @@ from typing import Any
 # Both are read when the libraries are imported, so they stand before every import that may pull these in.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# A test that says nothing of the store computes what it asks for, and leaves the user's own store alone.
+os.environ["VISAGE_STORE"] = "off"
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402

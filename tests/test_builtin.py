@@ -3,6 +3,7 @@ import zipfile
 
 import pytest
 
+from visage_mlflow import folders
 from visage_mlflow.language import builtin
 from visage_mlflow.language.models import check_uri, load
 
@@ -25,16 +26,16 @@ def make_wheel(path, members):
 
 
 def test_the_cache_is_the_chosen_folder_or_the_users(monkeypatch, tmp_path):
-    assert builtin.cache_folder() == tmp_path / "cache"
+    assert folders.cache_folder() == tmp_path / "cache"
     monkeypatch.setenv("VISAGE_CACHE", "~/models")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(builtin.cache_folder()) == "/home/someone/models"
+    assert str(folders.cache_folder()) == "/home/someone/models"
     for unset in (lambda: monkeypatch.setenv("VISAGE_CACHE", ""), lambda: monkeypatch.delenv("VISAGE_CACHE")):
         unset()
         monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-        assert str(builtin.cache_folder()) == "/caches/visage_mlflow"
+        assert str(folders.cache_folder()) == "/caches/visage_mlflow"
         monkeypatch.delenv("XDG_CACHE_HOME")
-        assert str(builtin.cache_folder()) == "/home/someone/.cache/visage_mlflow"
+        assert str(folders.cache_folder()) == "/home/someone/.cache/visage_mlflow"
 
 
 def test_a_file_with_the_pinned_hash_passes_and_any_other_is_refused(tmp_path):

@@ -226,8 +226,8 @@ def test_imports_point_down():
     own = ("visage_mlflow", "experiments")
     wings = {
         "geometry": ("visage_mlflow.geometry",),
-        "language": ("visage_mlflow.language", "visage_mlflow.geometry"),
-        "record": ("visage_mlflow.record",),
+        "language": ("visage_mlflow.language", "visage_mlflow.geometry", "visage_mlflow.folders"),
+        "record": ("visage_mlflow.record", "visage_mlflow.folders"),
     }
     for path in FILES:
         inside = imports_from(path, *own)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from visage_mlflow import points
 from visage_mlflow.config import AttackConfig, MeasureConfig
 from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language import prompts
@@ -16,6 +17,7 @@ from visage_mlflow.language.decoding import respond
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.points import AT_REST, Held
 from visage_mlflow.record.results import Evaluation, Response, Setup
 
 
@@ -124,19 +126,28 @@ def rates(verdicts: Sequence[str]) -> Rates:
 
 
 def evaluate(
-    chat: Chat, harmful: Sequence[Row], benign: Sequence[Row], config: MeasureConfig, task: Sequence[Row] = ()
+    chat: Chat,
+    harmful: Sequence[Row],
+    benign: Sequence[Row],
+    config: MeasureConfig,
+    task: Sequence[Row] = (),
+    held: Held = AT_REST,
 ) -> tuple[Evaluation, list[Response]]:
     """Attack success rate, over-refusal and likelihood of answers of one model, and all its responses.
 
     Args:
-        chat: The model.
+        chat: The model, unperturbed.
         harmful: Prompts to attack with.
         benign: Held-out ordinary prompts with answers.
         config: How to ask and judge.
         task: Held-out rows of the user's own data, whose answers' likelihood is measured, too; may be none.
+        held: Where in weight space it is held meanwhile.
     """
-    attacked = attack(chat, harmful, config)
-    asked = attack(chat, benign, config)
+
+    def responses(rows: Sequence[Row]) -> list[Response]:
+        return points.responses(chat, held, rows, config, (), lambda: attack(chat, rows, config))
+
+    attacked, asked = responses(harmful), responses(benign)
     safety = rates([response.verdict for response in attacked])
     cost = rates([response.verdict for response in asked])
     evaluation = Evaluation(
@@ -148,18 +159,21 @@ def evaluate(
         over_refusal=cost.refusal,
         over_refusal_low=cost.refusal_low,
         over_refusal_high=cost.refusal_high,
-        benign_nll=_nll(chat, benign, config),
+        benign_nll=_nll(chat, held, benign, config),
         n_unjudged=safety.n_unjudged + cost.n_unjudged,
-        task_nll=_nll(chat, task, config) if task else None,
+        task_nll=_nll(chat, held, task, config) if task else None,
     )
     return evaluation, attacked + asked
 
 
-def _nll(chat: Chat, rows: Sequence[Row], config: MeasureConfig) -> float:
-    return answer_nll(
-        chat.model,
-        chat.tokenizer,
-        [chat.messages(row.prompt) for row in rows],
-        [row.response for row in rows],
-        batch_size=config.batch_size,
-    )
+def _nll(chat: Chat, held: Held, rows: Sequence[Row], config: MeasureConfig) -> float:
+    def compute() -> float:
+        return answer_nll(
+            chat.model,
+            chat.tokenizer,
+            [chat.messages(row.prompt) for row in rows],
+            [row.response for row in rows],
+            batch_size=config.batch_size,
+        )
+
+    return points.likelihood(chat, held, rows, config, compute)

@@ -6,16 +6,18 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from visage_mlflow import points
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.geometry.directions import Difference
-from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import mixture, models, prompts, training
 from visage_mlflow.language.decoding import respond
 from visage_mlflow.language.mixture import MixtureRow
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.planes import relative_norm
+from visage_mlflow.points import Held
 from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
 
 Log = Callable[[dict[str, float], int, str | None], None]
@@ -66,15 +68,20 @@ def training_rows(
     known = {} if known is None else known
     asked = [row.prompt for row in rows if row.kind == "benign" and row.prompt not in known]
     if asked:
-        texts = respond(
-            base.model,
-            base.tokenizer,
-            [base.messages(prompt) for prompt in asked],
-            max_new_tokens=config.own_answer_tokens,
-            batch_size=config.batch_size,
-            is_final=lambda text: False,
-        )
-        known |= {prompt: text or "" for prompt, text in zip(asked, texts, strict=True)}
+
+        def compute() -> list[str]:
+            texts = respond(
+                base.model,
+                base.tokenizer,
+                [base.messages(prompt) for prompt in asked],
+                max_new_tokens=config.own_answer_tokens,
+                batch_size=config.batch_size,
+                is_final=lambda text: False,
+            )
+            return [text or "" for text in texts]
+
+        texts = points.answers(base, [Row(prompt) for prompt in asked], config.own_answer_tokens, config, compute)
+        known |= dict(zip(asked, texts, strict=True))
     return mixture.with_own_answers(rows, known)
 
 
@@ -129,12 +136,11 @@ def finetune(
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
     def measure(checkpoint: training.Checkpoint) -> None:
-        weights = dict(models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters())
-        direction = Difference(weights)
+        weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
+        direction = Difference(Weights(weights))
         uri = keep(checkpoint.folder, checkpoint.step)
-        with perturbed(base.model, [direction], [1.0], weights=base.weights):
-            chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
-            evaluation, _ = evaluate(chat, plan.harmful, plan.benign, config, plan.task)
+        chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
+        evaluation, _ = evaluate(chat, plan.harmful, plan.benign, config, plan.task, Held([direction], (1.0,)))
         record(uri, checkpoint.step, relative_norm(base, direction), evaluation)
         watch(measured[-1])
 

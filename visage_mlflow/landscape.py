@@ -8,17 +8,17 @@ from dataclasses import asdict
 
 import numpy as np
 
-from visage_mlflow import planes, workers
+from visage_mlflow import planes, points, workers
 from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig, VisageConfig
 from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates, setup
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.geometry.grid import Steps, by_distance, grid, past_the_edge
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
-from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.planes import End, Span
+from visage_mlflow.points import Held
 from visage_mlflow.record.results import Axis, Edges, Landscape, Point, Response, Visage
 from visage_mlflow.workers import Crew
 
@@ -58,8 +58,8 @@ def measure_grid(
     past: set[Steps] = set()
 
     def work(chat: Chat, place: Steps, check: Callable[[], None]) -> list[Response]:
-        with perturbed(chat.model, directions, place, weights=chat.weights):
-            return attack(chat, rows, config, place, check)
+        held = Held(directions, place)
+        return points.responses(chat, held, rows, config, place, lambda: attack(chat, rows, config, place, check))
 
     def done(place: Steps, answered: list[Response]) -> None:
         answers[place] = answered
@@ -87,8 +87,8 @@ def measure_grid(
     origin = (0.0,) * len(axes)
     if origin in answers:
         known[origin] = answers[origin]
-    points = [_point(place, answers[place]) for place in places]
-    return tuple(points), [response for place in places for response in answers[place]]
+    measured = [_point(place, answers[place]) for place in places]
+    return tuple(measured), [response for place in places for response in answers[place]]
 
 
 def _rates(answered: Sequence[Response]) -> Rates:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from visage_mlflow import points
 from visage_mlflow.config import AttackConfig
 from visage_mlflow.evaluation import attack, rates
 from visage_mlflow.geometry.crossing import first_crossing
 from visage_mlflow.geometry.directions import Direction
-from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.planes import relative_norm
+from visage_mlflow.points import Held
 from visage_mlflow.record.results import Edge
 
 
@@ -40,8 +41,10 @@ def find_edge(
     def asr_at(step: float) -> float:
         if step in known:
             return known[step]
-        with perturbed(chat.model, [direction], [step], weights=chat.weights):
-            return rates([response.verdict for response in attack(chat, rows, config, (step,), check)]).asr
+        answered = points.responses(
+            chat, Held([direction], (step,)), rows, config, (step,), lambda: attack(chat, rows, config, (step,), check)
+        )
+        return rates([response.verdict for response in answered]).asr
 
     crossing = first_crossing(asr_at, up_to)
     return Edge(

@@ -45,6 +45,10 @@ class AttackConfig:
     batch_size: int = setting(80, "Prompts answered at once.")
     dtype: str = setting("auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.")
     seed: int = setting(0, "Seed of everything random: rows drawn, their order, directions.")
+    store: str = setting(
+        "", "File that keeps computed points. Empty: VISAGE_STORE, or points.db in the user's cache; off: none."
+    )
+    reuse: bool = setting(True, "Read points that the store has; false computes them anew and counts what differs.")
     lean: bool = setting(False, "Save memory rather than time: no second copy of weights, directions drawn anew.")
 
     def __post_init__(self) -> None:
@@ -67,7 +71,7 @@ class MeasureConfig(AttackConfig):
 
     def measures_like(self, other: MeasureConfig) -> bool:
         """Whether two steps measure alike, so that one's evaluation of a model serves the other, too."""
-        names = [field.name for field in fields(MeasureConfig) if field.name != "seed"]
+        names = [field.name for field in fields(MeasureConfig) if field.name not in ("seed", "store", "reuse")]
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 

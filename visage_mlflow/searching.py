@@ -10,7 +10,10 @@ from visage_mlflow.settings import above_zero, at_least, one_of, setting
 
 OBJECTIVES = ("utility", "pareto")
 RANGE_HELP = "a range as in 0..120, or a fixed value"
-NOT_DECISIVE = ("n_trials", "study", "storage", "output_dir", "batch_size", "lean", "keep_checkpoints", "heartbeat")
+NOT_DECISIVE = (
+    *("n_trials", "study", "storage", "output_dir", "batch_size", "lean", "keep_checkpoints", "heartbeat"),
+    *("store", "reuse"),
+)
 """Settings that decide no number of a trial, so that a study may go on with others."""
 
 ROUNDING = 1e-9

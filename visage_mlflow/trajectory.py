@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from visage_mlflow import planes, workers
+from visage_mlflow import planes, points, workers
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates
 from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
-from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.geometry.plane import Projection
 from visage_mlflow.landscape import Progress, landscape_on
 from visage_mlflow.language.models import Chat
@@ -20,6 +19,7 @@ from visage_mlflow.language.prompts import Row
 from visage_mlflow.margin import find_edge
 from visage_mlflow.measuring import AXES
 from visage_mlflow.planes import End, Span
+from visage_mlflow.points import Held
 from visage_mlflow.record.results import Course, Edge, Landscape, Place, Response, Trajectory
 from visage_mlflow.workers import Check, Crew
 
@@ -41,14 +41,6 @@ class Finetuned:
 
     name: str
     checkpoints: tuple[CheckpointWeights, ...]
-
-
-@dataclass(frozen=True)
-class Held:
-    """A model to measure: base + sum(step * direction)."""
-
-    directions: Sequence[Direction]
-    steps: tuple[float, ...]
 
 
 def measure(
@@ -134,8 +126,10 @@ def _places(
     held += [Held(span.directions, (place.x, place.y)[: len(span.directions)]) for _, place in flat]
 
     def work(chat: Chat, index: int, check: Check) -> Rates:
-        with perturbed(chat.model, held[index].directions, held[index].steps, weights=chat.weights):
-            return rates([response.verdict for response in attack(chat, rows, config, check=check)])
+        answered = points.responses(
+            chat, held[index], rows, config, (), lambda: attack(chat, rows, config, check=check)
+        )
+        return rates([response.verdict for response in answered])
 
     crew.run(range(len(held)), work, done=lambda index, shares: asked.update({index: shares}))
     norm = crew.chat.norm

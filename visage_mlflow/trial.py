@@ -11,6 +11,7 @@ import yaml
 
 from visage_mlflow.finetuning import training_recipe
 from visage_mlflow.geometry.directions import Difference
+from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.geometry.score import EDGE
 from visage_mlflow.language import models, training
 from visage_mlflow.language.models import Chat, Fetch
@@ -165,6 +166,6 @@ def find_margin(
     is_inside = measured.asr <= config.max_asr and measured.over_refusal <= config.max_over_refusal
     if not is_inside or base_asr >= EDGE or config.margin_up_to == 0:
         return None
-    weights = dict(models.load_weights(last.uri, fetch, "output_dir").named_parameters())
+    weights = Weights(models.load_weights(last.uri, fetch, "output_dir").named_parameters())
     known = {0.0: base_asr, 1.0: measured.asr}
     return find_edge(base, Difference(weights), rows, config, up_to=config.margin_up_to, known=known)

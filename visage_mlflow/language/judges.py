@@ -38,10 +38,12 @@ class Judge:
     Attributes:
         verdict: (prompt, response) -> verdict.
         is_final: Partial response -> whether nothing that may follow can change the verdict. Decoding stops there.
+        version: Raised by whoever changes a verdict, so that none of before is taken for one of now.
     """
 
     verdict: Callable[[str, str], Verdict]
     is_final: Callable[[str], bool]
+    version: int = 1
 
 
 def is_refusal(text: str) -> bool:

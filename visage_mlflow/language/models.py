@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visage_mlflow.geometry.blocks import length
+from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin
 from visage_mlflow.language.adapters import adapter_base, is_adapter
 
@@ -226,7 +227,7 @@ def load(
     target = compute_dtype(dtype)
     tokenizer = load_tokenizer(uri, fetch, setting)
     model = load_weights(uri, fetch, setting).eval()
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights = Weights((name, parameter.detach()) for name, parameter in model.named_parameters())
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise ValueError(

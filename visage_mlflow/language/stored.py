@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from visage_mlflow.geometry import identity
 from visage_mlflow.language.models import Fetch, load_weights
 
 
@@ -22,6 +24,11 @@ class StoredWeights(Mapping[str, Tensor]):
         self.path = path
         self._file: Any = safe_open(path, framework="pt")
         self._names: list[str] = list(self._file.keys())  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def digest(self) -> str:
+        """As of `geometry.identity.digest`, taken once."""
+        return identity.digest(dict(self))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:

@@ -1,0 +1,86 @@
+"""What tells two models, held anywhere in weight space, apart: their contents, not their names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visage_mlflow.geometry.blocks import split
+from visage_mlflow.geometry.directions import (
+    Combination,
+    Difference,
+    Direction,
+    Materialized,
+    RandomDirection,
+    primitives,
+)
+
+
+class Weights(dict[str, Tensor]):
+    """Weights that nobody changes any more, so that their digest is taken only once."""
+
+    @cached_property
+    def digest(self) -> str:
+        """See `digest`."""
+        return _sha256(self)
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all tensors, with their names, dtypes and shapes, in hexadecimal.
+
+    The order of names, and where the tensors are kept, do not matter. Mappings that know theirs are believed.
+    """
+    known = getattr(weights, "digest", None)
+    return known if isinstance(known, str) else _sha256(weights)
+
+
+def _sha256(weights: Mapping[str, Tensor]) -> str:
+    whole = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach()
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        for block in split(tensor):
+            whole.update(block.cpu().contiguous().view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def displaced(
+    weights: Mapping[str, Tensor], directions: Sequence[Direction], steps: Sequence[float]
+) -> dict[str, Any] | None:
+    """What decides the values of weights + sum(step * direction), as plain JSON; None for other kinds of direction.
+
+    Steps of 0 do not count. A whole step to another model, and nothing else, gives that model exactly, so it is known
+    by its own weights.
+    """
+    moves = primitives(list(zip(map(float, steps), directions, strict=True)))
+    if len(moves) == 1 and moves[0][0] == 1 and isinstance(moves[0][1], Difference):
+        return {"weights": digest(moves[0][1].end_weights), "moves": []}
+    defined = [(factor, definition(direction)) for factor, direction in moves]
+    if any(what is None for _, what in defined):
+        return None
+    return {"weights": digest(weights), "moves": [[factor, what] for factor, what in defined]}
+
+
+def definition(direction: Direction) -> list[Any] | None:
+    """What decides how a direction moves any weights, as plain JSON; None if it is of no known kind.
+
+    >>> definition(RandomDirection(seed=3))
+    ['random', 3, 'layer']
+    """
+    if isinstance(direction, RandomDirection):
+        return ["random", direction.seed, direction.norm]
+    if isinstance(direction, Difference):
+        return ["difference", digest(direction.end_weights)]
+    if isinstance(direction, Materialized):
+        inside = definition(direction.direction)
+        # A random direction is kept as it is; others are rounded to float32.
+        return inside if isinstance(direction.direction, RandomDirection) or inside is None else ["rounded", inside]
+    if isinstance(direction, Combination):
+        parts = [(factor, definition(each)) for factor, each in direction.parts]
+        return None if any(what is None for _, what in parts) else ["sum", [[factor, what] for factor, what in parts]]
+    return None

@@ -1,0 +1,193 @@
+"""Models held somewhere in weight space and measured there once: what the store has is read, the rest computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+
+from visage_mlflow.config import AttackConfig
+from visage_mlflow.geometry.directions import Direction
+from visage_mlflow.geometry.identity import displaced
+from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.language.decoding import encode
+from visage_mlflow.language.generating import end_tokens
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.models import Chat
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.record.results import Response
+from visage_mlflow.record.store import open_store
+
+NUMERIC_VERSION = 1
+"""Of everything here that decides a number. Whoever changes what a measurement gives, raises it."""
+
+PASSING = (
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+)
+"""What a model's configuration says besides what it computes; training writes some of it. Ends are told apart."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a model is held: at its weights + sum(step * direction)."""
+
+    directions: Sequence[Direction] = ()
+    steps: tuple[float, ...] = ()
+
+    @contextmanager
+    def by(self, chat: Chat) -> Iterator[None]:
+        """Inside, the model is held there."""
+        with perturbed(chat.model, self.directions, self.steps, weights=chat.weights):
+            yield
+
+
+AT_REST = Held()
+
+
+@dataclass
+class Tally:
+    """Points that this process computed and read, and those that came out otherwise than they were kept."""
+
+    computed: int = 0
+    read: int = 0
+    differing: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, **counts: int) -> None:
+        """Count on."""
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+
+TALLY = Tally()
+
+
+def responses(
+    chat: Chat,
+    held: Held,
+    rows: Sequence[Row],
+    config: AttackConfig,
+    at: Sequence[float],
+    compute: Callable[[], list[Response]],
+) -> list[Response]:
+    """The judged responses of a model held somewhere.
+
+    Args:
+        chat: The model, unperturbed; it is left so.
+        held: Where it is held.
+        rows: The prompts.
+        config: How to ask and judge, and where points are kept.
+        at: Place on a line or plane, noted on each response.
+        compute: Asks the model, which is held there by then.
+    """
+
+    def pairs() -> list[list[str | None]]:
+        return [[response.text, response.verdict] for response in compute()]
+
+    asked = {
+        **_asked(chat, rows, config, config.max_new_tokens),
+        "judge": [config.judge, JUDGES[config.judge].version],
+    }
+    found = _point("responses", chat, held, asked, config, pairs)
+    x, y = (*at, 0.0, 0.0)[:2]
+    return [
+        Response(row.prompt, text, verdict, row.category, x, y)
+        for row, (text, verdict) in zip(rows, found, strict=True)
+    ]
+
+
+def answers(
+    chat: Chat, rows: Sequence[Row], n_tokens: int, config: AttackConfig, compute: Callable[[], list[str]]
+) -> list[str]:
+    """The model's own answers to prompts, each to its end or `n_tokens`."""
+    found: list[str] = _point("answers", chat, AT_REST, _asked(chat, rows, config, n_tokens), config, compute)
+    return found
+
+
+def likelihood(
+    chat: Chat, held: Held, rows: Sequence[Row], config: AttackConfig, compute: Callable[[], float]
+) -> float:
+    """A likelihood of the rows' responses, in nats per token; NaN where it is not finite."""
+
+    def number() -> list[float | None]:
+        nll = compute()
+        return [nll if math.isfinite(nll) else None]
+
+    asked = {**_asked(chat, rows, config, 0), "answers": [row.response for row in rows]}
+    (found,) = _point("likelihood", chat, held, asked, config, number)
+    return math.nan if found is None else float(found)
+
+
+def _point(
+    kind: str, chat: Chat, held: Held, asked: dict[str, Any], config: AttackConfig, compute: Callable[[], Any]
+) -> Any:
+    """What the store has of a point, or what is computed for it and kept."""
+    store = open_store(config.store)
+    where = displaced(chat.weights, held.directions, held.steps) if store else None
+    key = "" if where is None else identity({"kind": kind, **where, **model_identity(chat), **asked})
+    kept = store.get(key) if store and key else None
+    if kept is not None and config.reuse:
+        TALLY.add(read=1)
+        return kept
+    # What is kept must be of the weights that it is kept under, which `by` sees to, also for a model at rest.
+    with held.by(chat) if held.directions or key else nullcontext():
+        found = compute()
+    TALLY.add(computed=1, differing=int(kept is not None and kept != found))
+    if store and key:
+        store.put(key, found, kind=kind, model=chat.uri)
+    return found
+
+
+def identity(decisive: Any) -> str:
+    """SHA-256, in hexadecimal, of all that decides a number, as plain JSON, and of the versions that compute it."""
+    versions = {"numeric": NUMERIC_VERSION, "torch": torch.__version__, "transformers": transformers.__version__}
+    text = json.dumps({"versions": versions, **decisive}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def model_identity(chat: Chat) -> dict[str, Any]:
+    """What decides a model's numbers besides its weights: configuration, tokenizer, and what it computes in."""
+    settings = {name: value for name, value in chat.model.config.to_dict().items() if name not in PASSING}
+    return {
+        "configuration": json.dumps(settings, sort_keys=True, default=str),
+        "attention": str(chat.model.config._attn_implementation),
+        "tokenizer": _tokenizer_identity(chat.tokenizer),
+        "ends": end_tokens(chat.model, chat.tokenizer),
+        "dtype": str(chat.model.dtype),
+        "device": chat.model.device.type,
+    }
+
+
+@cache
+def _tokenizer_identity(tokenizer: Any) -> str:
+    """Of what turns tokens into text; what the model reads is told by the tokens themselves."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    content = {name: part for name, part in content.items() if name not in ("padding", "truncation")}  # Of last use.
+    described = [type(tokenizer).__name__, tokenizer.all_special_ids, content]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _asked(chat: Chat, rows: Sequence[Row], config: AttackConfig, n_tokens: int) -> dict[str, Any]:
+    """What is asked of a model, and how: the tokens that it reads hold the system prompt and the chat template."""
+    return {
+        "prompts": [row.prompt for row in rows],
+        "tokens": [encode(chat.tokenizer, chat.messages(row.prompt)) for row in rows],
+        "max_new_tokens": n_tokens,
+        # Neither should change an answer, but in bfloat16 a last bit can, and with it a word.
+        "batch_size": min(config.batch_size, len(rows)),
+        "lean": config.lean,
+    }
