@@ -28,8 +28,7 @@ ON_PLANE = ("harmful", "mixed", "safe")
 
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
-    from visage_mlflow import finetuning
-    from visage_mlflow.evaluation import harmful_rows
+    from visage_mlflow import evaluation, finetuning
     from visage_mlflow.record import finetune_runs, tracking
     from visage_mlflow.record.style import short
 
@@ -41,7 +40,7 @@ def main(config: MainConfig) -> None:
         for name in ("align", *DATA):
             finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
         for section in (config.visage, config.project):
-            harmful_rows(section)
+            evaluation.check(section)
 
         say(1, f"align {config.model} on {mixture_of(config.align)}")
         align = dataclasses.replace(config.align, model=config.model)

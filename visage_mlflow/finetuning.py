@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from visage_mlflow import points
 from visage_mlflow.config import FinetuneConfig
-from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
+from visage_mlflow.evaluation import benign_rows, check, evaluate, harmful_rows
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.identity import Weights, digest
 from visage_mlflow.language import mixture, models, prompts, training
@@ -54,6 +54,7 @@ def plan(config: FinetuneConfig) -> Plan:
             for checkpoints.
     """
     models.check_uri(config.model)
+    check(config)
     training.check_disk(Path(config.output_dir), needed=0)
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
