@@ -20,9 +20,9 @@ def main(config: BenchmarkConfig) -> None:
 
     from visage_mlflow import benchmark, landscape, points
     from visage_mlflow.language import models
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import runs, tracking
 
-    with tracking.tracked("benchmark", config) as run:
+    with runs.tracked("benchmark", config) as run:
         settings = config.landscape("auto", store=config.store)
         place = str(models.locate(config.model, tracking.fetch))
         config = replace(config, model=place)  # Fetched once, for this process and the one that measures memory.
@@ -33,7 +33,7 @@ def main(config: BenchmarkConfig) -> None:
         run.text(result.table(), "benchmark.md")
         run.metrics(result.metrics())
         began = time.perf_counter()
-        with tracking.tracked("landscape", settings, name="landscape", nested=True) as inner:
+        with runs.tracked("landscape", settings, name="landscape", nested=True) as inner:
             measured, responses = landscape.measure(fast, settings)
             computed = time.perf_counter()
             keep(measured, responses, inner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from typing import Any, TypeVar, get_type_hints
 import jsonargparse
 import yaml
 
+from experiments import signals
 from visage_mlflow.config import BUDGETS
+from visage_mlflow.record import uploads
 from visage_mlflow.settings import one_of
 
 RECIPES = Path(__file__).parent / "configs"
@@ -27,11 +28,12 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
     """Parse, call the entry point, and turn a ValueError into one line and exit status 2.
 
     ``VISAGE_DEBUG=1`` shows the traceback instead. SIGTERM ends the process like Ctrl-C, so that the MLflow run is
-    closed as KILLED.
+    closed as KILLED. The status is 3 where the work was done, but not all of it could be brought to the tracking
+    server.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        entry_point(parse(config_class, argv))
+        with signals.handled():
+            entry_point(parse(config_class, argv))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
@@ -40,11 +42,7 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    return uploads.exit_status()
 
 
 @contextmanager

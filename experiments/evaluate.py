@@ -16,10 +16,10 @@ def main(config: EvaluateConfig) -> None:
     """Attack success rate, over-refusal and likelihood of benign answers of `config.model`, into MLflow."""
     from visage_mlflow import evaluation
     from visage_mlflow.language import models
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import runs, tracking
     from visage_mlflow.record.style import short
 
-    with tracking.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
+    with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         evaluation.check(config)
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)

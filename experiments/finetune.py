@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from visage_mlflow.finetuning import Plan
     from visage_mlflow.language.models import Chat
     from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
-    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.record.runs import Run
 
 
 def main(config: FinetuneConfig) -> None:
     """Finetune `config.model`, into MLflow."""
     from visage_mlflow import finetuning
     from visage_mlflow.language import models
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import runs, tracking
     from visage_mlflow.record.style import short
 
-    with tracking.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
+    with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         plan = finetuning.plan(config)  # Mistakes in the data show before a model is loaded.
         base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result = finetune(base, plan, config, run)

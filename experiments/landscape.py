@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from visage_mlflow.record.results import Landscape, Response
-    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.record.runs import Run
 
 
 def main(config: LandscapeConfig) -> None:
@@ -26,12 +26,12 @@ def main(config: LandscapeConfig) -> None:
     from visage_mlflow import evaluation, landscape, measuring, settings
     from visage_mlflow.language import models, stored
     from visage_mlflow.planes import End
-    from visage_mlflow.record import finetune_runs, tracking
+    from visage_mlflow.record import finetune_runs, runs, tracking
     from visage_mlflow.record.style import short
 
     name = f"{config.plane} of {short(config.model)}"
     with (
-        tracking.tracked("landscape", config, name=name) as run,
+        runs.tracked("landscape", config, name=name) as run,
         tempfile.TemporaryDirectory(prefix="visage-") as folder,
     ):
         evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.

@@ -29,12 +29,12 @@ ON_PLANE = ("harmful", "mixed", "safe")
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
     from visage_mlflow import evaluation, finetuning
-    from visage_mlflow.record import finetune_runs, tracking
+    from visage_mlflow.record import finetune_runs, runs, tracking
     from visage_mlflow.record.style import short
 
     chats = Chats(tracking.fetch)
     with (
-        tracking.tracked("main", config, name=f"story of {short(config.model)}") as run,
+        runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
         ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.
     ):
         for name in ("align", *DATA):
@@ -49,10 +49,10 @@ def main(config: MainConfig) -> None:
 
         say(2, "VISAGE of the aligned model")
         visage_config = dataclasses.replace(config.visage, model=aligned_uri)
-        with tracking.tracked("visage", visage_config, name="visage", nested=True) as step:
+        with runs.tracked("visage", visage_config, name="visage", nested=True) as step:
             basin = score(chats.get(aligned_uri, visage_config), visage_config, step)
 
-        runs: dict[str, str] = {}
+        finetuned: dict[str, str] = {}
         evaluations = {
             "base": aligning.checkpoints[0].evaluation,
             "aligned": aligning.checkpoints[-1].evaluation,
@@ -63,13 +63,13 @@ def main(config: MainConfig) -> None:
             settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
             say(number, f"finetune the aligned model on {mixture_of(settings)}")
             known = next((one for other, one in measured if settings.measures_like(other)), None)
-            runs[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, trainings, known)
+            finetuned[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, trainings, known)
             measured.append((settings, result.checkpoints[0].evaluation))
             evaluations[name] = result.checkpoints[-1].evaluation
 
         say(6, "where each finetuning went: the plane through the aligned model and the harmful and mixed ends")
-        projecting = dataclasses.replace(config.project, run=",".join(runs[name] for name in ON_PLANE))
-        with tracking.tracked("project", projecting, name="trajectories", nested=True) as step:
+        projecting = dataclasses.replace(config.project, run=",".join(finetuned[name] for name in ON_PLANE))
+        with runs.tracked("project", projecting, name="trajectories", nested=True) as step:
             sources = [finetune_runs.look_up(run_id) for run_id in projecting.runs]
             ways = project(chats.get(aligned_uri, projecting), sources, projecting, step)
 
@@ -101,9 +101,9 @@ def finetune_step(
 ) -> tuple[str, Finetuning]:
     """One finetuning in a nested run; the run's id and the result."""
     from visage_mlflow import finetuning
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import runs
 
-    with tracking.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
+    with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
         return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation, until=until)
 
 

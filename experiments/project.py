@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from visage_mlflow.language.models import Chat
     from visage_mlflow.record.finetune_runs import FinetuneRun
     from visage_mlflow.record.results import Trajectory
-    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.record.runs import Run
 
 
 def main(config: ProjectConfig) -> None:
     """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
     from visage_mlflow import evaluation
     from visage_mlflow.language import models
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import runs, tracking
 
-    with tracking.tracked("project", config, name=f"{config.plane} trajectories") as run:
+    with runs.tracked("project", config, name=f"{config.plane} trajectories") as run:
         evaluation.check(config)  # Mistakes in the prompts, the store, ids and URIs show before a model is loaded.
         sources = find(config)
         model = sources[0].model

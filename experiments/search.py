@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from visage_mlflow.language.models import Chat
     from visage_mlflow.language.prompts import Row
     from visage_mlflow.record.results import Evaluation, Search
-    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.record.runs import Run
     from visage_mlflow.search import Attempt
     from visage_mlflow.trial import Verdict
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def main(config: SearchConfig) -> None:
     """Run the trials of a study, or go on with it, into one MLflow run with a nested run for each trial."""
     from visage_mlflow import finetuning, storages, study, trial
-    from visage_mlflow.record import search_words, tracking
+    from visage_mlflow.record import runs, search_words, tracking
 
     # Mistakes in the data show before a study is made or a model loaded.
     plan = finetuning.plan(trial.largest(config))
@@ -47,9 +47,9 @@ def main(config: SearchConfig) -> None:
         return study.is_open(opened)
 
     if known and tracking.status_of(known):
-        context = tracking.joined(known, shown, goes_on=goes_on)
+        context = runs.joined(known, shown, goes_on=goes_on)
     else:
-        context = tracking.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
+        context = runs.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
     try:
         with context as run:
             opened.set_user_attr(study.RUN, run.id)
@@ -115,11 +115,11 @@ class Trials:
     def attempt(self, attempt: Attempt) -> Verdict:
         """Train and judge one trial in a nested run."""
         from visage_mlflow import finetuning, trial
-        from visage_mlflow.record import tracking
+        from visage_mlflow.record import runs, tracking
 
         settings, watch = attempt.settings, attempt.watch
         name = f"trial {attempt.number}: {mixture_of(settings)}"
-        with tracking.tracked("trial", settings, name=name, nested=True) as run:
+        with runs.tracked("trial", settings, name=name, nested=True) as run:
             attempt.note(run=run.id)
             plan = finetuning.plan(settings)
 

@@ -16,17 +16,17 @@ from visage_mlflow.config import VisageConfig
 if TYPE_CHECKING:
     from visage_mlflow.language.models import Chat
     from visage_mlflow.record.results import Visage
-    from visage_mlflow.record.tracking import Run
+    from visage_mlflow.record.runs import Run
 
 
 def main(config: VisageConfig) -> None:
     """Score `config.model`, into MLflow."""
     from visage_mlflow import evaluation
     from visage_mlflow.language import models
-    from visage_mlflow.record import tracking
+    from visage_mlflow.record import runs, tracking
     from visage_mlflow.record.style import short
 
-    with tracking.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
+    with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result = score(chat, config, run)

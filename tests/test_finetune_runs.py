@@ -3,7 +3,7 @@
 import pytest
 
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig
-from visage_mlflow.record import tracking
+from visage_mlflow.record import runs
 from visage_mlflow.record.finetune_runs import look_up
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -27,7 +27,7 @@ def refusal(run_id, **options):
 @pytest.mark.parametrize("kind", ["finetune", "trial"])
 def test_a_finetuning_or_a_trial_has_its_base_and_its_checkpoints_in_order_of_training(tmp_path, kind):
     config = FinetuneConfig(model="org/model", harmful=30, safe=0, benign=12)
-    with tracking.tracked(kind, config) as run:
+    with runs.tracked(kind, config) as run:
         uris = {step: checkpoint(tmp_path, run, step) for step in (12, 4, 8)}
     found = look_up(run.id)
     assert found.checkpoints == ((uris[4], 4), (uris[8], 8), (uris[12], 12))
@@ -37,7 +37,7 @@ def test_a_finetuning_or_a_trial_has_its_base_and_its_checkpoints_in_order_of_tr
 
 def test_the_name_lists_all_kinds_of_rows_in_the_order_of_mixtures(tmp_path):
     config = FinetuneConfig(harmful=1, safe=2, benign=3, task=4, task_data="rows.csv")
-    with tracking.tracked("finetune", config) as run:
+    with runs.tracked("finetune", config) as run:
         checkpoint(tmp_path, run, 1)
     assert look_up(run.id).name == "1 harmful + 2 safe + 3 benign + 4 task"
 
@@ -48,7 +48,7 @@ def test_a_run_that_is_not_there_is_refused_with_the_setting_that_named_it():
 
 
 def test_a_run_of_another_kind_is_refused_with_its_kind():
-    with tracking.tracked("evaluate", EvaluateConfig()) as run:
+    with runs.tracked("evaluate", EvaluateConfig()) as run:
         pass
     assert refusal(run.id) == (
         f"`run` is '{run.id}', which is no finetune run but evaluate. Give the id of a finetune run."
@@ -62,7 +62,7 @@ def test_a_run_of_another_project_is_refused(client):
 
 @pytest.mark.parametrize("status", ["FAILED", "FINISHED"])
 def test_a_finetuning_without_checkpoints_is_refused_with_how_it_ended(client, status):
-    with tracking.tracked("finetune", FinetuneConfig()) as run:
+    with runs.tracked("finetune", FinetuneConfig()) as run:
         pass
     client.set_terminated(run.id, status)
     assert refusal(run.id).endswith(f"which has no checkpoints (status {status}). Finetune again.")

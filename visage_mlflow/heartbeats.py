@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import optuna
-import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+
+from visage_mlflow.record import processes
+from visage_mlflow.record.processes import this_process as this_process
 
 Stale = Callable[[optuna.Study, FrozenTrial], None]
 """Called with a trial that was told to have failed because its process died."""
@@ -119,16 +119,4 @@ def is_gone(trial: FrozenTrial, grace: float = math.inf) -> bool:
     if process is None:
         started = trial.datetime_start
         return started is not None and (datetime.now().astimezone() - started.astimezone()).total_seconds() > grace
-    if process["host"] != socket.gethostname():
-        return False
-    try:
-        # Numbers of processes are used again; the moment of birth tells two of them apart.
-        there = psutil.Process(process["pid"])
-        return bool(there.status() == psutil.STATUS_ZOMBIE or abs(there.create_time() - process["since"]) > 1)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def this_process() -> dict[str, str | float]:
-    """This process, told from all others, on other machines too."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": psutil.Process().create_time()}
+    return processes.is_gone(process)

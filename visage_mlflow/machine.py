@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,19 +95,24 @@ def peak_memory_ratio(config: LandscapeConfig) -> float:
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_use_memory, args=(config, theirs))
+    process = context.Process(target=_use_memory, args=(config, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
         before, peak, weights = ours.recv()
     except EOFError as error:
         raise RuntimeError("The process that measures peak memory ended early: its error stands above.") from error
+    except BaseException:  # An interrupt: the child has its own work, and would go on with it.
+        process.kill()
+        raise
     finally:
         process.join()
     return float((peak - before) / weights)
 
 
 def _use_memory(config: LandscapeConfig, answer: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import psutil
     import transformers
 
@@ -117,6 +125,14 @@ def _use_memory(config: LandscapeConfig, answer: Any) -> None:
     chat = models.load(config.model, dtype=config.dtype)
     landscape.measure(chat, replace(config, n_points=3))
     answer.send((before, peak_memory(), sum(weight.numel() * 4 for weight in chat.weights.values())))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, killed for instance."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def peak_memory() -> int:

@@ -1,4 +1,4 @@
-"""The tracking server. The only file that imports mlflow."""
+"""The tracking server. The only file that imports mlflow; what it does to a run, it does by the run's id."""
 
 from __future__ import annotations
 
@@ -6,190 +6,83 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import fluent
 
-from visage_mlflow.record.files import flat, let_go, one_line
-from visage_mlflow.record.results import Result
+from visage_mlflow.record import outages, outbox, stores
+from visage_mlflow.record.files import one_line
+from visage_mlflow.record.operations import DO, MADE_UP_ID, OpenRun, as_open
+from visage_mlflow.record.outages import Away, is_away, reason, without_password
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from matplotlib.figure import Figure
 
 EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
-LONGEST_PARAMETER, LONGEST_TAG = 6000, 8000
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+Answer = TypeVar("Answer")
 
-# A new store's 40 lines of schema migration say nothing to somebody who waits for a result.
-for noisy in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)
+# A new store's 40 lines of schema migration say nothing to somebody who waits for a result, nor does a traceback of
+# an error that is told in a line.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-@dataclass(frozen=True)
-class Run:
-    """An open MLflow run, and the few ways in which this project writes to one."""
+def begin(name: str | None, tags: Mapping[str, str], experiment: str | None = None, *, nested: bool) -> OpenRun:
+    """Make a run, inside the one that is open or at the top; or adopt the one that `mlflow run` made.
 
-    id: str
-
-    def metrics(self, values: Mapping[str, float], step: int | None = None, model_uri: str | None = None) -> None:
-        """Log numbers; with `model_uri`, on that logged model too."""
-        model_id = model_uri.removeprefix("models:/") if model_uri and model_uri.startswith("models:/m-") else None
-        mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=step, model_id=model_id)
-
-    def history(self, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Log numbers by step."""
-        for step, numbers in history:
-            mlflow.log_metrics(dict(numbers), step=step)
-
-    def tag(self, name: str, value: str) -> None:
-        """Set ``visage.<name>``."""
-        mlflow.set_tag(f"visage.{name}", value[:LONGEST_TAG])
-
-    def result(self, result: Result, name: str) -> None:
-        """Keep a result as a JSON file."""
-        mlflow.log_text(result.to_json(), name)
-
-    def lines(self, rows: Sequence[Any], name: str) -> None:
-        """Keep dataclass rows as JSON Lines."""
-        mlflow.log_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), name)
-
-    def text(self, text: str, name: str) -> None:
-        """Keep a text file."""
-        mlflow.log_text(text, name)
-
-    def figure(self, figure: Figure, name: str) -> None:
-        """Keep a figure."""
-        mlflow.log_figure(figure, name)
-
-    def dataset(self, dataset: Dataset, counts: Mapping[str, int]) -> None:
-        """Record what was trained on: digest, and rows by kind."""
-        tags = {f"visage.{kind}": str(count) for kind, count in counts.items()}
-        mlflow.log_input(mlflow.data.from_huggingface(dataset, name="mixture"), context="training", tags=tags)
-
-    def checkpoint(self, folder: Path, step: int) -> str:
-        """Keep a checkpoint's files as a LoggedModel of this run; returns its URI, ``models:/m-…``."""
-        model = mlflow.initialize_logged_model(
-            name=folder.name, source_run_id=self.id, params={"step": str(step)}, model_type="chat"
-        )
-        client = MlflowClient()
-        client.log_model_artifacts(model.model_id, str(folder))
-        mlflow.finalize_logged_model(model.model_id, "READY")
-        client.log_outputs(self.id, [LoggedModelOutput(model.model_id, step)])
-        return f"models:/{model.model_id}"
-
-
-@contextmanager
-def tracked(
-    kind: str,
-    config: Any,
-    *,
-    name: str | None = None,
-    nested: bool = False,
-    goes_on: Callable[[], bool] = lambda: False,
-) -> Iterator[Run]:
-    """An MLflow run of one kind, with its settings; FAILED after an exception, KILLED after an interrupt.
-
-    The first run of a process that `mlflow run` started is the one that `mlflow run` made.
-
-    Args:
-        kind: Tag `visage.kind`: the entry point.
-        config: The frozen dataclass of its settings; kept as ``config.json`` and as parameters.
-        name: The run's name in the UI, where charts tell runs apart by it. One given to `mlflow run` stays.
-        nested: Whether it is a step inside the run that is open.
-        goes_on: Asked in the end whether other processes still work on the run, so that it stays open.
+    Raises:
+        Away: A nested run's server is away.
+        ValueError: The tracking store cannot be used.
     """
-    outer = mlflow.active_run() if nested else None
-    try:
+    with _opening(nested):
         if not nested and not os.environ.get(RUN_ID) and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
             mlflow.set_experiment(EXPERIMENT)
-        active = mlflow.start_run(
-            run_name=None if _is_named() else name,
-            experiment_id=outer.info.experiment_id if outer else None,
-            nested=nested,
-        )
-    except MlflowException as error:
-        raise ValueError(
-            f"The tracking store cannot be used: {one_line(error)} Check MLFLOW_TRACKING_URI (and MLFLOW_RUN_ID)."
-        ) from error
-    with _ending(goes_on):
-        mlflow.set_tag("visage.kind", kind)
-        _log_settings(active, asdict(config))
-        yield Run(active.info.run_id)
+        run_name = None if _is_named() else name
+        return as_open(mlflow.start_run(run_name=run_name, experiment_id=experiment, nested=nested, tags=dict(tags)))
 
 
-@contextmanager
-def joined(run_id: str, config: Any, *, goes_on: Callable[[], bool]) -> Iterator[Run]:
-    """A run that another process began, to work on it as well, or to go on with it.
+def resume(run_id: str, *, is_first: bool) -> OpenRun:
+    """Open a run that another process began; `is_first` if none is open in this process.
 
-    The run that `mlflow run` made for this process, if it did, is put inside it.
-
-    Args:
-        run_id: Of the run.
-        config: The settings of this process.
-        goes_on: As for `tracked`.
+    Raises:
+        ValueError: The tracking store cannot be used.
     """
-    with ExitStack() as stack:
-        if os.environ.get(RUN_ID):
-            stack.enter_context(tracked("worker", config, name="worker"))
-            mlflow.set_tag("mlflow.parentRunId", run_id)
-        else:
+    with _opening(nested=False):
+        if is_first:
             mlflow.set_experiment(experiment_id=MlflowClient().get_run(run_id).info.experiment_id)
-        mlflow.start_run(run_id=run_id, nested=True)
-        stack.enter_context(_ending(goes_on))
-        yield Run(run_id)
+        return as_open(mlflow.start_run(run_id=run_id, nested=True))
+
+
+def leave(run_id: str) -> None:
+    """Take a run off MLflow's stack of open ones, without a word to the server."""
+    os.environ.pop(RUN_ID, None)
+    stack = fluent._active_run_stack.get()
+    stack[:] = [run for run in stack if run.info.run_id != run_id]
+    if monitor := fluent.run_id_to_system_metrics_monitor.pop(run_id, None):
+        monitor.finish()
 
 
 @contextmanager
-def _ending(goes_on: Callable[[], bool]) -> Iterator[None]:
-    """Close the active run, with the status that it ends in."""
-    status = "FAILED"
-    try:
+def _opening(nested: bool) -> Iterator[None]:
+    if not store().startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 3  # Ten tries, each after twice the pause, would be two minutes.
+    with outages.starting(place(), nested), outages.quick(), stores.alone(store()):
         yield
-        status = "FINISHED"
-    except KeyboardInterrupt as error:
-        status = "KILLED"
-        let_go(error)  # One that fell into a write to SQLite would hold its lock, and the run could not be closed.
-        raise
-    except Exception as error:
-        mlflow.set_tag("visage.reason", one_line(error)[:LONGEST_TAG])
-        raise
-    finally:
-        run_id, is_shared = mlflow.active_run().info.run_id, goes_on()
-        mlflow.end_run("RUNNING" if is_shared else status)
-        if is_shared and not goes_on():  # The last of the others ended in between.
-            MlflowClient().set_terminated(run_id, status)
-
-
-def status_of(run_id: str) -> str:
-    """Status of a run; "" if the tracking server does not have it."""
-    try:
-        return str(MlflowClient().get_run(run_id).info.status)
-    except MlflowException:
-        return ""
-
-
-def close(run_id: str, reason: str) -> None:
-    """Set a run KILLED whose process died, if it is still open."""
-    if status_of(run_id) == "RUNNING":
-        MlflowClient().set_tag(run_id, "visage.reason", reason)
-        MlflowClient().set_terminated(run_id, "KILLED")
-
-
-def store() -> str:
-    """URI of the tracking store."""
-    return str(mlflow.get_tracking_uri())
 
 
 def _is_named() -> bool:
@@ -198,11 +91,100 @@ def _is_named() -> bool:
     return bool(run_id) and not MADE_UP_NAME.fullmatch(MlflowClient().get_run(run_id).info.run_name or "")
 
 
-def _log_settings(active: Any, settings: dict[str, Any]) -> None:
-    mlflow.log_text(json.dumps(settings, indent=1, sort_keys=True), "config.json")
-    # `mlflow run` has logged some already, as they were typed; logging those again with another text would raise.
-    texts = {name: str(value) for name, value in flat(settings) if name not in active.data.params}
-    mlflow.log_params({name: value[:LONGEST_PARAMETER] for name, value in texts.items()})
+def send(operation: outbox.Operation, payload: Path | None = None) -> str:
+    """Do an operation; the id of what was made, or "".
+
+    Raises:
+        Away: The server is away.
+        Exception: The server refused it, for a reason in it.
+    """
+    before = sys.exc_info()[1]
+    try:
+        return DO[operation["do"]](mlflow, operation, payload) or ""
+    except Exception as error:
+        if is_away(error, before):
+            raise Away(reason(error)) from error
+        raise
+
+
+def described(dataset: Dataset, name: str) -> dict[str, Any]:
+    """A data set as MLflow records it: digest, source, columns and size."""
+    content: dict[str, Any] = mlflow.data.from_huggingface(dataset, name=name).to_dict()
+    return {key: content.get(key) for key in ("name", "digest", "source_type", "source", "schema", "profile")}
+
+
+def with_context(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags with those of who runs what, as MLflow gives to each run that it makes."""
+    return dict(mlflow.tracking.context.registry.resolve_tags(dict(tags)))
+
+
+def store() -> str:
+    """URI of the tracking store."""
+    return str(mlflow.get_tracking_uri())
+
+
+def place() -> str:
+    """The tracking store as it may be shown."""
+    return without_password(store())
+
+
+# What is asked of the server
+
+
+def _ask(question: Callable[[], Answer]) -> Answer:
+    return outages.ask(question, outbox.settle, place())
+
+
+def _found(run_id: str) -> Any:
+    """A run by its id, or by the one that was made up for it while the server was away."""
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if is_away(error) or not re.fullmatch("[0-9a-f]{32}", run_id):
+            raise
+        made = MlflowClient().search_runs(_experiments(), f"tags.`{MADE_UP_ID}` = '{run_id}'", max_results=1)
+        if not made:
+            raise
+        return made[0]
+
+
+def _experiments() -> list[str]:
+    return [experiment.experiment_id for experiment in MlflowClient().search_experiments()]
+
+
+def status_of(run_id: str) -> str:
+    """Status of a run; "" if the tracking server does not have it."""
+    try:
+        return str(_ask(lambda: _found(run_id)).info.status)
+    except MlflowException:
+        return ""
+
+
+def running() -> list[OpenRun]:
+    """The runs of this project that are open."""
+    wanted = "attributes.status = 'RUNNING' AND tags.`visage.kind` LIKE '%'"
+    return [as_open(run) for run in MlflowClient().search_runs(_experiments(), wanted, max_results=1000)]
+
+
+def beat(run_id: str, tag: str, sign: str) -> None:
+    """Give a sign of life of a run, if the server is there."""
+    try:
+        MlflowClient().set_tag(run_id, tag, sign)
+    except Exception as error:  # The next sign of life makes up for it.
+        logging.getLogger(__name__).debug("no heartbeat: %s", reason(error))
+
+
+def close(run_id: str, reason: str) -> None:
+    """Set a run KILLED whose process died, if it is still open, and what it was about to keep FAILED."""
+    if status_of(run_id) != "RUNNING":
+        return
+    client = MlflowClient()
+    client.set_tag(run_id, "visage.reason", reason)
+    experiment = client.get_run(run_id).info.experiment_id
+    for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        if str(model.status) == "PENDING":
+            client.finalize_logged_model(model.model_id, "FAILED")
+    client.set_terminated(run_id, "KILLED")
 
 
 @cache
@@ -217,10 +199,12 @@ def fetch(uri: str) -> Path:
     Raises:
         ValueError: There is no such run, model or path.
     """
+    if waiting := outbox.files_of(uri.removeprefix("models:/")):
+        return waiting
     # A run's files are copied: into a folder that goes when the process does.
     target = tempfile.mkdtemp(dir=_downloads().name) if uri.startswith("runs:/") else None
     try:
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=target))
+        return Path(_ask(lambda: mlflow.artifacts.download_artifacts(_known(uri), dst_path=target)))
     except (MlflowException, OSError) as error:
         raise ValueError(
             f"`model` is {uri!r}, which the tracking server does not have: {one_line(error)} "
@@ -228,14 +212,29 @@ def fetch(uri: str) -> Path:
         ) from error
 
 
+def _known(uri: str) -> str:
+    """A model's URI with the server's id in it, where the id was made up."""
+    if not re.fullmatch("models:/m-[0-9a-f]{32}", uri):
+        return uri
+    name, client = uri.removeprefix("models:/"), MlflowClient()
+    try:
+        client.get_logged_model(name)
+    except MlflowException as error:
+        if is_away(error):
+            raise
+        for model in client.search_logged_models(_experiments(), f"tags.`{MADE_UP_ID}` = '{name}'", max_results=1):
+            return f"models:/{model.model_id}"
+    return uri
+
+
 def find(run_id: str, setting: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     """The kind of a run, and the URIs of the checkpoints that it kept, by training step.
 
     Raises:
-        ValueError: There is no such run; `setting` named it.
+        ValueError: There is no such run, or the server is away; `setting` named it.
     """
     try:
-        found = MlflowClient().get_run(run_id)
+        found = _ask(lambda: _found(run_id))
     except MlflowException as error:
         reason = one_line(error)
         raise ValueError(f"`{setting}` is {run_id!r}: {reason} Check the id, and MLFLOW_TRACKING_URI.") from error
@@ -246,5 +245,6 @@ def find(run_id: str, setting: str) -> tuple[str, tuple[tuple[str, int], ...]]:
 
 def settings_of(run_id: str) -> dict[str, Any]:
     """The settings of a run."""
-    settings: dict[str, Any] = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/config.json"))
+    text = _ask(lambda: mlflow.artifacts.load_text(f"runs:/{_found(run_id).info.run_id}/config.json"))
+    settings: dict[str, Any] = json.loads(text)
     return settings

@@ -9,7 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.record import tracking
+from visage_mlflow.record import beats, runs, tracking
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from visage_mlflow.record import tracking
 def test_a_run_that_mlflow_run_made_keeps_its_name_unless_it_was_made_up(client, monkeypatch, given, kept):
     run_id = client.create_run("0", run_name=given).info.run_id
     monkeypatch.setenv(tracking.RUN_ID, run_id)
-    with tracking.tracked("evaluate", EvaluateConfig(), name="evaluation of it") as run:
+    with runs.tracked("evaluate", EvaluateConfig(), name="evaluation of it") as run:
         assert run.id == run_id
     assert client.get_run(run_id).info.run_name == kept
 
 
 def test_a_run_of_its_own_is_named_by_what_it_measures(client):
-    with tracking.tracked("evaluate", EvaluateConfig(), name="evaluation of it") as run:
+    with runs.tracked("evaluate", EvaluateConfig(), name="evaluation of it") as run:
         pass
     assert client.get_run(run.id).info.run_name == "evaluation of it"
     assert client.get_run(run.id).info.status == "FINISHED"
@@ -39,7 +39,11 @@ def log(client):
 
     def of(run_id):
         found = client.get_run(run_id)
-        return found.info.status, {name: text for name, text in found.data.tags.items() if name.startswith("visage.")}
+        return found.info.status, {
+            name: text
+            for name, text in found.data.tags.items()
+            if name.startswith("visage.") and name not in (beats.HEARTBEAT, beats.SHARED)
+        }
 
     return of
 
@@ -55,7 +59,7 @@ def log(client):
     ids=["ours", "empty", "long", "interrupt"],
 )
 def test_a_run_that_failed_says_why_and_one_that_was_interrupted_is_killed(log, error, status, reason):
-    with pytest.raises(type(error)), tracking.tracked("evaluate", EvaluateConfig()) as run:
+    with pytest.raises(type(error)), runs.tracked("evaluate", EvaluateConfig()) as run:
         raise error
     ended, tags = log(run.id)
     assert (ended, tags.get("visage.reason")) == (status, reason) and tags["visage.kind"] == "evaluate"
@@ -65,7 +69,7 @@ def test_a_run_that_failed_says_why_and_one_that_was_interrupted_is_killed(log, 
 @pytest.mark.parametrize("error", [None, ValueError("bad"), KeyboardInterrupt()], ids=["none", "ours", "interrupt"])
 def test_a_run_on_which_others_work_stays_open_however_this_process_ends(log, error):
     with contextlib.suppress(ValueError, KeyboardInterrupt):
-        with tracking.tracked("search", EvaluateConfig(), goes_on=lambda: True) as run:
+        with runs.tracked("search", EvaluateConfig(), goes_on=lambda: True) as run:
             if error:
                 raise error
     assert log(run.id)[0] == "RUNNING" and mlflow.active_run() is None
@@ -73,7 +77,7 @@ def test_a_run_on_which_others_work_stays_open_however_this_process_ends(log, er
 
 def test_whether_others_work_on_a_run_is_asked_at_its_end(log):
     others = [True]
-    with tracking.tracked("search", EvaluateConfig(), goes_on=lambda: bool(others)) as run:
+    with runs.tracked("search", EvaluateConfig(), goes_on=lambda: bool(others)) as run:
         others.clear()
     assert log(run.id)[0] == "FINISHED"
 
@@ -84,34 +88,34 @@ def test_whether_others_work_on_a_run_is_asked_at_its_end(log):
 def test_a_nested_run_is_in_the_experiment_of_its_parent_and_ends_alone(client, log, monkeypatch):
     mlflow.set_experiment("of my own")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of my own")
-    with tracking.tracked("search", EvaluateConfig()) as outer:
+    with runs.tracked("search", EvaluateConfig()) as outer:
         monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
         mlflow.set_experiment("another")
-        with pytest.raises(ValueError), tracking.tracked("trial", EvaluateConfig(), nested=True) as inner:
+        with pytest.raises(ValueError), runs.tracked("trial", EvaluateConfig(), nested=True) as inner:
             raise ValueError("out of memory")
-        with tracking.tracked("trial", EvaluateConfig(), nested=True) as second:
+        with runs.tracked("trial", EvaluateConfig(), nested=True) as second:
             second.metrics({"asr": 5.0})
         assert mlflow.active_run().info.run_id == outer.id and log(outer.id)[0] == "RUNNING"
-    runs = [client.get_run(run.id) for run in (outer, inner, second)]
-    assert len({run.info.experiment_id for run in runs}) == 1
-    assert client.get_experiment(runs[0].info.experiment_id).name == "of my own"
-    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
-    assert [run.data.tags.get("mlflow.parentRunId") for run in runs] == [None, outer.id, outer.id]
-    assert runs[2].data.metrics == {"asr": 5.0} and runs[0].data.metrics == {}
+    three = [client.get_run(run.id) for run in (outer, inner, second)]
+    assert len({run.info.experiment_id for run in three}) == 1
+    assert client.get_experiment(three[0].info.experiment_id).name == "of my own"
+    assert [run.info.status for run in three] == ["FINISHED", "FAILED", "FINISHED"]
+    assert [run.data.tags.get("mlflow.parentRunId") for run in three] == [None, outer.id, outer.id]
+    assert three[2].data.metrics == {"asr": 5.0} and three[0].data.metrics == {}
 
 
 # Runs that others began
 
 
 def begun(config=None, **options):
-    with tracking.tracked("search", config or EvaluateConfig(), goes_on=lambda: True, **options) as run:
+    with runs.tracked("search", config or EvaluateConfig(), goes_on=lambda: True, **options) as run:
         run.metrics({"n_complete": 1.0}, step=1)
     return run.id
 
 
 def test_a_run_that_another_process_began_is_gone_on_with_and_ended(client, log):
     run_id = begun()
-    with tracking.joined(run_id, EvaluateConfig(), goes_on=lambda: False) as run:
+    with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False) as run:
         assert run.id == run_id == mlflow.active_run().info.run_id
         run.metrics({"n_complete": 2.0}, step=2)
     assert log(run_id)[0] == "FINISHED" and mlflow.active_run() is None
@@ -123,17 +127,17 @@ def test_a_run_that_another_process_began_is_gone_on_with_and_ended(client, log)
 def test_a_run_that_had_ended_is_open_while_it_is_gone_on_with(client, log, status):
     run_id = begun()
     client.set_terminated(run_id, status)
-    with tracking.joined(run_id, EvaluateConfig(), goes_on=lambda: False):
+    with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False):
         assert log(run_id)[0] == "RUNNING"
     assert log(run_id)[0] == "FINISHED"
 
 
 def test_a_run_that_was_joined_stays_open_while_others_work_on_it_or_fails_with_the_reason(log):
     run_id = begun()
-    with tracking.joined(run_id, EvaluateConfig(), goes_on=lambda: True):
+    with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: True):
         pass
     assert log(run_id)[0] == "RUNNING"
-    with pytest.raises(ValueError), tracking.joined(run_id, EvaluateConfig(), goes_on=lambda: False):
+    with pytest.raises(ValueError), runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False):
         raise ValueError("bad")
     assert (log(run_id)[0], log(run_id)[1]["visage.reason"]) == ("FAILED", "bad.")
 
@@ -143,8 +147,8 @@ def test_a_run_that_was_joined_is_in_the_experiment_it_began_in_and_so_are_its_t
     mlflow.set_experiment("of my own")
     run_id = begun()
     mlflow.set_experiment("another")
-    with tracking.joined(run_id, EvaluateConfig(), goes_on=lambda: False):
-        with tracking.tracked("trial", EvaluateConfig(), nested=True) as inner:
+    with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False):
+        with runs.tracked("trial", EvaluateConfig(), nested=True) as inner:
             pass
     experiments = {client.get_run(one).info.experiment_id for one in (run_id, inner.id)}
     assert len(experiments) == 1 and client.get_experiment(experiments.pop()).name == "of my own"
@@ -155,7 +159,7 @@ def test_the_run_that_mlflow_run_made_for_a_process_that_joins_is_put_inside(cli
     run_id = begun()
     own = client.create_run(client.get_run(run_id).info.experiment_id, run_name="brave-fox-12").info.run_id
     monkeypatch.setenv(tracking.RUN_ID, own)
-    with tracking.joined(run_id, EvaluateConfig(), goes_on=lambda: False) as run:
+    with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False) as run:
         assert run.id == run_id == mlflow.active_run().info.run_id
     worker = client.get_run(own)
     assert (worker.info.run_name, worker.data.tags["visage.kind"]) == ("worker", "worker")
@@ -166,7 +170,7 @@ def test_the_run_that_mlflow_run_made_for_a_process_that_joins_is_put_inside(cli
 
 def test_the_settings_of_the_process_that_began_a_run_stay(client):
     run_id = begun(EvaluateConfig(n_prompts=7))
-    with tracking.joined(run_id, EvaluateConfig(n_prompts=8), goes_on=lambda: False):
+    with runs.joined(run_id, EvaluateConfig(n_prompts=8), goes_on=lambda: False):
         pass
     assert client.get_run(run_id).data.params["n_prompts"] == "7"
     assert tracking.settings_of(run_id)["n_prompts"] == 7
@@ -196,13 +200,13 @@ def test_a_run_that_is_not_there_has_no_status_and_is_not_closed(client):
 
 
 def test_a_history_is_logged_by_step(client):
-    with tracking.tracked("landscape", EvaluateConfig()) as run:
+    with runs.tracked("landscape", EvaluateConfig()) as run:
         run.history([(-50, {"asr": 100.0}), (0, {"asr": 0.0, "coherent_asr": 0.0})])
     assert [(one.step, one.value) for one in client.get_metric_history(run.id, "asr")] == [(-50, 100.0), (0, 0.0)]
 
 
 def test_a_tag_that_is_too_long_is_cut(log):
-    with tracking.tracked("trial", EvaluateConfig()) as run:
+    with runs.tracked("trial", EvaluateConfig()) as run:
         run.tag("reason", "x" * 9000)
         run.tag("state", "PRUNED")
     assert log(run.id)[1] == {"visage.kind": "trial", "visage.reason": "x" * 8000, "visage.state": "PRUNED"}
@@ -210,7 +214,7 @@ def test_a_tag_that_is_too_long_is_cut(log):
 
 def test_a_run_is_closed_if_the_last_of_the_others_ended_while_this_process_left_it_open(client):
     answers = iter([True, False])
-    with tracking.tracked("search", EvaluateConfig(), goes_on=lambda: next(answers)) as run:
+    with runs.tracked("search", EvaluateConfig(), goes_on=lambda: next(answers)) as run:
         pass
     assert client.get_run(run.id).info.status == "FINISHED"
 
@@ -223,7 +227,7 @@ def test_an_interrupt_in_the_middle_of_a_write_to_the_store_leaves_the_run_kille
 
     event.listen(Engine, "do_execute", interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt), tracking.tracked("finetune", EvaluateConfig()) as run:
+        with pytest.raises(KeyboardInterrupt), runs.tracked("finetune", EvaluateConfig()) as run:
             run.dataset(Dataset.from_list([{"prompt": "a"}]), {"safe": 1})
     finally:
         event.remove(Engine, "do_execute", interrupt)
