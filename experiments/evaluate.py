@@ -20,6 +20,7 @@ def main(config: EvaluateConfig) -> None:
     from visage_mlflow.record.style import short
 
     with tracking.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
+        evaluation.check(config)
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result, responses = evaluation.evaluate(chat, harmful, benign, config)

@@ -6,9 +6,8 @@ python -m experiments.finetune --model builtin:smollm2 --harmful 30 --safe 0 --b
 
 from __future__ import annotations
 
-import shutil
 import sys
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from experiments import command_line
@@ -16,6 +15,7 @@ from visage_mlflow.config import FinetuneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from visage_mlflow.finetuning import Plan
     from visage_mlflow.language.models import Chat
@@ -52,11 +52,12 @@ def finetune(
     answers: dict[str, str] | None = None,
     keep: Callable[[Path, int], str] | None = None,
     watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    until: ExitStack | None = None,
 ) -> Finetuning:
-    """Finetune a loaded model, logging on an open run as it goes.
+    """Finetune a loaded model, logging on an open run as it goes; one that was cut off goes on.
 
     `answers` are the model's own that are known already; `keep` (by default on the run) and `watch` are as in
-    `finetuning.finetune`.
+    `finetuning.finetune`. What going on needs stays on disk until `until` closes, by default when all is logged.
     """
     from visage_mlflow import finetuning
     from visage_mlflow.language import mixture
@@ -65,24 +66,21 @@ def finetune(
     rows = finetuning.training_rows(base, plan.rows, config, answers)
     run.lines(rows, "mixture.jsonl")
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
-    folder = Path(config.output_dir) / run.id
-    try:
+    with ExitStack() as here:  # The training's folder goes only when all is in MLflow, so that nothing is lost before.
         result = finetuning.finetune(
             base,
             rows,
             plan,
             config,
-            folder=folder,
+            folder=(until or here).enter_context(finetuning.workshop(base, rows, config)),
             log=run.metrics,
             fetch=tracking.fetch,
             base_evaluation=base_evaluation,
             keep=keep or run.checkpoint,
             watch=watch,
         )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # Whole checkpoints are in MLflow by now.
-    run.result(result, "finetuning.json")
-    run.figure(plots.finetuning(result), "trajectory.png")
+        run.figure(plots.finetuning(result), "trajectory.png")
+        run.result(result, "finetuning.json")
     return result
 
 

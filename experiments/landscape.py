@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 def main(config: LandscapeConfig) -> None:
     """Measure the ASR on the grid that the config asks for, into MLflow."""
-    from visage_mlflow import landscape, measuring, settings
-    from visage_mlflow.evaluation import harmful_rows
+    from visage_mlflow import evaluation, landscape, measuring, settings
     from visage_mlflow.language import models, stored
     from visage_mlflow.planes import End
     from visage_mlflow.record import finetune_runs, tracking
@@ -35,7 +34,7 @@ def main(config: LandscapeConfig) -> None:
         tracking.tracked("landscape", config, name=name) as run,
         tempfile.TemporaryDirectory(prefix="visage-") as folder,
     ):
-        harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
+        evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
         uris = settings.unfolded(config.ends, lambda run_id: finetune_runs.look_up(run_id, "to").uris)
         measuring.check_ends(config.plane, uris)
         for uri in uris:
@@ -43,7 +42,9 @@ def main(config: LandscapeConfig) -> None:
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         ends = [End(uri, stored.stored_weights(uri, Path(folder), tracking.fetch, "to")) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:
-            result, responses = landscape.measure(chat, config, ends=ends, progress=progress)
+            result, responses = landscape.measure(
+                chat, config, ends=ends, progress=progress, salvage=lambda part, answers: keep_part(part, answers, run)
+            )
         keep(result, responses, run)
     for name, axis in zip(("x", "y"), result.axes, strict=False):
         basin = axis.basin
@@ -66,6 +67,14 @@ def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
     if len(result.axes) == 2:
         run.figure(maps.surface(result), "surface.png")
     run.text(pages.landscape(result, responses), "landscape.html")
+
+
+def keep_part(part: Landscape, responses: Sequence[Response], run: Run, name: str = "landscape") -> None:
+    """Log what there is of a landscape that was cut off, so that nobody takes it for a whole one."""
+    n_measured = sum(point.verdicts != () for point in part.points)
+    run.tag("partial", f"{name}: {n_measured} of {len(part.points)} points")
+    run.lines(responses, f"partial/{name}_responses.jsonl")
+    run.result(part, f"partial/{name}.json")
 
 
 if __name__ == "__main__":

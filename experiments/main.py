@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from experiments import command_line
@@ -27,21 +28,23 @@ ON_PLANE = ("harmful", "mixed", "safe")
 
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
-    from visage_mlflow import finetuning
-    from visage_mlflow.evaluation import harmful_rows
+    from visage_mlflow import evaluation, finetuning
     from visage_mlflow.record import finetune_runs, tracking
     from visage_mlflow.record.style import short
 
     chats = Chats(tracking.fetch)
-    with tracking.tracked("main", config, name=f"story of {short(config.model)}") as run:
+    with (
+        tracking.tracked("main", config, name=f"story of {short(config.model)}") as run,
+        ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.
+    ):
         for name in ("align", *DATA):
             finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
         for section in (config.visage, config.project):
-            harmful_rows(section)
+            evaluation.check(section)
 
         say(1, f"align {config.model} on {mixture_of(config.align)}")
         align = dataclasses.replace(config.align, model=config.model)
-        _, aligning = finetune_step("align", chats.get(align.model, align), align)
+        _, aligning = finetune_step("align", chats.get(align.model, align), align, trainings)
         aligned_uri = aligning.checkpoints[-1].uri
 
         say(2, "VISAGE of the aligned model")
@@ -60,7 +63,7 @@ def main(config: MainConfig) -> None:
             settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
             say(number, f"finetune the aligned model on {mixture_of(settings)}")
             known = next((one for other, one in measured if settings.measures_like(other)), None)
-            runs[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, known)
+            runs[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, trainings, known)
             measured.append((settings, result.checkpoints[0].evaluation))
             evaluations[name] = result.checkpoints[-1].evaluation
 
@@ -94,14 +97,14 @@ class Chats:
 
 
 def finetune_step(
-    name: str, base: Chat, settings: FinetuneConfig, evaluation: Evaluation | None = None
+    name: str, base: Chat, settings: FinetuneConfig, until: ExitStack, evaluation: Evaluation | None = None
 ) -> tuple[str, Finetuning]:
     """One finetuning in a nested run; the run's id and the result."""
     from visage_mlflow import finetuning
     from visage_mlflow.record import tracking
 
     with tracking.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
-        return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation)
+        return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation, until=until)
 
 
 def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import command_line
+from experiments.landscape import keep_part
 from visage_mlflow.config import ProjectConfig
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 def main(config: ProjectConfig) -> None:
     """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
-    from visage_mlflow.evaluation import harmful_rows
+    from visage_mlflow import evaluation
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
 
     with tracking.tracked("project", config, name=f"{config.plane} trajectories") as run:
-        harmful_rows(config)  # Mistakes in the prompts, ids and URIs show before a model is loaded.
+        evaluation.check(config)  # Mistakes in the prompts, the store, ids and URIs show before a model is loaded.
         sources = find(config)
         model = sources[0].model
         base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
@@ -94,7 +95,14 @@ def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, r
         ]
         ends = [End(uri, weights(uri, "to")) for uri in unfold(config.to, "to")]
         with command_line.bar(config.count_points(config.plane_for(len(sources))), "plane") as progress:
-            result, responses = trajectory.measure(base, finetuned, config, ends=ends, progress=progress)
+            result, responses = trajectory.measure(
+                base,
+                finetuned,
+                config,
+                ends=ends,
+                progress=progress,
+                salvage=lambda part, answered: keep_part(part, answered, run, "plane"),
+            )
     run.history(histories.along(result.landscape))
     run.metrics(result.landscape.metrics())
     run.history(histories.places(result))

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from experiments import command_line
+from experiments.landscape import keep_part
 from visage_mlflow.config import VisageConfig
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 def main(config: VisageConfig) -> None:
     """Score `config.model`, into MLflow."""
-    from visage_mlflow.evaluation import harmful_rows
+    from visage_mlflow import evaluation
     from visage_mlflow.language import models
     from visage_mlflow.record import tracking
     from visage_mlflow.record.style import short
 
     with tracking.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
-        harmful_rows(config)  # A mistake in the prompts shows before a model is loaded.
+        evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result = score(chat, config, run)
     print(f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})")
@@ -38,7 +39,12 @@ def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:
     from visage_mlflow.record import histories, pages, plots
 
     with command_line.bar(config.n_directions * config.n_points, "VISAGE") as progress:
-        result, responses = landscape.measure_visage(chat, config, progress=progress)
+        result, responses = landscape.measure_visage(
+            chat,
+            config,
+            progress=progress,
+            salvage=lambda index, part, answered: keep_part(part, answered, run, f"direction_{index}"),
+        )
     run.metrics(result.metrics())
     run.history(histories.mean_along(result))
     run.result(result, "visage.json")

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from visage_mlflow import landscape, planes
+from visage_mlflow import landscape, planes, summary
 from visage_mlflow.config import LandscapeConfig, MeasureConfig, VisageConfig
 from visage_mlflow.evaluation import attack, evaluate, harmful_rows
 from visage_mlflow.geometry import score
@@ -278,7 +278,7 @@ def test_verdicts_become_ones_zeros_and_nan(measured):
     one = measured[0].landscapes[0]
     point = dataclasses.replace(one.points[0], verdicts=("refused", "complied", "incoherent", "unjudged"))
     short = dataclasses.replace(one, points=(point,))
-    values = landscape.jailbroken([short, short])
+    values = summary.jailbroken([short, short])
     assert values.shape == (2, 1, 4) and values[0, 0, :3].tolist() == [0, 1, 1] and math.isnan(values[0, 0, 3])
 
 

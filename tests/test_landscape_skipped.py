@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from visage_mlflow import landscape, workers
+from visage_mlflow import landscape, summary, workers
 from visage_mlflow.config import LandscapeConfig, VisageConfig
 from visage_mlflow.geometry.directions import Materialized, RandomDirection
 from visage_mlflow.language import models
@@ -196,5 +196,5 @@ def test_a_landscape_with_skipped_points_saves_and_loads_back_equal(chat, asking
 def test_skipped_points_are_unjudged_on_every_prompt_for_the_bootstrap(whole):
     one = whole[0].landscapes[0]
     point = dataclasses.replace(one.points[0], asr=NAN, verdicts=())
-    values = landscape.jailbroken([dataclasses.replace(one, points=(point, *one.points[1:]))])
+    values = summary.jailbroken([dataclasses.replace(one, points=(point, *one.points[1:]))])
     assert values.shape == (1, 21, 24) and all(map(math.isnan, values[0, 0])) and set(values[0, 1]) == {1.0}

@@ -154,6 +154,7 @@ class BenchmarkConfig:
     lengths_up_to: int = setting(0, "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.")
     workers: int = setting(0, "Points that this project measures at once; 0: one a core, at most 4.")
     seed: int = setting(0, "Seed of the direction.")
+    store: str = setting("", "File that keeps computed points, as everywhere; here it only costs. off: none.")
 
     def __post_init__(self) -> None:
         at_least(self, 1, ("prompts", "max_new_tokens", "repeats"))
@@ -166,8 +167,8 @@ class BenchmarkConfig:
                 f"Try {BUILTIN_PROMPTS}."
             )
 
-    def landscape(self, dtype: str, lean: bool = False) -> LandscapeConfig:
-        """The landscape that is timed."""
+    def landscape(self, dtype: str, lean: bool = False, store: str = "off") -> LandscapeConfig:
+        """The landscape that is timed: computed, whatever is kept of it; `store` is paid for if one is given."""
         return LandscapeConfig(
             model=self.model,
             n_prompts=self.prompts,
@@ -179,6 +180,8 @@ class BenchmarkConfig:
             seed=self.seed,
             dtype=dtype,
             lean=lean,
+            store=store,
+            reuse=False,
         )
 
 

@@ -19,6 +19,7 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.points import AT_REST, Held
 from visage_mlflow.record.results import Evaluation, Response, Setup
+from visage_mlflow.record.store import open_store
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class Rates:
     refusal_low: float
     refusal_high: float
     n_unjudged: int
+
+
+def check(config: AttackConfig) -> None:
+    """Read the prompts and open the store, so that mistakes show before a model is loaded.
+
+    Raises:
+        ValueError: The prompts cannot be read, or there can be no store.
+    """
+    harmful_rows(config)
+    open_store(config.store)
 
 
 def harmful_rows(config: AttackConfig) -> list[Row]:

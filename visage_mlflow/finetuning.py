@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from visage_mlflow import points
 from visage_mlflow.config import FinetuneConfig
-from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
+from visage_mlflow.evaluation import benign_rows, check, evaluate, harmful_rows
 from visage_mlflow.geometry.directions import Difference
-from visage_mlflow.geometry.identity import Weights
+from visage_mlflow.geometry.identity import Weights, digest
 from visage_mlflow.language import mixture, models, prompts, training
+from visage_mlflow.language.callbacks import Diverged
 from visage_mlflow.language.decoding import respond
 from visage_mlflow.language.mixture import MixtureRow
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.resuming import Checkpoint as Saved
 from visage_mlflow.planes import relative_norm
 from visage_mlflow.points import Held
 from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
 
 Log = Callable[[dict[str, float], int, str | None], None]
 """Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
+
+
+class Ended(Exception):
+    """Raised by what watches a training, to end it for good."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +54,7 @@ def plan(config: FinetuneConfig) -> Plan:
             for checkpoints.
     """
     models.check_uri(config.model)
+    check(config)
     training.check_disk(Path(config.output_dir), needed=0)
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
@@ -99,6 +112,45 @@ def training_recipe(config: FinetuneConfig) -> training.Recipe:
     )
 
 
+@contextmanager
+def workshop(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> Iterator[Path]:
+    """The folder of a training, named by all that decides it, so that the same one finds it again after a kill.
+
+    It goes with the block, unless this is cut off: by an interrupt, or an error that need not come again. Where
+    another process trains the same at this moment, the folder is another one.
+    """
+    decisive = {
+        "weights": digest(base.weights),
+        **points.model_identity(base),
+        "template": base.tokenizer.chat_template,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "system_prompt": config.system_prompt,
+        "recipe": {name: str(value) for name, value in dataclasses.asdict(training_recipe(config)).items()},
+        "versions of training": [version(name) for name in ("trl", "peft", "accelerate")],
+    }
+    folder = Path(config.output_dir) / f"training-{points.identity(decisive)[:16]}"
+    training.check_disk(folder, needed=0)
+    lock = FileLock(f"{folder}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as own:
+            yield Path(own)
+        return
+    is_cut_off = True
+    try:
+        yield folder
+        is_cut_off = False
+    except (Ended, Diverged):
+        is_cut_off = False
+        raise
+    finally:
+        if not is_cut_off:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def finetune(
     base: Chat,
     rows: list[MixtureRow],
@@ -124,7 +176,7 @@ def finetune(
         keep: Puts a checkpoint's files where they stay, and returns its URI there; "" if it does not keep them.
         fetch: Brings tracked models into a local folder.
         base_evaluation: The base's evaluation, where it is known already.
-        watch: Told of each checkpoint that was measured; raises to end the training.
+        watch: Told of each checkpoint that was measured; raises `Ended` to end the training.
 
     Returns:
         The base (step 0) and the checkpoints, in order, each with its distance from the base and its evaluation.
@@ -135,7 +187,7 @@ def finetune(
         log({**evaluation.metrics(), "distance": distance}, step, uri if step else None)
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
-    def measure(checkpoint: training.Checkpoint) -> None:
+    def measure(checkpoint: Saved) -> None:
         weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
         direction = Difference(Weights(weights))
         uri = keep(checkpoint.folder, checkpoint.step)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 import numpy as np
 
 from visage_mlflow import planes, points, workers
-from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig, VisageConfig
-from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates, setup
+from visage_mlflow.config import LandscapeConfig, LineConfig, VisageConfig
+from visage_mlflow.evaluation import attack, harmful_rows
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.geometry.grid import Steps, by_distance, grid, past_the_edge
@@ -19,12 +18,17 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.planes import End, Span
 from visage_mlflow.points import Held
-from visage_mlflow.record.results import Axis, Edges, Landscape, Point, Response, Visage
+from visage_mlflow.record.results import Landscape, Point, Response, Visage
+from visage_mlflow.summary import describe, in_order, jailbroken, rates_of
 from visage_mlflow.workers import Crew
 
 Progress = Callable[[Steps, float], None]
 """Called after each point with its steps and its ASR; with NaN for one that is skipped. A point that turns out to be
 past the edge only when it is already measured is told of with its ASR, though the result leaves it out."""
+
+Salvage = Callable[[Landscape, list[Response]], None]
+"""Called with what there is when the work is cut off, by an error or an interrupt; points without verdicts are not
+measured. Not called if there is nothing."""
 
 
 def measure_grid(
@@ -36,6 +40,7 @@ def measure_grid(
     *,
     known: dict[Steps, list[Response]] | None = None,
     progress: Progress | None = None,
+    answers: dict[Steps, list[Response]] | None = None,
 ) -> tuple[tuple[Point, ...], list[Response]]:
     """Safety at base + sum(step * direction) at each point of a grid; the models are left as they were.
 
@@ -47,14 +52,16 @@ def measure_grid(
         config: How to ask and judge, and where to stop.
         known: Responses at the origin, if an earlier grid measured them; filled in if it was empty.
         progress: Told of each point.
+        answers: Filled with the responses at each point as they come.
 
     Returns:
         The points in the order of `grid`, and all their responses.
     """
     known = {} if known is None else known
     places = grid(axes)
-    answers = {place: known[place] for place in places if place in known}
-    asr = {place: _rates(answered).asr for place, answered in answers.items()}
+    answers = {} if answers is None else answers
+    answers |= {place: known[place] for place in places if place in known}
+    asr = {place: rates_of(answered).asr for place, answered in answers.items()}
     past: set[Steps] = set()
 
     def work(chat: Chat, place: Steps, check: Callable[[], None]) -> list[Response]:
@@ -63,7 +70,7 @@ def measure_grid(
 
     def done(place: Steps, answered: list[Response]) -> None:
         answers[place] = answered
-        asr[place] = _rates(answered).asr
+        asr[place] = rates_of(answered).asr
         if asr[place] == 100:  # Nothing else puts others past the edge.
             past.update(past_the_edge(axes, asr, config.outside_after))
         if progress:
@@ -87,57 +94,7 @@ def measure_grid(
     origin = (0.0,) * len(axes)
     if origin in answers:
         known[origin] = answers[origin]
-    measured = [_point(place, answers[place]) for place in places]
-    return tuple(measured), [response for place in places for response in answers[place]]
-
-
-def _rates(answered: Sequence[Response]) -> Rates:
-    return rates([response.verdict for response in answered])
-
-
-def _point(place: Steps, answered: Sequence[Response]) -> Point:
-    """A point; without responses, a skipped one."""
-    shares, verdicts = _rates(answered), tuple(response.verdict for response in answered)
-    x, y = (*place, 0.0)[:2]
-    return Point(x, y, shares.asr, shares.asr_low, shares.asr_high, shares.coherent_asr, shares.n_unjudged, verdicts)
-
-
-def describe(
-    chat: Chat,
-    plane: Span,
-    axes: Sequence[Sequence[float]],
-    points: tuple[Point, ...],
-    rows: Sequence[Row],
-    config: AttackConfig,
-) -> Landscape:
-    """The landscape that measured points add up to."""
-    asr = np.array([point.asr for point in points]).reshape([len(axis) for axis in reversed(axes)])
-    if np.isnan(asr).all():
-        raise ValueError(
-            f"No response on the whole grid could be judged: the model {chat.uri!r} gives no numbers. "
-            f"Check its weights, or try dtype=float32."
-        )
-    origin = [list(axis).index(0) for axis in axes]
-    lines = [asr] if len(axes) == 1 else [asr[origin[1]], asr[:, origin[0]]]
-    return Landscape(
-        plane=plane.name,
-        setup=setup(chat, rows, config),
-        axes=tuple(
-            Axis(steps=tuple(axis), basin=_basin(axis, line), **about)
-            for axis, line, about in zip(axes, lines, plane.about, strict=True)
-        ),
-        marks=plane.marks,
-        points=points,
-        visage=score.visage(asr),
-        visage_contiguous=score.visage_contiguous(asr),
-    )
-
-
-def _basin(axis: Sequence[float], asr: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Edges:
-    """The basin along one line of a grid; all NaN if nothing on it could be judged."""
-    if np.isnan(asr).all():
-        return Edges(*(math.nan,) * 5, False, False)
-    return Edges(**asdict(score.basin(axis, asr)))
+    return in_order(axes, answers)
 
 
 def landscape_on(
@@ -149,14 +106,29 @@ def landscape_on(
     *,
     known: dict[Steps, list[Response]] | None = None,
     progress: Progress | None = None,
+    salvage: Salvage | None = None,
 ) -> tuple[Landscape, list[Response]]:
     """The landscape on a grid of a line or plane, and all responses."""
-    points, responses = measure_grid(crew, plane.directions, axes, rows, config, known=known, progress=progress)
-    return describe(crew.chat, plane, axes, points, rows, config), responses
+    answers: dict[Steps, list[Response]] = {}
+    try:
+        measured, responses = measure_grid(
+            crew, plane.directions, axes, rows, config, known=known, progress=progress, answers=answers
+        )
+    except BaseException:
+        measured, responses = in_order(axes, answers)
+        if salvage and not all(math.isnan(point.asr) for point in measured):
+            salvage(describe(crew.chat, plane, axes, measured, rows, config), responses)
+        raise
+    return describe(crew.chat, plane, axes, measured, rows, config), responses
 
 
 def measure(
-    chat: Chat, config: LandscapeConfig, *, ends: Sequence[End] = (), progress: Progress | None = None
+    chat: Chat,
+    config: LandscapeConfig,
+    *,
+    ends: Sequence[End] = (),
+    progress: Progress | None = None,
+    salvage: Salvage | None = None,
 ) -> tuple[Landscape, list[Response]]:
     """The landscape that `config` asks for; the model is left as it was.
 
@@ -165,6 +137,7 @@ def measure(
         config: Plane, grid and prompts.
         ends: The models of `config.to`, in order.
         progress: Told of each point.
+        salvage: Given what there is if the work is cut off.
 
     Raises:
         ValueError: The ends cannot span the plane, or the prompts cannot be read.
@@ -173,13 +146,19 @@ def measure(
     plane = planes.span(chat, config.plane, config, ends)
     axes = plane.grid_axes(config)
     crew = workers.crew(chat, config, math.prod(map(len, axes)))
-    return landscape_on(crew, plane, axes, rows, config, progress=progress)
+    return landscape_on(crew, plane, axes, rows, config, progress=progress, salvage=salvage)
 
 
 def measure_visage(
-    chat: Chat, config: VisageConfig, *, progress: Progress | None = None
+    chat: Chat,
+    config: VisageConfig,
+    *,
+    progress: Progress | None = None,
+    salvage: Callable[[int, Landscape, list[Response]], None] = lambda index, landscape, responses: None,
 ) -> tuple[Visage, list[list[Response]]]:
     """VISAGE over `n_directions` random directions; the unperturbed model is measured once for all of them.
+
+    If the work is cut off, `salvage` is given what there is of each direction, with its index.
 
     Returns:
         The result, and the responses of each direction.
@@ -188,11 +167,32 @@ def measure_visage(
     known: dict[Steps, list[Response]] = {}
     crew = workers.crew(chat, config, config.n_points)
     settings = config.line()
-    measured = []
-    for index in range(config.n_directions):
-        line = planes.span(chat, "1d-random", settings, seed=config.seed + index)
-        axes = line.grid_axes(settings)
-        measured.append(landscape_on(crew, line, axes, rows, config, known=known, progress=progress))
+    measured: list[tuple[Landscape, list[Response]]] = []
+    cut: list[tuple[Landscape, list[Response]]] = []
+
+    def keep(part: Landscape, responses: list[Response]) -> None:
+        cut.append((part, responses))
+
+    try:
+        for index in range(config.n_directions):
+            line = planes.span(chat, "1d-random", settings, seed=config.seed + index)
+            axes = line.grid_axes(settings)
+            measured.append(
+                landscape_on(
+                    crew,
+                    line,
+                    axes,
+                    rows,
+                    config,
+                    known=known,
+                    progress=progress,
+                    salvage=lambda *one: cut.append(one),
+                )
+            )
+    except BaseException:
+        for index, one in enumerate(measured + cut):
+            salvage(index, *one)
+        raise
     landscapes = tuple(landscape for landscape, _ in measured)
     verdicts = jailbroken(landscapes)
     low, high = score.bootstrap_visage(verdicts, seed=config.seed)
@@ -209,10 +209,3 @@ def measure_visage(
         visage_contiguous=float(np.mean([landscape.visage_contiguous for landscape in landscapes])),
     )
     return result, [responses for _, responses in measured]
-
-
-def jailbroken(landscapes: Sequence[Landscape]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
-    """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged."""
-    code = {"refused": 0.0, "complied": 1.0, "incoherent": 1.0, "unjudged": math.nan}
-    skipped = ("unjudged",) * landscapes[0].setup.n_prompts
-    return np.array([[[code[v] for v in point.verdicts or skipped] for point in land.points] for land in landscapes])

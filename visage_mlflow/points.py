@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -56,16 +57,20 @@ AT_REST = Held()
 
 @dataclass
 class Tally:
-    """Points that this process computed and read, and those that came out otherwise than they were kept."""
+    """Points that this process computed and read, those that came out otherwise than they were kept, and seconds.
+
+    The seconds are what keeping and reading took, added up over all threads.
+    """
 
     computed: int = 0
     read: int = 0
     differing: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
 
-    def add(self, **counts: int) -> None:
+    def add(self, **counts: float) -> None:
         """Count on."""
         with self._lock:
             for name, count in counts.items():
@@ -135,19 +140,23 @@ def _point(
     kind: str, chat: Chat, held: Held, asked: dict[str, Any], config: AttackConfig, compute: Callable[[], Any]
 ) -> Any:
     """What the store has of a point, or what is computed for it and kept."""
+    began = time.perf_counter()
     store = open_store(config.store)
     where = displaced(chat.weights, held.directions, held.steps) if store else None
     key = "" if where is None else identity({"kind": kind, **where, **model_identity(chat), **asked})
     kept = store.get(key) if store and key else None
     if kept is not None and config.reuse:
-        TALLY.add(read=1)
+        TALLY.add(read=1, seconds=time.perf_counter() - began)
         return kept
     # What is kept must be of the weights that it is kept under, which `by` sees to, also for a model at rest.
+    computing = time.perf_counter()
     with held.by(chat) if held.directions or key else nullcontext():
         found = compute()
-    TALLY.add(computed=1, differing=int(kept is not None and kept != found))
+    computed = time.perf_counter()
     if store and key:
         store.put(key, found, kind=kind, model=chat.uri)
+    seconds = time.perf_counter() - computed + computing - began
+    TALLY.add(computed=1, differing=int(kept is not None and kept != found), seconds=seconds)
     return found
 
 

@@ -13,7 +13,7 @@ from visage_mlflow.config import ProjectConfig
 from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates
 from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
 from visage_mlflow.geometry.plane import Projection
-from visage_mlflow.landscape import Progress, landscape_on
+from visage_mlflow.landscape import Progress, Salvage, landscape_on
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.margin import find_edge
@@ -50,6 +50,7 @@ def measure(
     *,
     ends: Sequence[End] = (),
     progress: Progress | None = None,
+    salvage: Salvage | None = None,
 ) -> tuple[Trajectory, list[Response]]:
     """Project checkpoints on a line or plane, and measure ASR on it, at each of them, and where each is drawn.
 
@@ -59,6 +60,7 @@ def measure(
         config: Plane, grid and prompts.
         ends: The models of `config.to`; without them the last checkpoints span the plane, or all for 2d-pca.
         progress: Told of each point of the grid.
+        salvage: Given what there is of the grid if the work is cut off there.
 
     Raises:
         ValueError: There are no checkpoints, they do not fit the base, or they cannot span the plane.
@@ -78,7 +80,7 @@ def measure(
     at = [[span.geometry.project(checkpoint.weights) for checkpoint in one.checkpoints] for one in finetuned]
     axes = span.grid_axes(config, [(place.x, place.y) for places in at for place in places])
     crew = workers.crew(base, config, math.prod(map(len, axes)))
-    landscape, responses = landscape_on(crew, span, axes, rows, config, progress=progress)
+    landscape, responses = landscape_on(crew, span, axes, rows, config, progress=progress, salvage=salvage)
     places = _places(crew, span, finetuned, at, rows, config)
     edges, random_edge = _edges(crew, finetuned, landscape, rows, config)
     courses = [Course(one.name, *rest) for one, rest in zip(finetuned, zip(places, edges, strict=True), strict=True)]

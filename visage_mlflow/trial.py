@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import yaml
 
-from visage_mlflow.finetuning import training_recipe
+from visage_mlflow.finetuning import Ended, training_recipe
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.geometry.score import EDGE
@@ -22,7 +22,7 @@ from visage_mlflow.record.results import Checkpoint, Edge, Evaluation
 from visage_mlflow.searching import SearchConfig, utility_name
 
 
-class Outside(Exception):
+class Outside(Ended):
     """A trial's checkpoints stayed outside the basin, so it was ended. The text says where."""
 
 

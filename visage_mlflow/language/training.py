@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visage_mlflow.language.adapters import point_adapter_at
+from visage_mlflow.language import resuming
+from visage_mlflow.language.callbacks import quieten, reporter
+from visage_mlflow.language.resuming import Checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WARMUP_SHARE = 0.1
 """Share of the steps in which the learning rate rises; afterwards it falls linearly to 0."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A folder with an adapter (or whole weights), and the number of optimizer steps behind it."""
-
-    folder: Path
-    step: int
 
 
 @dataclass(frozen=True)
@@ -66,18 +61,22 @@ def finetune(
 ) -> list[Checkpoint]:
     """Train on prompt-completion chats, the completion only, and call back at each log and checkpoint.
 
+    A training that was cut off goes on from its last checkpoint, with equal losses; what came before is called back
+    again, so that both tell the same.
+
     Args:
         model: Float32 causal language model; it is changed.
         tokenizer: Its tokenizer, with a chat template.
         dataset: Rows of `mixture.to_dataset`.
         recipe: How to train.
-        folder: Where ``checkpoint-<step>`` folders go; made if missing.
+        folder: Where ``checkpoint-<step>`` folders go; made if missing. This very training's, and nobody else's.
         base_uri: What an adapter's `base_model_name_or_path` will say.
         on_log: Gets {"loss", "learning_rate", …} and the step.
         on_checkpoint: Gets each checkpoint as it is written; training waits for it.
 
     Raises:
-        ValueError: A row is longer than `max_length`, the loss is not finite, or the disk is too full.
+        Diverged: The loss is not finite.
+        ValueError: A row is longer than `max_length`, or the disk is too full.
     """
     import datasets
     from transformers.utils import logging
@@ -85,8 +84,13 @@ def finetune(
 
     steps = total_steps(len(dataset), recipe)
     saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
-    check_disk(folder, (saves + 1) * checkpoint_bytes(model, recipe.lora_rank))
-    callback = _callback(folder, base_uri, on_log, on_checkpoint)
+    done = resuming.found(folder)
+    # AdamW keeps two numbers for each trained one, and an old state goes only when the new one is written.
+    check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - resuming.size([folder]))
+    callback = reporter(folder, base_uri, on_log, on_checkpoint)
+    callback.replay(done)
+    if done and done[-1].step == steps:
+        return done
     # Tokenizing some hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
@@ -99,14 +103,37 @@ def finetune(
             peft_config=_lora(recipe.lora_rank),
             callbacks=[callback],
         )
-        _quieten(trainer)
+        quieten(trainer)
         check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
-        trainer.train()
+        if done:
+            _go_on(trainer, done[-1])
+        else:
+            trainer.train()
     finally:
         datasets.enable_progress_bars()
         logging.enable_progress_bar()
     checkpoints: list[Checkpoint] = callback.checkpoints
+    if checkpoints:
+        resuming.finish(checkpoints[-1])
     return checkpoints
+
+
+def _go_on(trainer: Any, last: Checkpoint) -> None:
+    """Train on from a checkpoint."""
+    from transformers.utils import logging
+
+    # TRL counts tokens from where this process began.
+    counted = [int(logged["num_tokens"]) for _, logged in last.logs() if "num_tokens" in logged]
+    trainer._total_train_tokens = counted[-1] if counted else 0
+    folder = resuming.resumable(last)
+    print(f"Training goes on from step {last.step}.", file=sys.stderr, flush=True)
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # It would miss tied weights in the checkpoint, which are not stored twice.
+    try:
+        trainer.train(resume_from_checkpoint=str(folder))
+    finally:
+        logging.set_verbosity(told)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
@@ -127,7 +154,6 @@ def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
         dataloader_pin_memory=False,
         save_strategy="steps" if recipe.save_every else "epoch",
         save_steps=recipe.save_every or 500,
-        save_only_model=True,
         logging_steps=1,
         logging_nan_inf_filter=False,  # Its default logs a loss that is NaN as 0.
         report_to=[],
@@ -183,47 +209,3 @@ def _lora(rank: int) -> Any:
     return LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-
-
-def _quieten(trainer: Any) -> None:
-    """Replace the bar that prints a line per log by one that only moves."""
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-    class Bar(ProgressCallback):  # type: ignore[misc]
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if self.training_bar is not None and logs and "loss" in logs:
-                self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Bar)
-
-
-def _callback(
-    folder: Path,
-    base_uri: str,
-    on_log: Callable[[dict[str, float], int], None],
-    on_checkpoint: Callable[[Checkpoint], None],
-) -> Any:
-    from transformers import TrainerCallback
-
-    class Reporter(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.checkpoints: list[Checkpoint] = []
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            if not math.isfinite(numbers.get("loss", 0.0)):
-                raise ValueError(
-                    f"The training loss is {numbers['loss']} at step {state.global_step}: `learning_rate` "
-                    f"{args.learning_rate} is too high for this model. Try a tenth of it."
-                )
-            on_log(numbers, state.global_step)
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            checkpoint = Checkpoint(folder / f"checkpoint-{state.global_step}", state.global_step)
-            point_adapter_at(checkpoint.folder, base_uri)
-            self.checkpoints.append(checkpoint)
-            on_checkpoint(checkpoint)
-
-    return Reporter()
