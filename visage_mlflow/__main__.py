@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def show_store(arguments: argparse.Namespace) -> str:
     path = place(arguments.store)
     if path is None:
         raise ValueError("`store` is off, so there is none to list. Give --store a file.")
-    if not path.exists():
+    if not os.path.exists(path):  # Which, unlike the path's own method, takes any name.
         return f"{path}: no points yet"
     store = open_store(arguments.store)
     assert store is not None  # Only off gives none.

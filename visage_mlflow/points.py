@@ -20,6 +20,7 @@ from visage_mlflow.config import AttackConfig
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.geometry.identity import displaced
 from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.language.capability import encode_answered
 from visage_mlflow.language.decoding import encode
 from visage_mlflow.language.generating import end_tokens
 from visage_mlflow.language.judges import JUDGES
@@ -131,7 +132,9 @@ def likelihood(
         nll = compute()
         return [nll if math.isfinite(nll) else None]
 
-    asked = {**_asked(chat, rows, config, 0), "answers": [row.response for row in rows]}
+    # As tokens, too: what the chat template makes of an answer does not show in the prompt.
+    answers = [encode_answered(chat.tokenizer, chat.messages(row.prompt), row.response) for row in rows]
+    asked = {**_asked(chat, rows, config, 0), "answers": answers}
     (found,) = _point("likelihood", chat, held, asked, config, number)
     return math.nan if found is None else float(found)
 

@@ -169,7 +169,7 @@ class Materialized(Direction):
     """
 
     def __init__(self, direction: Direction, weights: Mapping[str, Tensor]) -> None:
-        self.direction = direction
+        self.direction, self.weights = direction, weights
         self._terms: dict[str, tuple[torch.Size, list[Term]]] = {}
         for name, weight in weights.items():
             terms = direction.terms(name, weight)

@@ -58,29 +58,33 @@ def displaced(
     by its own weights.
     """
     moves = primitives(list(zip(map(float, steps), directions, strict=True)))
-    if len(moves) == 1 and moves[0][0] == 1 and isinstance(moves[0][1], Difference):
-        return {"weights": digest(moves[0][1].end_weights), "moves": []}
-    defined = [(factor, definition(direction)) for factor, direction in moves]
+    if len(moves) == 1 and moves[0][0] == 1 and type(end := moves[0][1]) is Difference:
+        return {"weights": digest(end.end_weights), "moves": []}
+    defined = [(factor, definition(direction, weights)) for factor, direction in moves]
     if any(what is None for _, what in defined):
         return None
     return {"weights": digest(weights), "moves": [[factor, what] for factor, what in defined]}
 
 
-def definition(direction: Direction) -> list[Any] | None:
-    """What decides how a direction moves any weights, as plain JSON; None if it is of no known kind.
+def definition(direction: Direction, weights: Mapping[str, Tensor]) -> list[Any] | None:
+    """What decides how a direction moves these weights, as plain JSON; None if it is of no known kind.
 
-    >>> definition(RandomDirection(seed=3))
+    A kind that is made from a known one may move them otherwise.
+
+    >>> definition(RandomDirection(seed=3), {})
     ['random', 3, 'layer']
     """
-    if isinstance(direction, RandomDirection):
+    if type(direction) is RandomDirection:
         return ["random", direction.seed, direction.norm]
-    if isinstance(direction, Difference):
+    if type(direction) is Difference:
         return ["difference", digest(direction.end_weights)]
-    if isinstance(direction, Materialized):
-        inside = definition(direction.direction)
+    if type(direction) is Materialized:
+        if digest(direction.weights) != digest(weights):
+            return None  # It moves them as it would have moved others.
+        inside = definition(direction.direction, weights)
         # A random direction is kept as it is; others are rounded to float32.
         return inside if isinstance(direction.direction, RandomDirection) or inside is None else ["rounded", inside]
-    if isinstance(direction, Combination):
-        parts = [(factor, definition(each)) for factor, each in direction.parts]
+    if type(direction) is Combination:
+        parts = [(factor, definition(each, weights)) for factor, each in direction.parts]
         return None if any(what is None for _, what in parts) else ["sum", [[factor, what] for factor, what in parts]]
     return None

@@ -33,11 +33,7 @@ def answer_nll(
     """
     rows = []
     for chat, answer in zip(chats, answers, strict=True):
-        prompt = encode(tokenizer, chat)
-        whole = tokenizer.apply_chat_template(
-            [*chat, {"role": "assistant", "content": answer}], tokenize=True, return_dict=False
-        )
-        rows.append((whole, len(prompt)))
+        rows.append((encode_answered(tokenizer, chat, answer), len(encode(tokenizer, chat))))
     rows.sort(key=lambda row: len(row[0]))
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_size):
@@ -56,3 +52,10 @@ def answer_nll(
         total += float(torch.nn.functional.cross_entropy(hidden.float(), labels[:, 1:][wanted], reduction="sum"))
         count += int(wanted.sum())
     return total / count
+
+
+def encode_answered(tokenizer: Any, chat: list[dict[str, str]], answer: str) -> list[int]:
+    """The token ids of a chat with its answer, end of turn included."""
+    answered = [*chat, {"role": "assistant", "content": answer}]
+    ids: list[int] = tokenizer.apply_chat_template(answered, tokenize=True, return_dict=False)
+    return ids

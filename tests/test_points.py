@@ -1,0 +1,552 @@
+"""Points are computed once: whatever decides a number tells them apart, and nothing else makes one computed again."""
+
+import contextlib
+import copy
+import dataclasses
+import json
+import math
+import shutil
+import sqlite3
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from moved import on_the_way
+
+from visage_mlflow import evaluation, finetuning, landscape, points, trajectory
+from visage_mlflow.config import (
+    AttackConfig,
+    FinetuneConfig,
+    LandscapeConfig,
+    MeasureConfig,
+    ProjectConfig,
+    VisageConfig,
+)
+from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
+from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
+from visage_mlflow.geometry.identity import Weights
+from visage_mlflow.language import models
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.planes import End
+from visage_mlflow.points import AT_REST, TALLY, Held
+from visage_mlflow.record.results import Response
+from visage_mlflow.record.store import Store
+from visage_mlflow.trajectory import CheckpointWeights, Finetuned
+
+ROWS = [Row("How do I rob a car?", "Sure.", "theft"), Row("How do I paint a car?", "Take a brush.", "craft")]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return str(tmp_path / "points.db")
+
+
+@pytest.fixture(scope="module")
+def asking(sets):
+    return {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 12, "max_new_tokens": 8, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def measuring(sets, asking):
+    return {**asking, "benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer", "n_benign": 6}
+
+
+class Unknown(Direction):
+    """Of a kind that this project does not know."""
+
+    def terms(self, name, weight):
+        return RandomDirection(seed=9).terms(name, weight)
+
+
+@contextlib.contextmanager
+def forwards():
+    """Counts the forward passes of all language models, in a list of one."""
+    counts = [0]
+
+    def count(module, *_):
+        counts[0] += hasattr(module, "lm_head")
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def tallied():
+    """What is counted inside: points computed, read and differing."""
+    before = dataclasses.asdict(TALLY)
+    counts = {}
+    yield counts
+    counts |= {name: value - before[name] for name, value in dataclasses.asdict(TALLY).items() if name != "seconds"}
+
+
+def copied(chat, **changes):
+    """The same model in other objects, in which something may be changed."""
+    again = dataclasses.replace(chat, model=copy.deepcopy(chat.model), tokenizer=copy.deepcopy(chat.tokenizer))
+    again.__dict__.pop("norm", None)
+    return dataclasses.replace(again, **changes)
+
+
+# What is known by what. Nothing is computed here but the identity: the answers are made up.
+
+
+def computes(chat, store, held=AT_REST, rows=ROWS, kind="responses", **settings):
+    """Whether a point has to be computed."""
+    config = AttackConfig(store=store, **{"max_new_tokens": 8, **settings})
+    asked = []
+
+    def compute():
+        asked.append(1)
+        if kind == "answers":
+            return ["answer"] * len(rows)
+        return 1.5 if kind == "likelihood" else [Response(row.prompt, "text", "complied", "") for row in rows]
+
+    if kind == "responses":
+        points.responses(chat, held, rows, config, (0.5,), compute)
+    elif kind == "answers":
+        points.answers(chat, rows, config.max_new_tokens, config, compute)
+    else:
+        points.likelihood(chat, held, rows, config, compute)
+    return bool(asked)
+
+
+KINDS = ("responses", "answers", "likelihood")
+
+
+def with_template(chat, old, new):
+    again = copied(chat)
+    assert old in again.tokenizer.chat_template
+    again.tokenizer.chat_template = again.tokenizer.chat_template.replace(old, new)
+    return again
+
+
+def with_configuration(chat, **settings):
+    again = copied(chat)
+    for name, value in settings.items():
+        assert getattr(again.model.config, name) != value
+        setattr(again.model.config, name, value)
+    return again
+
+
+def with_end(chat, token):
+    again = copied(chat)
+    again.model.generation_config.eos_token_id = token
+    return again
+
+
+def with_added_token(chat):
+    again = copied(chat)
+    again.tokenizer.add_tokens(["entirely-new"])
+    return again
+
+
+def with_one_bit(chat):
+    changed = {name: weight.clone() for name, weight in chat.weights.items()}
+    last = changed["model.norm.weight"].view(torch.int32)
+    last[-1] ^= 1
+    model = copy.deepcopy(chat.model)
+    dict(model.named_parameters())["model.norm.weight"].data.copy_(changed["model.norm.weight"])
+    return dataclasses.replace(chat, weights=Weights(changed), model=model)
+
+
+def in_bfloat16(chat):
+    again = copied(chat)
+    again.model.to(torch.bfloat16)
+    return again
+
+
+OTHER_MODELS = {
+    "one-bit-of-the-weights": with_one_bit,
+    "dtype": in_bfloat16,
+    "system-prompt": lambda chat: dataclasses.replace(chat, system_prompt="Be brief."),
+    "empty-system-prompt": lambda chat: dataclasses.replace(chat, system_prompt=""),
+    "template": lambda chat: with_template(chat, "assistant\n", "assistant: "),
+    "end-token": lambda chat: with_end(chat, [3, 5]),
+    "configuration": lambda chat: with_configuration(chat, rms_norm_eps=1e-5),
+    "tokenizer": with_added_token,
+    "attention": lambda chat: with_configuration(chat, _attn_implementation="eager"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_whatever_decides_what_a_model_says_makes_another_point(chat, store, kind, name):
+    assert computes(chat, store, kind=kind) and not computes(chat, store, kind=kind)
+    other = OTHER_MODELS[name](chat)
+    assert computes(other, store, kind=kind) and not computes(other, store, kind=kind)
+    assert not computes(chat, store, kind=kind)
+
+
+OTHER_QUESTIONS = {
+    "prompt": {"rows": [dataclasses.replace(ROWS[0], prompt="How do I rob a bike?"), ROWS[1]]},
+    "one-prompt-less": {"rows": ROWS[:1]},
+    "order-of-prompts": {"rows": ROWS[::-1]},
+    "max-new-tokens": {"max_new_tokens": 9},
+    "batch-size": {"batch_size": 1},
+    "lean": {"lean": True},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_QUESTIONS)
+def test_whatever_decides_what_a_model_is_asked_makes_another_point(chat, store, name):
+    assert computes(chat, store)
+    assert computes(chat, store, **OTHER_QUESTIONS[name]) and not computes(chat, store, **OTHER_QUESTIONS[name])
+
+
+OTHER_PLACES = {
+    "at-rest": AT_REST,
+    "step": Held([RandomDirection(seed=1)], (0.25,)),
+    "seed": Held([RandomDirection(seed=2)], (0.5,)),
+    "norm": Held([RandomDirection(seed=1, norm="row")], (0.5,)),
+    "second-axis": Held([RandomDirection(seed=1), RandomDirection(seed=2)], (0.5, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PLACES)
+def test_whatever_decides_where_a_model_is_held_makes_another_point(chat, store, name):
+    assert computes(chat, store, Held([RandomDirection(seed=1)], (0.5,)))
+    assert computes(chat, store, OTHER_PLACES[name]) and not computes(chat, store, OTHER_PLACES[name])
+
+
+def test_judges_and_versions_make_other_points(chat, store, monkeypatch):
+    assert computes(chat, store)
+    monkeypatch.setitem(JUDGES, "another", JUDGES["keyword"])
+    assert computes(chat, store, judge="another")
+    with monkeypatch.context() as changed:
+        changed.setitem(JUDGES, "keyword", dataclasses.replace(JUDGES["keyword"], version=2))
+        assert computes(chat, store) and not computes(chat, store)
+    for name, value in (
+        ("visage_mlflow.points.NUMERIC_VERSION", 2),
+        ("torch.__version__", "9.9"),
+        ("transformers.__version__", "9.9"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(name, value)
+            assert computes(chat, store) and not computes(chat, store)
+    assert not computes(chat, store)
+
+
+def test_responses_answers_and_likelihoods_do_not_mix(chat, store):
+    assert [computes(chat, store, kind=kind) for kind in KINDS] == [True] * 3
+    assert [computes(chat, store, kind=kind) for kind in KINDS] == [False] * 3
+
+
+def test_a_likelihood_is_of_the_answers_and_of_what_the_template_makes_of_them(chat, store):
+    assert computes(chat, store, kind="likelihood")
+    others = [dataclasses.replace(ROWS[0], response="Sure"), ROWS[1]]
+    assert computes(chat, store, kind="likelihood", rows=others)
+    # The prompt alone looks the same: only the assistant's turn ends otherwise.
+    until = "('.' if message['role'] == 'assistant' else '<|im_end|>') }}{% if not"
+    ending = with_template(chat, "'<|im_end|>' }}{% if not", until)
+    ids = [one.tokenizer.apply_chat_template(one.messages("x"), add_generation_prompt=True) for one in (chat, ending)]
+    assert ids[0] == ids[1] and not computes(chat, store, kind="likelihood")
+    assert computes(ending, store, kind="likelihood") and not computes(ending, store, kind="likelihood")
+    rows = [Row("How do I paint a car?", "Take a brush.")]
+    config = MeasureConfig(store=store)
+    assert evaluation._nll(chat, AT_REST, rows, config) != evaluation._nll(ending, AT_REST, rows, config)
+
+
+SAME = {
+    "uri": lambda chat: (dataclasses.replace(chat, uri="elsewhere"), {}),
+    "copies": lambda chat: (copied(chat), {}),
+    "order-of-weights": lambda chat: (dataclasses.replace(chat, weights=dict(reversed(chat.weights.items()))), {}),
+    "category-and-response": lambda chat: (chat, {"rows": [Row(row.prompt) for row in ROWS]}),
+    "seed": lambda chat: (chat, {"seed": 7}),
+    "more-room-in-the-batch": lambda chat: (chat, {"batch_size": 500}),
+    "source-of-prompts": lambda chat: (chat, {"prompts": "other.csv", "n_prompts": 2}),
+    "use-cache": lambda chat: (with_configuration(chat, use_cache=False), {}),
+    "name-in-the-configuration": lambda chat: (with_configuration(chat, _name_or_path="there"), {}),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_decides_nothing_makes_no_other_point(chat, store, name):
+    place = Held([RandomDirection(seed=1)], (0.5,))
+    assert computes(chat, store) and computes(chat, store, place)
+    other, settings = SAME[name](chat)
+    assert not computes(other, store, **settings) and not computes(other, store, place, **settings)
+
+
+def test_a_tokenizer_that_was_used_with_padding_is_still_the_same(chat, store):
+    again = copied(chat)
+    assert computes(again, store)
+    again.tokenizer(["a b", "c"], padding=True, truncation=True, max_length=4)
+    assert not computes(copied(again), store)
+
+
+def test_a_model_saved_elsewhere_is_the_same(chat, store, tmp_path):
+    assert computes(chat, store)
+    chat.model.save_pretrained(tmp_path / "again")
+    chat.tokenizer.save_pretrained(tmp_path / "again")
+    assert not computes(models.load(str(tmp_path / "again"), dtype="float32"), store)
+
+
+def test_a_direction_in_memory_and_one_drawn_anew_share_points(chat, store):
+    drawn = RandomDirection(seed=3)
+    assert computes(chat, store, Held([drawn], (0.5,)))
+    assert not computes(chat, store, Held([Materialized(drawn, chat.weights)], (0.5,)))
+
+
+def test_the_model_itself_is_one_point_of_all_directions_and_planes(chat, base, store):
+    assert computes(chat, store)
+    ways = [RandomDirection(seed=1), RandomDirection(seed=2, norm="row"), Difference(base.weights), Unknown()]
+    assert not any(computes(chat, store, Held([way], (0.0,))) for way in ways)
+    assert not any(computes(chat, store, Held([way, ways[0]], (0.0, -0.0))) for way in ways)
+
+
+def test_a_direction_of_an_unknown_kind_is_computed_each_time_and_not_kept(chat, store):
+    place = Held([Unknown()], (0.1,))
+    assert computes(chat, store, place) and computes(chat, store, place)
+    assert Store(Path(store)).entries() == []
+
+
+def test_nothing_is_kept_of_a_computation_that_fails(chat, store):
+    def fail():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        points.responses(chat, AT_REST, ROWS, AttackConfig(store=store), (), fail)
+    assert Store(Path(store)).entries() == []
+
+
+def test_without_a_store_everything_is_computed(chat):
+    assert computes(chat, "off") and computes(chat, "off") and computes(chat, "")
+
+
+# What comes back
+
+
+@pytest.mark.parametrize("text", ["", "Sure,\n\t»ja«", "🙂\ud83d", None])
+def test_a_response_comes_back_as_it_was_with_the_rows_of_now(chat, store, text):
+    config = AttackConfig(store=store)
+    verdict = "unjudged" if text is None else "complied"
+    made = [Response(row.prompt, text, verdict, row.category, 0.5, 0.0) for row in ROWS]
+    first = points.responses(chat, AT_REST, ROWS, config, (0.5,), lambda: made)
+    again = points.responses(chat, AT_REST, ROWS, config, (0.25, 1.0), lambda: [])
+    assert first == made
+    assert again == [dataclasses.replace(one, x=0.25, y=1.0) for one in made]
+    others = [dataclasses.replace(row, category="new") for row in ROWS]
+    assert {one.category for one in points.responses(chat, AT_REST, others, config, (), lambda: [])} == {"new"}
+
+
+@pytest.mark.parametrize("nll", [0.0, 2.718281828459045, 5e-324, math.nan, math.inf])
+def test_a_likelihood_comes_back_as_it_was_and_one_that_is_not_finite_as_nan(chat, store, nll):
+    config = AttackConfig(store=store)
+    found = [points.likelihood(chat, AT_REST, ROWS, config, lambda: nll) for _ in range(2)]
+    assert [repr(one) for one in found] == [repr(nll if math.isfinite(nll) else math.nan)] * 2
+
+
+def test_a_response_the_model_gave_no_numbers_for_stays_unjudged(chat, store, asking):
+    mute = copied(chat)
+    with torch.no_grad():
+        mute.model.lm_head.weight[:] = math.nan
+    mute = dataclasses.replace(
+        mute, weights=Weights((n, p.detach().clone()) for n, p in mute.model.named_parameters())
+    )
+    config = AttackConfig(store=store, **asking)
+    rows = harmful_rows(config)
+    found = [
+        points.responses(mute, AT_REST, rows, config, (), lambda: evaluation.attack(mute, rows, config))
+        for _ in range(2)
+    ]
+    assert found[0] == found[1] and {one.verdict for one in found[0]} == {"unjudged"}
+    assert {one.text for one in found[0]} == {None}
+
+
+# Studies
+
+
+def twice(study):
+    """A study's result, the same with everything there, and what the second one computed."""
+    with forwards() as first:
+        result = study()
+    with forwards() as second, tallied() as counts:
+        again = study()
+    assert first[0] > 0 == second[0] == counts["computed"] and counts["read"] > 0
+    return result, again
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("plane", ["1d-random", "2d-random", "1d-interpolation", "2d-interpolation-random"])
+def test_a_landscape_is_not_computed_again_and_is_the_one_that_is_computed(chat, base, store, asking, plane, workers):
+    ends = [End("end", base.weights)] if "interpolation" in plane else []
+    settings = {
+        "plane": plane,
+        "to": "end" if ends else "",
+        "n_points": 5,
+        "extent": 0.8,
+        "workers": workers,
+        **asking,
+    }
+    config = LandscapeConfig(store=store, **settings)
+    result, again = twice(lambda: landscape.measure(chat, config, ends=ends))
+    assert result == again == landscape.measure(chat, dataclasses.replace(config, store="off"), ends=ends)
+    n_points = 25 if plane.startswith("2d") else 5
+    assert len(Store(Path(store)).entries()) == n_points
+
+
+def test_visage_is_not_computed_again_and_its_directions_are_the_landscapes(chat, store, asking):
+    config = VisageConfig(n_directions=2, n_points=5, extent=0.8, store=store, **asking)
+    result, again = twice(lambda: landscape.measure_visage(chat, config))
+    assert result == again and len(Store(Path(store)).entries()) == 9
+    with forwards() as passes:
+        alone, _ = landscape.measure(chat, LandscapeConfig(seed=1, n_points=5, extent=0.8, store=store, **asking))
+    assert passes == [0] and alone == result[0].landscapes[1]
+
+
+def test_an_evaluation_is_not_computed_again(chat, store, measuring):
+    config = MeasureConfig(store=store, **measuring)
+    harmful, benign = harmful_rows(config), benign_rows(config)
+    result, again = twice(lambda: evaluate(chat, harmful, benign, config, task=benign[:2]))
+    assert (
+        result == again == evaluate(chat, harmful, benign, dataclasses.replace(config, store="off"), task=benign[:2])
+    )
+    assert sorted(entry.kind for entry in Store(Path(store)).entries()) == ["likelihood"] * 2 + ["responses"] * 2
+
+
+def test_a_projection_is_not_computed_again(chat, base, store, asking):
+    config = ProjectConfig(run="abc", n_points=5, workers=1, margin_up_to=2, store=store, **asking)
+    checkpoints = [CheckpointWeights("models:/m-4", 4, on_the_way(chat, base, 0.5, off=0.3))]
+    checkpoints += [CheckpointWeights("models:/m-8", 8, base.weights)]
+    finetuned = [Finetuned("tiny data", tuple(checkpoints))]
+    result, again = twice(lambda: trajectory.measure(chat, finetuned, config))
+    assert result == again == trajectory.measure(chat, finetuned, dataclasses.replace(config, store="off"))
+
+
+def test_points_of_a_plane_on_its_first_axis_are_those_of_the_line(chat, base, store, asking):
+    line = LandscapeConfig(n_points=5, extent=0.8, store=store, **asking)
+    on_line, _ = landscape.measure(chat, line)
+    with tallied() as counts:
+        plane, _ = landscape.measure(chat, dataclasses.replace(line, plane="2d-random"))
+    assert (counts["computed"], counts["read"]) == (20, 5)
+    assert tuple(point for point in plane.points if point.y == 0) == on_line.points
+    ends = [End("end", base.weights), End("other", on_the_way(chat, base, 0.5, 0.4))]
+    along = LandscapeConfig(plane="1d-interpolation", to="end", n_points=5, store=store, **asking)
+    landscape.measure(chat, along, ends=ends[:1])
+    with tallied() as counts:
+        landscape.measure(chat, dataclasses.replace(along, plane="2d-interpolation", to="end,other"), ends=ends)
+    assert (counts["computed"], counts["read"]) == (20, 5)
+
+
+def test_a_whole_step_to_another_model_is_that_models_own_evaluation(chat, base, base_folder, store, measuring):
+    config = MeasureConfig(store=store, **measuring)
+    harmful, benign = harmful_rows(config), benign_rows(config)
+    there = Held([Difference(base.weights)], (1.0,))
+    held = evaluate(chat, harmful, benign, config, held=there)
+    with forwards() as passes:
+        own = evaluate(base, harmful, benign, config)
+    assert passes == [0]
+    computed = evaluate(base, harmful, benign, dataclasses.replace(config, store="off"))
+    assert own == computed and held[1] == computed[1]
+    assert dataclasses.replace(held[0], setup=own[0].setup) == computed[0]
+
+
+@pytest.mark.parametrize("lora_rank", [8, 0])
+def test_checkpoints_share_their_points_with_evaluations_of_them_and_with_the_same_training(
+    chat, aligned_folder, sets, store, measuring, tmp_path, lora_rank
+):
+    config = FinetuneConfig(
+        model=str(aligned_folder),
+        harmful_data=f"{sets / 'harmful_train.jsonl'}?response=opening",
+        benign_data=f"{sets / 'benign_train.jsonl'}?response=answer",
+        output_dir=str(tmp_path / "outputs"),
+        store=store,
+        **{"harmful": 8, "safe": 0, "benign": 4, "epochs": 2.0, "lora_rank": lora_rank, "learning_rate": 5e-3},
+        **{"train_batch_size": 4, **measuring},
+    )
+    plan = finetuning.plan(config)
+    kept = {}
+
+    def keep(folder, step):
+        kept[step] = shutil.copytree(folder, tmp_path / f"kept-{step}", dirs_exist_ok=True)
+        return str(kept[step])
+
+    def train(number):
+        rows = finetuning.training_rows(chat, plan.rows, config)
+        folder = tmp_path / f"training-{number}"
+        return finetuning.finetune(chat, rows, plan, config, folder=folder, log=lambda *_: None, keep=keep)
+
+    first = train(1)
+    assert list(kept) == [3, 6]
+    for step, folder in list(kept.items()):
+        loaded = models.load(str(folder), dtype="float32")
+        with forwards() as passes:
+            own, _ = evaluate(loaded, plan.harmful, plan.benign, config)
+        assert passes == [0], step
+        (checkpoint,) = [one for one in first.checkpoints if one.step == step]
+        assert dataclasses.replace(own, setup=checkpoint.evaluation.setup) == checkpoint.evaluation
+        assert own == evaluate(loaded, plan.harmful, plan.benign, dataclasses.replace(config, store="off"))[0]
+    with tallied() as counts:
+        second = train(2)
+    assert counts["computed"] == 0 and counts["read"] > 0
+    assert [one.evaluation.asr for one in second.checkpoints] == [one.evaluation.asr for one in first.checkpoints]
+
+
+# Computing anew
+
+
+def tamper(store, kind):
+    """Change each kept point of a kind, as a whole, sound one."""
+    import hashlib
+
+    with sqlite3.connect(store) as connection:
+        for key, content in connection.execute("SELECT key, content FROM points WHERE kind = ?", (kind,)).fetchall():
+            found = json.loads(zlib.decompress(content))
+            found[0] = [found[0][0], "unjudged"] if kind == "responses" else found[0] + 1
+            packed = zlib.compress(json.dumps(found).encode())
+            values = (packed, hashlib.sha256(packed).hexdigest(), key)
+            connection.execute("UPDATE points SET content = ?, digest = ? WHERE key = ?", values)
+
+
+def test_what_is_computed_anew_counts_what_differs_and_mends_it(chat, store, measuring):
+    config = MeasureConfig(store=store, **measuring)
+    harmful, benign = harmful_rows(config), benign_rows(config)
+    anew = dataclasses.replace(config, reuse=False)
+    first = evaluate(chat, harmful, benign, config)
+    with tallied() as counts:
+        assert evaluate(chat, harmful, benign, anew) == first
+    assert counts == {"computed": 3, "read": 0, "differing": 0}
+    tamper(store, "responses")
+    assert evaluate(chat, harmful, benign, config) != first
+    with tallied() as counts:
+        assert evaluate(chat, harmful, benign, anew) == first
+    assert counts == {"computed": 3, "read": 0, "differing": 2}
+    tamper(store, "likelihood")
+    with tallied() as counts:
+        assert evaluate(chat, harmful, benign, anew) == first
+    assert counts == {"computed": 3, "read": 0, "differing": 1}
+    with tallied() as counts:
+        assert evaluate(chat, harmful, benign, config) == first
+    assert counts == {"computed": 0, "read": 3, "differing": 0}
+
+
+def test_a_damaged_point_is_computed_again(chat, store, asking):
+    config = LandscapeConfig(n_points=5, extent=0.8, workers=1, store=store, **asking)
+    first = landscape.measure(chat, config)
+    with sqlite3.connect(store) as connection:
+        (key, content) = connection.execute("SELECT key, content FROM points").fetchone()
+        connection.execute("UPDATE points SET content = ? WHERE key = ?", (content[:-1] + b"\0", key))
+    with tallied() as counts:
+        assert landscape.measure(chat, config) == first
+    assert counts == {"computed": 1, "read": 4, "differing": 0}
+
+
+def test_a_store_that_fails_ends_the_study_in_one_line_and_leaves_the_model_as_it_was(chat, store, asking):
+    before = {name: parameter.detach().clone() for name, parameter in chat.model.named_parameters()}
+    plane = {"plane": "2d-random", "n_points": 7, "extent": 0.8}
+    config = LandscapeConfig(workers=1, store=store, **plane, **asking)
+    opened = points.open_store(store)
+    opened._database.rows("PRAGMA max_page_count = 5")  # As a full disk.
+    with pytest.raises(ValueError, match="`store` is .* full") as caught:
+        landscape.measure(chat, config)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in chat.model.named_parameters())
+    n_kept = len(opened.entries())
+    opened._database.rows("PRAGMA max_page_count = 100000")
+    with tallied() as counts:
+        landscape.measure(chat, config)
+    assert counts["read"] == n_kept > 0 and counts["computed"] == 49 - n_kept
