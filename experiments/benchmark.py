@@ -18,9 +18,10 @@ def main(config: BenchmarkConfig) -> None:
     """Print and log the table."""
     from dataclasses import replace
 
-    from visage_mlflow import benchmark, landscape, points
+    from visage_mlflow import benchmark, landscape
     from visage_mlflow.language import models
     from visage_mlflow.record import runs, tracking
+    from visage_mlflow.record.tally import TALLY
 
     with runs.tracked("benchmark", config) as run:
         settings = config.landscape("auto", store=config.store)
@@ -38,7 +39,7 @@ def main(config: BenchmarkConfig) -> None:
             computed = time.perf_counter()
             keep(measured, responses, inner)
         ended = time.perf_counter()
-        overhead = 100 * (ended - computed + points.TALLY.seconds) / (ended - began)
+        overhead = 100 * (ended - computed + TALLY.seconds) / (ended - began)
         run.metrics({"overhead_share": overhead})
     print(result.table())
     print(f"MLflow, store and plots: {overhead:.1f} % of a landscape's {ended - began:.1f} s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +27,7 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.record.results import Response
 from visage_mlflow.record.store import open_store
+from visage_mlflow.record.tally import TALLY
 
 NUMERIC_VERSION = 1
 """Of everything here that decides a number. Whoever changes what a measurement gives, raises it."""
@@ -54,31 +54,6 @@ class Held:
 
 
 AT_REST = Held()
-
-
-@dataclass
-class Tally:
-    """Points that this process computed and read, those that came out otherwise than they were kept, and seconds.
-
-    The seconds are what keeping and reading took, added up over all threads.
-    """
-
-    computed: int = 0
-    read: int = 0
-    differing: int = 0
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def add(self, **counts: float) -> None:
-        """Count on."""
-        with self._lock:
-            for name, count in counts.items():
-                setattr(self, name, getattr(self, name) + count)
-
-
-TALLY = Tally()
 
 
 def responses(

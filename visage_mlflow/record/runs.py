@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from visage_mlflow.record.files import flat, let_go, one_line
 from visage_mlflow.record.operations import measured, milliseconds
 from visage_mlflow.record.outages import Away, patience
 from visage_mlflow.record.results import Result
+from visage_mlflow.record.tally import TALLY
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,7 +135,12 @@ def tracked(
         # `mlflow run` has logged some already, as they were typed; logging those again with another text would raise.
         texts = {setting: str(value) for setting, value in flat(asdict(config)) if setting not in known}
         run._log(params={setting: value[:LONGEST_PARAMETER] for setting, value in texts.items()})
-        yield run
+        before = replace(TALLY)
+        try:
+            yield run
+        finally:
+            if counts := TALLY.since(before):
+                run.metrics(counts)
 
 
 @contextmanager

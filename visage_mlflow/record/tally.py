@@ -1,0 +1,38 @@
+"""How many points were computed, and how many read."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+
+@dataclass
+class Tally:
+    """Points that this process computed and read, those that came out otherwise than they were kept, and seconds.
+
+    The seconds are what keeping and reading took, added up over all threads.
+    """
+
+    computed: int = 0
+    read: int = 0
+    differing: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, **counts: float) -> None:
+        """Count on."""
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+    def since(self, before: Tally) -> dict[str, float]:
+        """What was counted since a copy was taken, as it is logged; nothing if no point was asked for."""
+        counts = {
+            name: float(getattr(self, name) - getattr(before, name)) for name in ("computed", "read", "differing")
+        }
+        return {f"points_{name}": count for name, count in counts.items()} if any(counts.values()) else {}
+
+
+TALLY = Tally()
