@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from visage_mlflow.geometry.directions import Combination, Difference, Materialized, RandomDirection
+from visage_mlflow.geometry.directions import Combination, Difference, RandomDirection
+from visage_mlflow.geometry.materialized import Materialized
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from visage_mlflow.geometry.blocks import BLOCK
 from visage_mlflow.geometry.directions import (
     Combination,
     Difference,
-    Materialized,
     RandomDirection,
     cosine,
     inner,
@@ -17,6 +16,7 @@ from visage_mlflow.geometry.directions import (
     orthogonal,
     primitives,
 )
+from visage_mlflow.geometry.materialized import Materialized
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from visage_mlflow import landscape, planes, summary
 from visage_mlflow.config import LandscapeConfig, MeasureConfig, VisageConfig
 from visage_mlflow.evaluation import attack, evaluate, harmful_rows
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.directions import Materialized, RandomDirection
+from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.planes import End
 from visage_mlflow.workers import Crew

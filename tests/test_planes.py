@@ -8,7 +8,8 @@ import torch
 from moved import on_the_way
 
 from visage_mlflow import planes
-from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, cosine, norm
+from visage_mlflow.geometry.directions import Difference, RandomDirection, cosine, norm
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat

@@ -24,8 +24,9 @@ from visage_mlflow.config import (
     VisageConfig,
 )
 from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
-from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
+from visage_mlflow.geometry.directions import Difference, Direction, RandomDirection
 from visage_mlflow.geometry.identity import Weights
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
@@ -89,6 +90,11 @@ def copied(chat, **changes):
     again = dataclasses.replace(chat, model=copy.deepcopy(chat.model), tokenizer=copy.deepcopy(chat.tokenizer))
     again.__dict__.pop("norm", None)
     return dataclasses.replace(again, **changes)
+
+
+def points_in(store):
+    """What was measured; inner products of directions are kept, too."""
+    return [entry for entry in store.entries() if entry.kind != "products"]
 
 
 # What is known by what. Nothing is computed here but the identity: the answers are made up.
@@ -386,13 +392,13 @@ def test_a_landscape_is_not_computed_again_and_is_the_one_that_is_computed(chat,
     result, again = twice(lambda: landscape.measure(chat, config, ends=ends))
     assert result == again == landscape.measure(chat, dataclasses.replace(config, store="off"), ends=ends)
     n_points = 25 if plane.startswith("2d") else 5
-    assert len(Store(Path(store)).entries()) == n_points
+    assert len(points_in(Store(Path(store)))) == n_points
 
 
 def test_visage_is_not_computed_again_and_its_directions_are_the_landscapes(chat, store, asking):
     config = VisageConfig(n_directions=2, n_points=5, extent=0.8, store=store, **asking)
     result, again = twice(lambda: landscape.measure_visage(chat, config))
-    assert result == again and len(Store(Path(store)).entries()) == 9
+    assert result == again and len(points_in(Store(Path(store)))) == 9
     with forwards() as passes:
         alone, _ = landscape.measure(chat, LandscapeConfig(seed=1, n_points=5, extent=0.8, store=store, **asking))
     assert passes == [0] and alone == result[0].landscapes[1]
@@ -545,7 +551,7 @@ def test_a_store_that_fails_ends_the_study_in_one_line_and_leaves_the_model_as_i
         landscape.measure(chat, config)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(parameter, before[name]) for name, parameter in chat.model.named_parameters())
-    n_kept = len(opened.entries())
+    n_kept = len(points_in(opened))
     opened._database.rows("PRAGMA max_page_count = 100000")
     with tallied() as counts:
         landscape.measure(chat, config)

@@ -11,7 +11,8 @@ import torch
 from visage_mlflow import landscape, planes, workers
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.evaluation import attack, harmful_rows
-from visage_mlflow.geometry.directions import Materialized, RandomDirection
+from visage_mlflow.geometry.directions import RandomDirection
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.workers import Crew, GivenUp, crew, share_of_cores
 

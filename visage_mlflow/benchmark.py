@@ -12,7 +12,8 @@ from visage_mlflow import machine
 from visage_mlflow.config import BenchmarkConfig
 from visage_mlflow.evaluation import harmful_rows, rates
 from visage_mlflow.geometry import plane
-from visage_mlflow.geometry.directions import Materialized, RandomDirection
+from visage_mlflow.geometry.directions import RandomDirection
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.decoding import transcribe
 from visage_mlflow.language.models import Chat

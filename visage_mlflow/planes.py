@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from visage_mlflow import points
 from visage_mlflow.geometry import directions, plane
-from visage_mlflow.geometry.directions import Combination, Difference, Direction, Materialized, RandomDirection
+from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.plane import Plane
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring import AXES, PlaneConfig
@@ -134,7 +136,7 @@ def span(chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End] = (), *
             random: Direction = RandomDirection(seed=this_seed, norm=config.norm)
             spanning.append(random if config.lean else Materialized(random, chat.weights))
             about.append({"kind": kind, "seed": this_seed, "norm": config.norm})
-    products = directions.gram(chat.weights, spanning)
+    products = points.products(chat, spanning, config)
     lengths = [math.sqrt(products[index, index]) for index in range(len(spanning))]
     if len(spanning) == 2:
         cosine = float(products[0, 1]) / (lengths[0] * lengths[1])

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from visage_mlflow.config import AttackConfig
-from visage_mlflow.geometry.directions import Direction
-from visage_mlflow.geometry.identity import displaced
+from visage_mlflow.geometry.directions import Direction, gram
+from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.capability import encode_answered
 from visage_mlflow.language.decoding import encode
@@ -114,27 +116,56 @@ def likelihood(
     return math.nan if found is None else float(found)
 
 
+def products(chat: Chat, spanning: Sequence[Direction], config: AttackConfig) -> NDArray[np.float64]:
+    """Inner products of directions over all weights together; see `directions.gram`.
+
+    What is kept of them spares a plane that is measured already the drawing of its noise.
+    """
+
+    def compute() -> list[list[float]]:
+        found: list[list[float]] = gram(chat.weights, spanning).tolist()
+        return found
+
+    defined = [definition(direction, chat.weights) for direction in spanning]
+    decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
+    return np.array(_kept("products", decisive, chat, config, compute))
+
+
 def _point(
     kind: str, chat: Chat, held: Held, asked: dict[str, Any], config: AttackConfig, compute: Callable[[], Any]
 ) -> Any:
-    """What the store has of a point, or what is computed for it and kept."""
+    """What the store has of a measurement on a model held somewhere, or what is computed for it and kept."""
+    where = displaced(chat.weights, held.directions, held.steps) if open_store(config.store) else None
+    decisive = None if where is None else {**where, **model_identity(chat), **asked}
+
+    def measure() -> Any:
+        # What is kept must be of the weights that it is kept under, which `by` sees to, also for a model at rest.
+        with held.by(chat) if held.directions or decisive else nullcontext():
+            return compute()
+
+    return _kept(kind, decisive, chat, config, measure)
+
+
+def _kept(
+    kind: str, decisive: dict[str, Any] | None, chat: Chat, config: AttackConfig, compute: Callable[[], Any]
+) -> Any:
+    """What the store has under all that decides it, or what is computed and kept; without a key, computed."""
     began = time.perf_counter()
     store = open_store(config.store)
-    where = displaced(chat.weights, held.directions, held.steps) if store else None
-    key = "" if where is None else identity({"kind": kind, **where, **model_identity(chat), **asked})
+    key = "" if decisive is None else identity({"kind": kind, **decisive})
     kept = store.get(key) if store and key else None
+    is_point = kind != "products"
     if kept is not None and config.reuse:
-        TALLY.add(read=1, seconds=time.perf_counter() - began)
+        TALLY.add(read=int(is_point), seconds=time.perf_counter() - began)
         return kept
-    # What is kept must be of the weights that it is kept under, which `by` sees to, also for a model at rest.
     computing = time.perf_counter()
-    with held.by(chat) if held.directions or key else nullcontext():
-        found = compute()
+    found = compute()
     computed = time.perf_counter()
     if store and key:
         store.put(key, found, kind=kind, model=chat.uri)
     seconds = time.perf_counter() - computed + computing - began
-    TALLY.add(computed=1, differing=int(kept is not None and kept != found), seconds=seconds)
+    differs = is_point and kept is not None and kept != found
+    TALLY.add(computed=int(is_point), differing=int(differs), seconds=seconds)
     return found
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from visage_mlflow import planes, points, workers
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.evaluation import Rates, attack, harmful_rows, rates
-from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
+from visage_mlflow.geometry.directions import Difference, Direction, RandomDirection
+from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.plane import Projection
 from visage_mlflow.landscape import Progress, Salvage, landscape_on
 from visage_mlflow.language.models import Chat

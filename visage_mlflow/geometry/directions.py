@@ -160,34 +160,6 @@ def primitives(parts: Sequence[tuple[float, Direction]]) -> list[tuple[float, Di
     return [(coefficient, direction) for coefficient, direction in found.values() if coefficient != 0]
 
 
-class Materialized(Direction):
-    """A direction kept in memory, so that each further look-up costs nothing.
-
-    For every weight that moves, a `RandomDirection` takes 2 bytes (with ``norm="row"`` 4), 0.27 GB for 135M
-    parameters and 14 GB for 7B, and is the same to the last bit. Other directions take 4 bytes and are rounded to
-    float32 once, so a materialized `Difference` reaches its end only to about 1e-7.
-    """
-
-    def __init__(self, direction: Direction, weights: Mapping[str, Tensor]) -> None:
-        self.direction, self.weights = direction, weights
-        self._terms: dict[str, tuple[torch.Size, list[Term]]] = {}
-        for name, weight in weights.items():
-            terms = direction.terms(name, weight)
-            if len(terms) > 1 or any(tensor.data_ptr() == weight.data_ptr() for _, tensor in terms):
-                terms = [(1.0, whole(weight, terms).float())]
-            # All zeros take no memory.
-            self._terms[name] = weight.shape, [(c, tensor) for c, tensor in terms if c != 0 and bool(tensor.any())]
-
-    def terms(self, name: str, weight: Tensor) -> list[Term]:
-        shape, terms = self._terms.get(name, (None, []))
-        if shape != weight.shape:
-            raise ValueError(
-                f"Tensor `{name}` of shape {tuple(weight.shape)} was not among the weights that this direction was "
-                "materialized for. Materialize it for these weights."
-            )
-        return terms
-
-
 def gram(weights: Mapping[str, Tensor], directions: Sequence[Direction]) -> NDArray[np.float64]:
     """Inner products of n directions over all weights together, of shape (n, n), in one pass over the tensors.
 

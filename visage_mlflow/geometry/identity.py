@@ -11,14 +11,8 @@ import torch
 from torch import Tensor
 
 from visage_mlflow.geometry.blocks import split
-from visage_mlflow.geometry.directions import (
-    Combination,
-    Difference,
-    Direction,
-    Materialized,
-    RandomDirection,
-    primitives,
-)
+from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection, primitives
+from visage_mlflow.geometry.materialized import Materialized
 
 
 class Weights(dict[str, Tensor]):
