@@ -68,7 +68,8 @@ def handled() -> Iterator[None]:
 def _hear(heard: _Heard, over: threading.Event, number: int) -> None:
     if heard.is_reminder:
         heard.is_reminder = False
-        interrupts.interrupt()
+        if not interrupts.is_noticed(0):
+            interrupts.interrupt()
         return
     heard.count += 1
     if heard.count == 2:

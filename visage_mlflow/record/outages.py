@@ -13,14 +13,12 @@ from typing import TypeVar
 
 from visage_mlflow.record.files import one_line
 
-LONGEST_REASON = 200
+LONGEST_REASON = 400
 WAIT = 30.0
 """Seconds to wait for a server that is away, where nothing can go on without it."""
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """MLflow tries for minutes by itself. A run must not stand still for that: what fails waits in the outbox."""
-QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-"""For the first word with a server: a wrong address shows in seconds."""
 
 Answer = TypeVar("Answer")
 
@@ -100,10 +98,11 @@ def patience() -> float:
 
 
 @contextmanager
-def quick() -> Iterator[None]:
+def quick(seconds: str = "5") -> Iterator[None]:
     """Inside, MLflow gives up on a server that does not answer within seconds, unless the user set how long to try."""
+    hurried = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds}
     ours = {name: value for name, value in PATIENT.items() if os.environ.get(name) == value}
-    os.environ.update({name: QUICK[name] for name in ours})
+    os.environ.update({name: hurried[name] for name in ours})
     try:
         yield
     finally:

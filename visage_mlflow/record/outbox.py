@@ -98,10 +98,6 @@ class Outbox:
         """The server's id of a run or model, as far as it is known."""
         return self._names.get(name, name)
 
-    def has_made_up(self, name: str) -> bool:
-        """Whether a run's or model's id is not the server's."""
-        return name in self._names or any(read(one / "operation.json").get("id") == name for one in self.kept())
-
     def files_of(self, model: str) -> Path | None:
         """The folder of a model's files, if they were kept here."""
         for path in sorted(self.folder.glob("[0-9]*")):

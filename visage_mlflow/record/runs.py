@@ -7,12 +7,12 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visage_mlflow.record import beats, interrupts, outbox, tracking, uploads
+from visage_mlflow.record import beats, interrupts, outages, outbox, tracking, uploads
 from visage_mlflow.record.files import flat, let_go, one_line
 from visage_mlflow.record.operations import measured, milliseconds
 from visage_mlflow.record.outages import Away, patience
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 8000
-KILLED_WAIT = 1.0
-"""Seconds to wait for a server that is away, after an interrupt."""
 
 _beats = beats.Beats()
 _open: list[Run] = []
@@ -182,7 +180,7 @@ def _begin(name: str | None, tags: dict[str, str], nested: bool) -> tuple[Run, f
     """A run, and the names of the parameters that it has. One whose server is away is called by an id made up here."""
     outer = _open[-1] if nested and _open else None
     box = outbox.current()
-    if outer is None or box is None or not box.has_made_up(outer.id):
+    if outer is None or box is None or tracking.is_innermost(outer.id):
         try:
             if outer and box and box.kept() and not box.flush(0):
                 raise Away("what came before waits")
@@ -219,7 +217,7 @@ def _ending(run: Run, goes_on: Callable[[], bool], folder: str) -> Iterator[None
             run.tag("reason", one_line(error))
             raise
         finally:
-            with interrupts.held():
+            with interrupts.held(), outages.quick("2") if status == "KILLED" else nullcontext():
                 _close(run, status, goes_on)
 
 
@@ -237,7 +235,7 @@ def _close(run: Run, status: str, goes_on: Callable[[], bool]) -> None:
         tracking.leave(run.id)
         if not _open:
             try:
-                box.flush(KILLED_WAIT if status == "KILLED" else patience())
+                box.flush(1.0 if status == "KILLED" else patience())
             finally:
                 box.close()
                 if box.folder.exists():

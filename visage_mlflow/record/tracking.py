@@ -66,6 +66,12 @@ def resume(run_id: str, *, is_first: bool) -> OpenRun:
         return as_open(mlflow.start_run(run_id=run_id, nested=True))
 
 
+def is_innermost(run_id: str) -> bool:
+    """Whether MLflow would put a nested run into this one."""
+    innermost = mlflow.active_run()
+    return innermost is not None and bool(innermost.info.run_id == run_id)
+
+
 def leave(run_id: str) -> None:
     """Take a run off MLflow's stack of open ones, without a word to the server."""
     os.environ.pop(RUN_ID, None)
@@ -166,14 +172,6 @@ def running() -> list[OpenRun]:
     return [as_open(run) for run in MlflowClient().search_runs(_experiments(), wanted, max_results=1000)]
 
 
-def beat(run_id: str, tag: str, sign: str) -> None:
-    """Give a sign of life of a run, if the server is there."""
-    try:
-        MlflowClient().set_tag(run_id, tag, sign)
-    except Exception as error:  # The next sign of life makes up for it.
-        logging.getLogger(__name__).debug("no heartbeat: %s", reason(error))
-
-
 def close(run_id: str, reason: str) -> None:
     """Set a run KILLED whose process died, if it is still open, and what it was about to keep FAILED."""
     if status_of(run_id) != "RUNNING":
@@ -236,8 +234,8 @@ def find(run_id: str, setting: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     try:
         found = _ask(lambda: _found(run_id))
     except MlflowException as error:
-        reason = one_line(error)
-        raise ValueError(f"`{setting}` is {run_id!r}: {reason} Check the id, and MLFLOW_TRACKING_URI.") from error
+        why = f"{one_line(error)} Check the id, and MLFLOW_TRACKING_URI."
+        raise ValueError(f"`{setting}` is {run_id!r}: {why}") from error
     outputs = found.outputs.model_outputs if found.outputs else []
     checkpoints = sorted(((f"models:/{output.model_id}", output.step) for output in outputs), key=lambda pair: pair[1])
     return found.data.tags.get("visage.kind", "another project's"), tuple(checkpoints)
@@ -246,5 +244,4 @@ def find(run_id: str, setting: str) -> tuple[str, tuple[tuple[str, int], ...]]:
 def settings_of(run_id: str) -> dict[str, Any]:
     """The settings of a run."""
     text = _ask(lambda: mlflow.artifacts.load_text(f"runs:/{_found(run_id).info.run_id}/config.json"))
-    settings: dict[str, Any] = json.loads(text)
-    return settings
+    return dict(json.loads(text))
