@@ -79,6 +79,7 @@ def finetune(
         ValueError: A row is longer than `max_length`, or the disk is too full.
     """
     import datasets
+    from safetensors import SafetensorError
     from transformers.utils import logging
     from trl import SFTTrainer
 
@@ -109,6 +110,14 @@ def finetune(
             _go_on(trainer, done[-1])
         else:
             trainer.train()
+    except (OSError, RuntimeError, SafetensorError) as error:  # Each library that writes has its own.
+        if shutil.disk_usage(folder).free > checkpoint_bytes(model, recipe.lora_rank):
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"`output_dir` is {str(folder)!r}, where the disk is full now: {reason}. Free some space; the same "
+            "command then goes on from the last checkpoint."
+        ) from error
     finally:
         datasets.enable_progress_bars()
         logging.enable_progress_bar()
