@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 
 from visage_mlflow.heartbeats import BEATS, Database, Journal, Stale
 from visage_mlflow.record.files import one_line
+from visage_mlflow.record.untrusted import masked
 from visage_mlflow.sampler import quietly
 
 TRIES = 5
@@ -58,8 +59,7 @@ def without_password(url: str) -> str:
     >>> without_password("postgresql://ann:secret@host/studies")
     'postgresql://ann:***@host/studies'
     """
-    hidden = re.sub(r"(://[^/@:?]*):.*@", r"\1:***@", url)
-    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
+    return masked(url)
 
 
 def _open_database(url: str, heartbeat: int, on_stale: Stale, tries: int) -> Database:

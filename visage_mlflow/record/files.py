@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from visage_mlflow.record.untrusted import shown
+
 SCHEMA_VERSION = 2
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -68,8 +70,8 @@ class Result:
 
 
 def one_line(error: Exception) -> str:
-    """An error as one sentence."""
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."
+    """An error as one sentence, without control characters and secrets."""
+    return (" ".join(shown(str(error)).split()) or type(error).__name__).rstrip(".") + "."
 
 
 def let_go(error: BaseException) -> None:
