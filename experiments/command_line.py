@@ -18,6 +18,7 @@ import yaml
 
 from visage_mlflow.config import BUDGETS
 from visage_mlflow.failures import explained
+from visage_mlflow.language.folders import exists
 from visage_mlflow.record.untrusted import shown
 from visage_mlflow.settings import one_of
 
@@ -120,12 +121,12 @@ def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:
         ValueError: There is no such recipe, or it is no UTF-8 YAML of settings; `setting` names it in the message.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
+    if not exists(str(path)) or not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise ValueError(f"`{setting}` must be one of {known}, or the path of a .yaml file, got {name!r}.")
+        raise ValueError(f"`{setting}` must be one of {known}, or the path of a .yaml file, got {name!r}. Check it.")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"`{setting}` is {name!r}, which is not UTF-8 YAML: {reason}. Mend the file.") from error
     if not isinstance(settings, dict):

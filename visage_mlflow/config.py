@@ -16,7 +16,7 @@ from visage_mlflow.measuring import (
 )
 from visage_mlflow.mixing import FinetuneConfig, ScenarioConfig
 from visage_mlflow.searching import SearchConfig
-from visage_mlflow.settings import above_zero, at_least, check_grid, listed, one_of, setting
+from visage_mlflow.settings import above_zero, at_least, check_grid, listed, one_of, setting, within_reason
 
 __all__ = [
     "AttackConfig",
@@ -156,6 +156,7 @@ class BenchmarkConfig:
     seed: int = setting(0, "Seed of the direction.")
 
     def __post_init__(self) -> None:
+        within_reason(self)
         at_least(self, 1, ("prompts", "max_new_tokens", "repeats"))
         at_least(self, 0, ("lengths_up_to", "workers", "seed"))
         above_zero(self, ("extent",))
@@ -197,3 +198,6 @@ class MainConfig:
     safe: FinetuneConfig
     mixed: FinetuneConfig
     project: ProjectConfig
+
+    def __post_init__(self) -> None:
+        within_reason(self)

@@ -84,7 +84,9 @@ def check_uri(uri: str, setting: str = "model") -> None:
         check_tracked(uri, setting)
         return
     if uri.startswith("builtin:"):
-        raise ValueError(f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}.")
+        raise ValueError(
+            f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}. Check the spelling."
+        )
     if uri and exists(uri):  # The empty path is the working folder; nobody means that.
         check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
@@ -145,7 +147,7 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", d
 def unloadable(uri: str, error: BaseException, setting: str) -> ValueError:
     """What to raise where a library could not load what a URI leads to: its reason, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-    cure = "Save or download it again" if exists(uri) else f"It must be {FORMS}"
+    cure = "Save or download it again" if exists(uri) else f"Check the network and the spelling: it must be {FORMS}"
     return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
 
 

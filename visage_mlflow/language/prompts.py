@@ -88,7 +88,7 @@ def split_source(source: str, setting: str) -> tuple[str, dict[str, str]]:
     if unknown or not all(columns.values()) or (query and not columns):
         raise ValueError(
             f"`{setting}` is {source!r}: after `?` stand {', '.join(OPTIONS)} as `name=value` joined by `&`, "
-            f"got {', '.join(unknown) or query!r}."
+            f"got {', '.join(unknown) or query!r}. Check the spelling."
         )
     return place, columns
 
@@ -101,7 +101,8 @@ def open_source(place: str, columns: Mapping[str, str], setting: str) -> tuple[s
         text = resources.files("visage_mlflow").joinpath("prompt_sets").joinpath(name).read_text(encoding="utf-8")
         return "prompt", response, [json.loads(line) for line in text.splitlines()]
     if place.startswith("builtin:"):
-        raise ValueError(f"`{setting}` must be one of {', '.join(BUILTIN)}, a file or a hub id, got {place!r}.")
+        known = ", ".join(BUILTIN)
+        raise ValueError(f"`{setting}` must be one of {known}, a file or a hub id, got {place!r}. Check it.")
     suffix = Path(place).suffix.lower()
     if suffix == ".csv":
         # AdvBench's own column names are what a CSV is expected to have.
