@@ -187,7 +187,7 @@ def as_text(category: Any) -> str:
 def cell(record: Mapping[str, Any], column: str, number: int, source: str, setting: str) -> str:
     """The non-empty text in a column of row `number`."""
     if column not in record:
-        there = ", ".join(str(name) for name in record if name is not None)
+        there = " ".join(", ".join(str(name) for name in record if name is not None).split())
         raise ValueError(
             f"`{setting}` is {source!r}, whose row {number} has no column {column!r} (it has: {there}). "
             f"Name the column, as in `{source.partition('?')[0]}?prompt=…&response=…`."
