@@ -20,7 +20,8 @@ DEBUG = "`--debug` shows the traceback."
 def explained(error: BaseException) -> str:
     """The error in one line, without control characters and secrets.
 
-    One that says what the user can mend keeps its text, which names the setting and the cure; what is not foreseen is named by its type.
+    One that says what the user can mend keeps its text, which names the setting and the cure; what is not foreseen
+    is named by its type.
     """
     reason = " ".join(str(error).split()).rstrip(".")
     told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
