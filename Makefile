@@ -12,7 +12,7 @@ ui: .venv/installed  ## MLflow on http://127.0.0.1:5000, over ./mlflow.db.
 	$(ACTIVATE) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --workers 1
 
 test: .venv/installed  ## All tests.
-	$(ACTIVATE) && python -m pytest -q
+	$(ACTIVATE) && python -m pytest -q -n 2 --dist loadfile
 
 check: .venv/installed  ## Lint, format and types.
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy

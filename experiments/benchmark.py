@@ -29,7 +29,7 @@ def main(config: BenchmarkConfig) -> None:
         config = replace(config, model=place)  # Fetched once, for this process and the one that measures memory.
         exact = models.load(place, dtype="float32")
         fast = models.load(place, dtype="auto")
-        result = benchmark.measure(exact, fast, config, progress=lambda text: print(text, file=sys.stderr, flush=True))
+        result = benchmark.measure(exact, fast, config, progress=lambda text: command_line.tell(text, sys.stderr))
         run.result(result, "benchmark.json")
         run.text(result.table(), "benchmark.md")
         run.metrics(result.metrics())
@@ -41,8 +41,8 @@ def main(config: BenchmarkConfig) -> None:
         ended = time.perf_counter()
         overhead = 100 * (ended - computed + TALLY.seconds) / (ended - began)
         run.metrics({"overhead_share": overhead})
-    print(result.table())
-    print(f"MLflow, store and plots: {overhead:.1f} % of a landscape's {ended - began:.1f} s")
+    command_line.tell(result.table())
+    command_line.tell(f"MLflow, store and plots: {overhead:.1f} % of a landscape's {ended - began:.1f} s")
 
 
 if __name__ == "__main__":

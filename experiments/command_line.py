@@ -5,44 +5,67 @@ from __future__ import annotations
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TextIO, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
 
 from experiments import signals
 from visage_mlflow.config import BUDGETS
+from visage_mlflow.failures import explained, is_ours
+from visage_mlflow.language.model_folders import exists
 from visage_mlflow.record import uploads
+from visage_mlflow.record.tally import TALLY
+from visage_mlflow.record.untrusted import shown
 from visage_mlflow.settings import one_of
 
+BOOLEANS = ("true", "false")
 RECIPES = Path(__file__).parent / "configs"
 
 Config = TypeVar("Config")
 
 
 def run(config_class: type[Config], entry_point: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
-    """Parse, call the entry point, and turn a ValueError into one line and exit status 2.
+    """Parse, call the entry point, and turn whatever it raises into one line and an exit status that is not 0.
 
-    ``VISAGE_DEBUG=1`` shows the traceback instead. SIGTERM ends the process like Ctrl-C, so that the MLflow run is
-    closed as KILLED. The status is 3 where the work was done, but not all of it could be brought to the tracking
-    server.
+    The status is 2 for what the user can mend (ValueError), 3 where the work was done but not all of it could be
+    brought to the tracking server, 130 after an interrupt, else 1. ``--debug`` or ``VISAGE_DEBUG=1`` shows the
+    traceback before the line. SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
     """
+    flags = list(sys.argv[1:] if argv is None else argv)
     try:
         with signals.handled():
-            entry_point(parse(config_class, argv))
+            entry_point(parse(config_class, flags))
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        tell("\nstopped", sys.stderr)
         return 130
-    except ValueError as error:
-        if os.environ.get("VISAGE_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        if _is_debugging(flags):
+            tell("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
+        tell(f"error: {explained(error)}", sys.stderr)
+        return 2 if is_ours(error) else 1
+    if TALLY.read or TALLY.differing:
+        tell(TALLY.in_words(), sys.stderr)
     return uploads.exit_status()
+
+
+def tell(text: str, file: TextIO | None = None) -> None:
+    """Print a text that may hold what others wrote: nothing in it moves the cursor, and no secret is in it."""
+    print(shown(text), file=file, flush=True)
+
+
+def _is_debugging(flags: Sequence[str]) -> bool:
+    """Whether tracebacks are wanted; told from the flags as typed, as they may be what is wrong."""
+    text = f"{' '.join(flags)} "
+    wanted = "--debug" in flags or "--debug=true" in flags
+    if "--debug false " in text or "--debug=false " in text:
+        wanted = False
+    return wanted or bool(os.environ.get("VISAGE_DEBUG"))
 
 
 @contextmanager
@@ -50,7 +73,7 @@ def bar(total: int, title: str) -> Iterator[Callable[[tuple[float, ...], float],
     """A progress bar with the time left, and a callback that moves it by one point."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=title, unit="point") as progress:
+    with tqdm(total=total, desc=shown(title), unit="point") as progress:
 
         def advance(steps: tuple[float, ...], asr: float) -> None:
             seen = "skipped" if math.isnan(asr) else f"ASR {asr:.0f} %"
@@ -76,6 +99,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     """
     parser = _parser(config_class)
     given = _flatten(_checked(parser.parse_args, list(sys.argv[1:] if argv is None else argv), defaults=False))
+    one_of("debug", given.pop("debug", "true"), BOOLEANS)
     defaults = _flatten(parser.get_defaults())
     setting = "config" if given.get("config") or not hasattr(config_class, "budget") else "budget"
     # `main` takes the recipe that its budget names; the others start from their defaults.
@@ -97,12 +121,12 @@ def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:
         ValueError: There is no such recipe, or it is no UTF-8 YAML of settings; `setting` names it in the message.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
+    if not exists(str(path)) or not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise ValueError(f"`{setting}` must be one of {known}, or the path of a .yaml file, got {name!r}.")
+        raise ValueError(f"`{setting}` must be one of {known}, or the path of a .yaml file, got {name!r}. Check it.")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"`{setting}` is {name!r}, which is not UTF-8 YAML: {reason}. Mend the file.") from error
     if not isinstance(settings, dict):
@@ -114,8 +138,9 @@ def _recipe_settings(
     parser: jsonargparse.ArgumentParser, config_class: type, recipe: dict[str, Any], name: str
 ) -> dict[str, Any]:
     """A recipe's values by dotted key. jsonargparse itself ignores a section that is no mapping."""
-    if "config" in recipe:
-        raise ValueError(f"Recipe {name} sets `config`: one recipe cannot name another. Take that line out.")
+    for flag in ("config", "debug"):
+        if flag in recipe:
+            raise ValueError(f"Recipe {name} sets `{flag}`, which only the command can. Take that line out.")
     for section, hint in get_type_hints(config_class).items():
         if is_dataclass(hint) and not isinstance(recipe.get(section, {}), dict):
             raise ValueError(
@@ -142,10 +167,10 @@ def _let_defaults_yield(
     for key in [key for key in recipe if key in given and given[key] == defaults[key]]:
         default = given.pop(key)
         if recipe[key] != default:
-            print(
+            tell(
                 f"`{key}`: {recipe[key]!r} from recipe {recipe_name}; "
                 f"to use the default {default!r}, put it into a recipe of your own",
-                file=sys.stderr,
+                sys.stderr,
             )
 
 
@@ -158,6 +183,7 @@ def _parser(config_class: type) -> jsonargparse.ArgumentParser:
         allow_abbrev=False,  # `-P epoch=5` must not pass for `epochs`, or the run would record a setting it lacks.
     )
     parser.add_argument("--config", type=str, default="", help="Recipe: a name under experiments/configs, or a path.")
+    parser.add_argument("--debug", nargs="?", const="true", default="false", help="Show tracebacks: true or false.")
     for key, hint, default, text in _settings(config_class):
         parser.add_argument(f"--{key}", type=hint, default=default, help=text)
     return parser

@@ -27,7 +27,7 @@ def main(config: EvaluateConfig) -> None:
         run.metrics(result.metrics())
         run.result(result, "evaluation.json")
         run.lines(responses, "responses.jsonl")
-    print(
+    command_line.tell(
         f"{config.model}: ASR {result.asr:.1f} % (95 % interval {result.asr_low:.1f} to {result.asr_high:.1f}), "
         f"over-refusal {result.over_refusal:.1f} %, benign NLL {result.benign_nll:.3f} nats per token"
     )

@@ -36,7 +36,7 @@ def main(config: FinetuneConfig) -> None:
         result = finetune(base, plan, config, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation
-        print(
+        command_line.tell(
             f"step {checkpoint.step}: ASR {one.asr:.1f} %, over-refusal {one.over_refusal:.1f} %, "
             f"distance {100 * checkpoint.distance:.3f} % of the base's norm ({checkpoint.uri})"
         )

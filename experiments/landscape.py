@@ -48,11 +48,11 @@ def main(config: LandscapeConfig) -> None:
         keep(result, responses, run)
     for name, axis in zip(("x", "y"), result.axes, strict=False):
         basin = axis.basin
-        print(
+        command_line.tell(
             f"{config.model}, {config.plane}, along {name} (1 = {100 * axis.relative_norm:.3g} % of the norm): basin "
             f"from {basin.left:+.3f}{' (open)' * basin.open_left} to {basin.right:+.3f}{' (open)' * basin.open_right}"
         )
-    print(f"VISAGE {result.visage:.1f}")
+    command_line.tell(f"VISAGE {result.visage:.1f}")
 
 
 def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:

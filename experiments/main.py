@@ -120,7 +120,7 @@ def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Eva
     run.figure(overview.overview(basin, ways, table), "overview.png")
     text = as_markdown(basin, ways, table)
     run.text(text, "table.md")
-    print(f"\n{text}")
+    command_line.tell(f"\n{text}")
 
 
 def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) -> str:
@@ -151,7 +151,7 @@ def margin_of(edge: Edge | None) -> str:
 
 def say(number: int, what: str) -> None:
     """Announce a step."""
-    print(f"[{number}/7] {what}", flush=True)
+    command_line.tell(f"[{number}/7] {what}")
 
 
 if __name__ == "__main__":

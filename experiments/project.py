@@ -120,20 +120,22 @@ def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, r
 def tell(result: Trajectory) -> None:
     """The result in lines."""
     for course in result.courses:
-        print(course.name)
+        command_line.tell(course.name)
         for place in course.places:
-            print(
+            command_line.tell(
                 f"  step {place.training_step}: at ({place.x:.3f}, {place.y:.3f}), off-plane share "
                 f"{place.off_plane_share:.3f}, ASR {place.asr:.1f} %, of the plane there {place.plane_asr:.1f} %"
             )
         if course.edge:
             bound = "at least " if course.edge.is_open else ""
-            print(f"  margin {bound}{course.edge.margin:+.2f}: edge at {100 * course.edge.distance:.3g} % of the norm")
+            command_line.tell(
+                f"  margin {bound}{course.edge.margin:+.2f}: edge at {100 * course.edge.distance:.3g} % of the norm"
+            )
     if result.random_edge:
         bound = "at least " if result.random_edge.is_open else ""
-        print(f"edge in a random direction: {bound}{100 * result.random_edge.distance:.3g} % of the norm")
+        command_line.tell(f"edge in a random direction: {bound}{100 * result.random_edge.distance:.3g} % of the norm")
     if result.remark:
-        print(result.remark)
+        command_line.tell(result.remark)
 
 
 if __name__ == "__main__":

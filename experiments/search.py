@@ -58,7 +58,7 @@ def main(config: SearchConfig) -> None:
         if is_first and not opened.trials:
             study.discard(opened)  # So that the command, once corrected, may use its name.
         raise
-    print(search_words.summary(result))
+    command_line.tell(search_words.summary(result))
 
 
 def bury(opened: optuna.Study, dead: FrozenTrial) -> None:
@@ -97,7 +97,7 @@ def prepare(config: SearchConfig, plan: Plan, run: Run) -> Trials:
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
     trial.check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
-    print(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %", flush=True)
+    command_line.tell(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %")
     answers: dict[str, str] = {}
     finetuning.training_rows(base, plan.rows, trial.largest(config), answers)
     return Trials(base, measured, answers, config)
@@ -147,7 +147,7 @@ class Trials:
 
         result = study.record(opened, self.config)
         log(opened, result, self.config, run)
-        print(search_words.trial(result, number), flush=True)
+        command_line.tell(search_words.trial(result, number))
 
 
 def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run, is_due: bool) -> Search:

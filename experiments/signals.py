@@ -21,7 +21,7 @@ from visage_mlflow.record import interrupts
 
 AGAIN = 2.0
 """Seconds after which an interrupt that nobody noticed is raised again: Python swallows one in some places."""
-LOOK = 1.0
+LOOK = 0.5
 """Seconds between two looks at whether `mlflow run` lives."""
 PATIENCE = 1.0
 """Seconds that child processes have to end by themselves."""
@@ -50,7 +50,9 @@ def handled() -> Iterator[None]:
     def hear(number: int, frame: FrameType | None) -> None:
         _hear(heard, over, number)
 
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    # A shell's background jobs are started so that they do not hear Ctrl-C.
+    wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in wanted}
     interrupts.forget()
     if parent := mlflow_run():
         threading.Thread(target=_watch, args=(parent, heard, over), name="mlflow run", daemon=True).start()

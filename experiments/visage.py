@@ -30,7 +30,9 @@ def main(config: VisageConfig) -> None:
         evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
         result = score(chat, config, run)
-    print(f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})")
+    command_line.tell(
+        f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"
+    )
 
 
 def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:

@@ -1,14 +1,18 @@
 """Flags and recipe in; a config, or one clear line, out."""
 
+import errno
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments.command_line import parse, read_recipe, run
+from experiments.command_line import bar, parse, read_recipe, run, tell
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig, LandscapeConfig, MainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -255,18 +259,109 @@ def test_a_value_error_of_the_entry_point_exits_with_2_and_one_line(capsys):
     assert capsys.readouterr().err == "error: `model` is 'x', which is gone. Check the id.\n"
 
 
-def test_another_error_is_a_bug_and_keeps_its_traceback():
+def raiser(error):
     def fail(config):
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
-        run(EvaluateConfig, fail, [])
+    return fail
 
 
-def test_the_debug_variable_keeps_the_traceback(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ZeroDivisionError(), "error: ZeroDivisionError. `--debug` shows the traceback."),
+        (KeyError("x\ny"), "error: KeyError: 'x\\ny'. `--debug` shows the traceback."),
+        (RuntimeError("two\nlines. "), "error: RuntimeError: two lines. `--debug` shows the traceback."),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "error: UnicodeDecodeError: 'utf-8' codec can't decode"),
+        (MemoryError(), "error: The memory is used up (MemoryError). Lower `batch_size`, or set `workers=1`"),
+        (OSError(errno.ENOSPC, "No space left"), "error: The disk is full (OSError: [Errno 28] No space left). Free"),
+        (OSError(errno.EDQUOT, "Quota"), "error: The disk is full (OSError: [Errno 122] Quota). Free some space;"),
+        (sqlite3.OperationalError("database or disk is full"), "error: The disk is full (OperationalError: database"),
+        (RecursionError("too deep"), "error: RecursionError: too deep. `--debug` shows the traceback."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_other_error_is_one_line_too_and_no_success(capsys, error, line):
+    assert run(EvaluateConfig, raiser(error), []) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line) and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_memory_that_torch_does_not_get_is_told_with_what_to_lower(capsys):
+    def allocate(config):
+        torch.empty(2**60)
+
+    assert run(EvaluateConfig, allocate, []) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: The memory is used up") and "`batch_size`" in line and "`lean=true`" in line
+
+
+def test_a_full_disk_is_told_though_another_error_came_of_it(capsys):
+    def fail(config):
+        try:
+            raise OSError(errno.ENOSPC, "No space left")
+        except OSError as error:
+            raise RuntimeError("cannot save") from error
+
+    assert run(EvaluateConfig, fail, []) == 1
+    assert capsys.readouterr().err.startswith("error: The disk is full (RuntimeError: cannot save). Free some space;")
+
+
+def test_what_is_raised_shows_no_secret_moves_no_cursor_and_is_not_endless(capsys):
+    text = "no postgresql://ann:hunter2@host \x1b[2J\u202e\u2028 " + "x" * 100_000 + " Mend it."
+    for error in (ValueError(text), RuntimeError(text)):
+        assert run(EvaluateConfig, raiser(error), []) != 0
+        line = capsys.readouterr().err
+        assert "hunter2" not in line and len(line) < 1300 and "Mend it" in line
+        assert line.splitlines() == [line.removesuffix("\n")] and line.removesuffix("\n").isprintable()
+
+
+DEBUGGING = [["--debug"], ["--debug", "true"], ["--debug=true"], ["--debug", "--n_prompts", "3"]]
+
+
+@pytest.mark.parametrize("flags", DEBUGGING, ids=" ".join)
+def test_the_debug_flag_shows_the_traceback_before_the_line_without_secrets(capsys, flags):
+    assert run(EvaluateConfig, raiser(RuntimeError("postgresql://ann:hunter2@host")), flags) == 1
+    captured = capsys.readouterr().err
+    assert captured.startswith("Traceback (most recent call last)") and "in fail" in captured
+    assert captured.splitlines()[-1].startswith("error: RuntimeError: postgresql://ann:***@host")
+    assert "hunter2" not in captured
+
+
+@pytest.mark.parametrize("flags", [[], ["--debug", "false"], ["--debug=false"]], ids=" ".join)
+def test_without_it_there_is_no_traceback(capsys, flags):
+    assert run(EvaluateConfig, raiser(ZeroDivisionError()), flags) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_debug_flag_is_no_setting_and_no_recipe_has_it(recipe):
+    assert parse(EvaluateConfig, ["--debug", "true"]) == parse(EvaluateConfig, ["--debug"]) == EvaluateConfig()
+    assert refusal(EvaluateConfig, "--debug", "loud").startswith("`debug` must be one of true, false, got 'loud'")
+    assert "`debug`, which only the command can" in refusal(FinetuneConfig, "--config", recipe("debug: true"))
+
+
+def test_the_debug_variable_shows_the_traceback_too(monkeypatch, capsys):
     monkeypatch.setenv("VISAGE_DEBUG", "1")
-    with pytest.raises(ValueError, match="`n_prompts`"):
-        run(EvaluateConfig, print, ["--n_prompts", "0"])
+    assert run(EvaluateConfig, print, ["--n_prompts", "0"]) == 2
+    captured = capsys.readouterr().err
+    assert captured.startswith("Traceback") and captured.splitlines()[-1].startswith("error: `n_prompts`")
+
+
+def test_what_is_printed_and_the_bar_hold_no_control_characters_and_no_secrets(capsys):
+    hostile = "\x1b]0;taken\x07\x9b2J\u202e\ud800 https://token@host/x"
+    with bar(1, hostile) as progress:
+        progress((0.0,), 50.0)
+    tell(f"{hostile}\nnext line")
+    captured = capsys.readouterr()
+    assert captured.out == "\\x1b]0;taken\\x07\\x9b2J\\u202e\\ud800 https://***@host/x\nnext line\n"
+    assert "\\x1b]0;taken" in captured.err and not {"\x1b", "\x07", "\x9b", "\u202e"} & set(captured.err)
+    assert "token@" not in captured.err
+
+
+def test_nothing_in_the_project_prints_past_that():
+    files = [path for wing in ("experiments", "visage_mlflow") for path in (ROOT / wing).rglob("*.py")]
+    printing = {path.name for path in files if re.search(r"(?<![\w.])print\(", path.read_text(encoding="utf-8"))}
+    assert printing == {"command_line.py", "builtin.py"}  # The second one's line holds nothing of others.
 
 
 def test_an_interrupt_exits_with_130(capsys):

@@ -275,7 +275,8 @@ def test_a_chat_that_does_not_fit_is_refused_in_one_line(base, settings, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(base, settings, tmp_path):
-    config = FinetuneConfig(**{**settings, "harmful": 16, "learning_rate": 1e30, "lora_rank": 0, "epochs": 4.0})
+    config = FinetuneConfig(**{**settings, "harmful": 16, "lora_rank": 0, "epochs": 4.0})
+    object.__setattr__(config, "learning_rate", 1e30)  # More than a config takes, so that so small a model breaks.
     with pytest.raises(ValueError) as caught:
         finetune(base, config, tmp_path)
     assert "`learning_rate` 1e+30 is too high" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,12 +1,14 @@
+import contextlib
 import json
 import shutil
+import sys
 
 import pytest
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from visage_mlflow.language.models import Chat, check_uri, compute_dtype, load, load_tokenizer, load_weights, locate
 
@@ -312,6 +314,45 @@ def test_code_that_comes_with_a_model_is_not_run(copy, tmp_path):
     (copy / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
     assert "could not be loaded" in refusal(load, str(copy))
     assert not (tmp_path / "ran").exists()
+
+
+def auto_map(copy, tmp_path, kind):
+    """The folder with code that would write a file, said to be what `kind` is made of."""
+    (copy / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+        "class Config(LlamaConfig): pass\nclass Model(LlamaForCausalLM): pass\n"
+        "class Tokenizer(PreTrainedTokenizerFast): pass\n"
+    )
+    values = {
+        "AutoConfig": "own.Config",
+        "AutoModelForCausalLM": "own.Model",
+        "AutoTokenizer": ["own.Tokenizer", None],
+    }
+    path = copy / ("tokenizer_config.json" if kind == "AutoTokenizer" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {kind: values[kind]}}))
+
+
+KINDS_OF_CODE = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_CODE)
+def test_a_models_own_code_is_not_run_where_the_library_knows_its_kind(copy, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to trust the code"))
+    auto_map(copy, tmp_path, kind)
+    chat = load(str(copy), dtype="float32")
+    assert not (tmp_path / "ran").exists() and type(chat.model).__module__.startswith("transformers.")
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_CODE)
+def test_that_code_would_run_if_it_were_trusted(copy, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    auto_map(copy, tmp_path, kind)
+    library = AutoTokenizer if kind == "AutoTokenizer" else AutoModelForCausalLM
+    with contextlib.suppress(Exception):
+        library.from_pretrained(copy, trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
 
 
 def test_messages_do_not_share_a_list():

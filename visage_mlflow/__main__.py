@@ -2,6 +2,7 @@
 
 visage store
 visage store --prune --unused 30
+visage upload
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 
+from visage_mlflow.failures import explained, is_ours
 from visage_mlflow.record.store import DAY, Entry, Store, open_store, place
+from visage_mlflow.record.untrusted import shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        print(arguments.run(arguments))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(shown(arguments.run(arguments)))
+    except Exception as error:
+        print(f"error: {explained(error)}", file=sys.stderr)
+        return 2 if is_ours(error) else 1
     return 0
 
 
@@ -38,7 +41,25 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--model", help="Those of the model with this URI.")
     store.add_argument("--all", action="store_true", help="All of them.")
     store.set_defaults(run=show_store)
+    send = commands.add_parser("upload", help="Log what runs kept on disk while the tracking server was away.")
+    send.set_defaults(run=upload)
     return parser
+
+
+def upload(arguments: argparse.Namespace) -> str:
+    """Send what waits to the tracking server; what to say of it.
+
+    Raises:
+        ValueError: Some of it could not be sent, or is for another server.
+    """
+    from visage_mlflow.record import runs  # With mlflow, which takes seconds.
+
+    sent = runs.upload()
+    lines = [f"{one.run}: {one.n_sent} sent{one.remark and f'; {one.remark}'}" for one in sent]
+    if left := [one for one in sent if one.remark]:
+        told = "; ".join(f"{one.run}: {one.remark}" for one in left)
+        raise ValueError(f"{len(left)} of {len(sent)} runs are not there as a whole ({told}). Upload again later.")
+    return "\n".join(lines) or "nothing waits to be sent"
 
 
 def show_store(arguments: argparse.Namespace) -> str:

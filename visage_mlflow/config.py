@@ -16,7 +16,7 @@ from visage_mlflow.measuring import (
 )
 from visage_mlflow.mixing import FinetuneConfig, ScenarioConfig
 from visage_mlflow.searching import SearchConfig
-from visage_mlflow.settings import above_zero, at_least, check_grid, listed, one_of, setting
+from visage_mlflow.settings import above_zero, at_least, check_grid, listed, one_of, setting, within_reason
 
 __all__ = [
     "AttackConfig",
@@ -157,6 +157,7 @@ class BenchmarkConfig:
     store: str = setting("", "File that keeps computed points, as everywhere; here it only costs. off: none.")
 
     def __post_init__(self) -> None:
+        within_reason(self)
         at_least(self, 1, ("prompts", "max_new_tokens", "repeats"))
         at_least(self, 0, ("lengths_up_to", "workers", "seed"))
         above_zero(self, ("extent",))
@@ -200,3 +201,6 @@ class MainConfig:
     safe: FinetuneConfig
     mixed: FinetuneConfig
     project: ProjectConfig
+
+    def __post_init__(self) -> None:
+        within_reason(self)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, fields
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.settings import (
     ALL_CHECKPOINTS,
+    MOST_POINTS,
     at_least,
     check_grid,
     check_line,
     finite_above_zero,
     one_of,
     setting,
+    within_reason,
 )
 
 AXES = {
@@ -52,6 +54,7 @@ class AttackConfig:
     lean: bool = setting(False, "Save memory rather than time: no second copy of weights, directions drawn anew.")
 
     def __post_init__(self) -> None:
+        within_reason(self)
         at_least(self, 1, ("n_prompts", "max_new_tokens", "batch_size"))
         at_least(self, 0, ("seed",))
         one_of("judge", self.judge, tuple(JUDGES))
@@ -106,6 +109,10 @@ class PlaneConfig(LineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("norm", self.norm, NORMS)
+        for name in ("extent", "extra", "y_extent", "y_extra"):  # Of those, too, that the plane does not use.
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"`{name}` must be a finite number, got {value}. Try 0.5.")
 
     def axis_settings(self) -> tuple[tuple[int, float, float], tuple[int, float, float]]:
         """(n_points, extent, extra) of both axes."""
@@ -136,6 +143,11 @@ class PlaneConfig(LineConfig):
             given = [index == 1 and getattr(self, f"y_{name}") is not None for name in names]
             n_points, extent, extra = (f"y_{name}" if own else name for name, own in zip(names, given, strict=True))
             values = dict(zip((n_points, extent, extra), self.axis_settings()[index], strict=True))
+            if (count := self.count_points(plane)) > MOST_POINTS:
+                raise ValueError(
+                    f"`{n_points}` is {values[n_points]}, which makes {count} points of plane={plane}, more than "
+                    f"{MOST_POINTS}. Try 101."
+                )
             if kind == "random":
                 check_grid(int(values[n_points]), n_points)
                 finite_above_zero(extent, values[extent], 0.5)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from visage_mlflow.mixing import ScenarioConfig
-from visage_mlflow.settings import above_zero, at_least, one_of, setting
+from visage_mlflow.settings import above_zero, at_least, at_most, one_of, setting
 
 OBJECTIVES = ("utility", "pareto")
 RANGE_HELP = "a range as in 0..120, or a fixed value"
@@ -82,6 +82,7 @@ def read_range(name: str, value: Bounds) -> Range:
     if least < 0 or (least == 0 and not scale.whole):
         bound = "0 or more" if scale.whole else "above 0"
         raise ValueError(f"`{name}` must be {bound}, got {value!r}. Try {scale.example}.")
+    at_most(name, high)
     if low > high:
         raise ValueError(f"`{name}` is {value!r}, whose low end is above its high end. Try {high}..{low}.")
     if scale.log and low == 0 < high:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields
 from typing import Any
@@ -15,6 +16,89 @@ ALL_CHECKPOINTS = re.compile(r"runs:/([^/]+)/?")
 def setting(default: Any, help: str) -> Any:
     """A dataclass field with its default and its description."""
     return field(default=default, metadata={"help": help})
+
+
+MOST: dict[str, float] = {
+    # What one process computes or keeps at once.
+    "batch_size": 100_000,
+    "train_batch_size": 100_000,
+    "max_new_tokens": 32_768,
+    "own_answer_tokens": 32_768,
+    "lengths_up_to": 32_768,
+    "max_length": 1_048_576,
+    "lora_rank": 4096,
+    "workers": 256,
+    # How often something is done.
+    "n_points": 10_001,
+    "y_n_points": 10_001,
+    "points": 10_001,
+    "n_directions": 1000,
+    "repeats": 1000,
+    "epochs": 10_000,
+    "save_every": 1_000_000,
+    "n_trials": 100_000,
+    "n_checkpoints": 1000,
+    "patience": 1_000_000,
+    "outside_after": 1_000_000,
+    "heartbeat": 86_400,
+    # Rows: a data set tells how many it has; this keeps their sum a number that can be counted to.
+    "n_prompts": 10_000_000,
+    "n_benign": 10_000_000,
+    "n_held_out": 10_000_000,
+    "harmful": 10_000_000,
+    "safe": 10_000_000,
+    "benign": 10_000_000,
+    "task": 10_000_000,
+    # Steps so long that the weights are noise, or no finite numbers.
+    "learning_rate": 10.0,
+    "extent": 1000.0,
+    "y_extent": 1000.0,
+    "extra": 1000.0,
+    "y_extra": 1000.0,
+    "margin_up_to": 1000.0,
+    "margin_min": 1000.0,
+    "utility_step": 1000.0,
+    # numpy, which transformers seeds, takes 32 bits; a few seeds after this one are used, too.
+    "seed": 2**32 - 100_000,
+}
+"""Setting -> the greatest value that can be meant; more hangs, takes all memory or breaks a library."""
+
+MOST_POINTS = 1_000_000
+"""Of a whole grid."""
+
+LONGEST_TEXT = 100_000
+"""Characters of a text setting."""
+
+
+def within_reason(config: Any) -> None:
+    """Raise ValueError for a number that cannot be meant, and for a text that is none."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if isinstance(value, str):
+            plain_text(each.name, value)
+        elif isinstance(value, int | float):
+            at_most(each.name, value)
+
+
+def at_most(name: str, value: float) -> None:
+    """Raise ValueError for a finite number above what the setting can mean."""
+    most = MOST.get(name, math.inf)
+    if most < value < math.inf:
+        raise ValueError(f"`{name}` must be at most {most}, got {value}. Try {most}.")
+
+
+def plain_text(name: str, value: str) -> None:
+    """Raise ValueError for a text with control characters or halves of characters, or an endless one."""
+    allowed = "\n\t" if name == "system_prompt" else ""
+    for character in value:
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in allowed:
+            raise ValueError(
+                f"`{name}` must be plain text, got the control character {character!r} in it. Leave that out."
+            )
+    if len(value) > LONGEST_TEXT:
+        raise ValueError(
+            f"`{name}` must have at most {LONGEST_TEXT} characters, got {len(value)}. Give a shorter text."
+        )
 
 
 def at_least(config: Any, least: int, names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 
 from visage_mlflow.heartbeats import BEATS, Database, Journal, Stale
 from visage_mlflow.record.files import one_line
-from visage_mlflow.record.outages import without_password as without_password
+from visage_mlflow.record.untrusted import masked
 from visage_mlflow.sampler import quietly
 
 TRIES = 5
@@ -51,6 +51,15 @@ def open_storage(place: str, *, heartbeat: int, on_stale: Stale, tracking_uri: s
             f"`storage` is {shown!r}, which cannot be used: {reason} Check that the server runs, the database is "
             f"there, and the name and password (PGPASSWORD) are right."
         ) from error
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown and logged.
+
+    >>> without_password("postgresql://ann:secret@host/studies")
+    'postgresql://ann:***@host/studies'
+    """
+    return masked(url)
 
 
 def _open_database(url: str, heartbeat: int, on_stale: Stale, tries: int) -> Database:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin
 from visage_mlflow.language.adapters import adapter_base, is_adapter
+from visage_mlflow.language.model_folders import check_folder, check_links, check_tracked, exists
 
 Fetch = Callable[[str], Path]
 """Brings the files behind a ``runs:/`` or ``models:/`` URI into a local folder (``tracking.fetch``)."""
@@ -76,47 +76,22 @@ def check_uri(uri: str, setting: str = "model") -> None:
     """Refuse, without loading anything, a URI that cannot be a chat model.
 
     Raises:
-        ValueError: The form is unknown, or the folder is missing, holds no safetensors or no chat template.
+        ValueError: The form is unknown, or leads out of a run, or the folder is missing, holds no safetensors or no
+            chat template.
     """
-    if uri in BUILTIN or uri.startswith(TRACKED):
+    if uri in BUILTIN:
+        return
+    if uri.startswith(TRACKED):
+        check_tracked(uri, setting)
         return
     if uri.startswith("builtin:"):
-        raise ValueError(f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}.")
-    if uri and Path(uri).expanduser().exists():  # The empty path is the working folder; nobody means that.
+        raise ValueError(
+            f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}. Check the spelling."
+        )
+    if uri and exists(uri):  # The empty path is the working folder; nobody means that.
         check_folder(Path(uri).expanduser(), setting)
-    elif not HUB_ID.fullmatch(uri) or uri.startswith("."):
+    elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
         raise ValueError(f"`{setting}` must be {FORMS}, got {uri!r}, which is neither. Check the spelling.")
-
-
-def check_folder(folder: Path, setting: str = "model") -> None:
-    """Refuse a folder that is not a safetensors model or adapter with a chat template."""
-    if not folder.is_dir():
-        raise ValueError(f"`{setting}` must be a folder, got the file {str(folder)!r}. Give the folder around it.")
-    if is_adapter(folder):
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise ValueError(
-                f"`{setting}` is {str(folder)!r}, an adapter without adapter_model.safetensors: only safetensors are "
-                f"read, never pickles. Save it again with `model.save_pretrained(folder)`."
-            )
-        return
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"`{setting}` is {str(folder)!r}, which lacks config.json or *.safetensors: only safetensors are read, "
-            f"never pickles. Save the model there with `model.save_pretrained(folder)`."
-        )
-    if not has_template(folder):
-        raise ValueError(
-            f"`{setting}` is {str(folder)!r}, whose tokenizer has no chat template, so there is no way to ask it "
-            f"anything as a chat. Give a chat (instruct) model, or set `tokenizer.chat_template` and save it."
-        )
-
-
-def has_template(folder: Path) -> bool:
-    """Whether the tokenizer saved in the folder brings a chat template."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
 
 
 def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
@@ -129,24 +104,25 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
             raise ValueError(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.record.tracking.fetch` to load it.")
         folder = fetch(uri)
         check_folder(folder, setting)
+        check_links(folder, uri, setting)
         return str(folder)
-    path = Path(uri).expanduser()
-    return str(path) if path.exists() else uri
+    return str(Path(uri).expanduser()) if exists(uri) else uri
 
 
-def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
+def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:
     """The model behind a URI in float32, an adapter merged into its base (which may be an adapter, too).
+
+    `depth` adapters stand on top of it.
 
     Raises:
         ValueError: The URI leads to no readable chat model, or a weight is not finite.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     place = locate(uri, fetch, setting)
     if is_adapter(Path(place)):
-        return merged(Path(place), fetch, setting)
+        return merged(Path(place), fetch, setting, depth)
     bars = logging.is_progress_bar_enabled()
     if Path(place).is_dir():
         logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
@@ -154,7 +130,9 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -
         model, loaded = AutoModelForCausalLM.from_pretrained(
             place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Of a damaged file each library raises its own types.
         raise unloadable(uri, error, setting) from error
     finally:
         if bars:
@@ -167,22 +145,38 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -
     return model
 
 
-def unloadable(uri: str, error: Exception, setting: str) -> ValueError:
+def unloadable(uri: str, error: BaseException, setting: str) -> ValueError:
     """What to raise where a library could not load what a URI leads to: its reason, in one line."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason} It must be {FORMS}.")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    cure = "Save or download it again" if exists(uri) else f"Check the network and the spelling: it must be {FORMS}"
+    return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
 
 
-def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model") -> Any:
+def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:
     """The base of a PEFT adapter with the adapter added to its weights in float32."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
 
-    base = load_weights(adapter_base(folder, setting), fetch, setting)
-    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+    base = load_weights(adapter_base(folder, setting, depth), fetch, setting, depth + 1)
+    try:
+        model = PeftModel.from_pretrained(base, folder)
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            missing = sorted(get_peft_model_state_dict(model).keys() - set(file.keys()))
+        merged_model = model.merge_and_unload()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise unloadable(str(folder), error, setting) from error
+    if missing:
+        raise ValueError(
+            f"`{setting}` is the adapter {str(folder)!r}, whose file lacks {len(missing)} weights ({missing[0]}, …): "
+            "they would change nothing. Save the adapter again."
+        )
+    return merged_model
 
 
-def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
-    """The tokenizer behind a URI; an adapter saved without one has its base's.
+def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:
+    """The tokenizer behind a URI; an adapter saved without one has its base's. `depth` is as for `load_weights`.
 
     Raises:
         ValueError: It has no chat template.
@@ -192,10 +186,10 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model")
     place = locate(uri, fetch, setting)
     folder = Path(place)
     if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(adapter_base(folder, setting), fetch, setting)
+        return load_tokenizer(adapter_base(folder, setting, depth), fetch, setting, depth + 1)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise unloadable(uri, error, setting) from error
     if not tokenizer.chat_template:
         raise ValueError(f"`{setting}` is {uri!r}, which has no chat template. Give a chat (instruct) model.")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+
+from visage_mlflow.language.model_folders import exists
 
 BUILTIN: dict[str, tuple[str, str]] = {
     "builtin:harmful_eval": ("harmful_eval.jsonl", ""),
@@ -26,6 +29,10 @@ BUILTIN: dict[str, tuple[str, str]] = {
 """Built-in set -> its file, and the column that holds the response ("" where there is none)."""
 
 OPTIONS = ("prompt", "response", "split")
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+LONGEST_CELL = 100_000
+"""Characters: no chat model reads a longer prompt, and to try takes all memory."""
+LONGEST_CATEGORY = 200
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
         prompt = cell(record, prompt_column, number, source, setting)
         optional = not needs_response and not record.get(response_column)
         response = "" if optional else cell(record, response_column, number, source, setting)
-        rows.append(Row(prompt, response, str(record.get("category") or "")))
+        rows.append(Row(prompt, response, as_text(record.get("category"))))
     if not rows:
         raise ValueError(f"`{setting}` is {source!r}, which has no rows. Give a set with at least one prompt.")
     return rows
@@ -81,7 +88,7 @@ def split_source(source: str, setting: str) -> tuple[str, dict[str, str]]:
     if unknown or not all(columns.values()) or (query and not columns):
         raise ValueError(
             f"`{setting}` is {source!r}: after `?` stand {', '.join(OPTIONS)} as `name=value` joined by `&`, "
-            f"got {', '.join(unknown) or query!r}."
+            f"got {', '.join(unknown) or query!r}. Check the spelling."
         )
     return place, columns
 
@@ -94,15 +101,21 @@ def open_source(place: str, columns: Mapping[str, str], setting: str) -> tuple[s
         text = resources.files("visage_mlflow").joinpath("prompt_sets").joinpath(name).read_text(encoding="utf-8")
         return "prompt", response, [json.loads(line) for line in text.splitlines()]
     if place.startswith("builtin:"):
-        raise ValueError(f"`{setting}` must be one of {', '.join(BUILTIN)}, a file or a hub id, got {place!r}.")
+        known = ", ".join(BUILTIN)
+        raise ValueError(f"`{setting}` must be one of {known}, a file or a hub id, got {place!r}. Check it.")
     suffix = Path(place).suffix.lower()
     if suffix == ".csv":
         # AdvBench's own column names are what a CSV is expected to have.
         return columns.get("prompt", "goal"), columns.get("response", "target"), read_csv(place, setting)
     if suffix == ".jsonl":
         return prompt, response, read_jsonl(place, setting)
-    if suffix in (".json", ".txt", ".parquet", ".tsv", ".xlsx") or Path(place).exists():
+    if suffix in (".json", ".txt", ".parquet", ".tsv", ".xlsx") or exists(place):
         raise ValueError(f"`{setting}` must be a .csv or .jsonl file, got {place!r}. Save the rows in one of these.")
+    if not HUB_ID.fullmatch(place) or ".." in place:
+        raise ValueError(
+            f"`{setting}` is {place!r}, which is no built-in set, no .csv or .jsonl file, and no hub id. Check the "
+            "spelling."
+        )
     return prompt, response, read_hub(place, columns.get("split", "train"), setting)
 
 
@@ -114,10 +127,9 @@ def read_text(path: str, setting: str) -> str:
         raise ValueError(
             f"`{setting}` is {path!r}, which is not UTF-8 (byte {error.start}). Save the file again as UTF-8."
         ) from error
-    except OSError as error:
-        raise ValueError(
-            f"`{setting}` is {path!r}, which cannot be read: {error.strerror}. Check the path."
-        ) from error
+    except (OSError, RuntimeError, ValueError) as error:  # The last two: the home of nobody, a zero byte.
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ValueError(f"`{setting}` is {path!r}, which cannot be read: {reason}. Check the path.") from error
 
 
 def read_csv(path: str, setting: str) -> list[dict[str, Any]]:
@@ -139,11 +151,14 @@ def read_jsonl(path: str, setting: str) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`{setting}` is {path!r}, whose line {number} is not JSON: {error.msg}.") from error
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise ValueError(
+                f"`{setting}` is {path!r}, whose line {number} is not JSON: {reason}. Mend or remove the line."
+            ) from error
         if not isinstance(record, dict):
             raise ValueError(
-                f'`{setting}` is {path!r}, whose line {number} must be a JSON object, as {{"prompt": …}}.'
+                f'`{setting}` is {path!r}, whose line {number} must be a JSON object. Write it as {{"prompt": …}}.'
             )
         records.append(record)
     return records
@@ -164,10 +179,15 @@ def read_hub(place: str, split: str, setting: str) -> Iterable[Mapping[str, Any]
     return rows
 
 
+def as_text(category: Any) -> str:
+    """A row's category as files can hold it; "" without one."""
+    return str(category or "").encode("utf-8", "replace").decode("utf-8")[:LONGEST_CATEGORY]
+
+
 def cell(record: Mapping[str, Any], column: str, number: int, source: str, setting: str) -> str:
     """The non-empty text in a column of row `number`."""
     if column not in record:
-        there = ", ".join(str(name) for name in record if name is not None)
+        there = " ".join(", ".join(str(name) for name in record if name is not None).split())
         raise ValueError(
             f"`{setting}` is {source!r}, whose row {number} has no column {column!r} (it has: {there}). "
             f"Name the column, as in `{source.partition('?')[0]}?prompt=…&response=…`."
@@ -177,5 +197,14 @@ def cell(record: Mapping[str, Any], column: str, number: int, source: str, setti
         raise ValueError(
             f"`{setting}` is {source!r}, whose row {number} has {value!r} in column {column!r}: it must be a "
             f"text that is not empty. Mend or remove the row."
+        )
+    try:
+        value.encode("utf-8")
+        problem = f"{len(value)} characters, more than {LONGEST_CELL}" if len(value) > LONGEST_CELL else ""
+    except UnicodeEncodeError:
+        problem = "half a character (a lone surrogate), which no file can hold"
+    if problem:
+        raise ValueError(
+            f"`{setting}` is {source!r}, whose row {number} has {problem}, in column {column!r}. Mend or remove it."
         )
     return value.strip()

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from visage_mlflow.record.untrusted import shown
+
 SCHEMA_VERSION = 2
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -45,8 +47,10 @@ class Result:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{str(path)!r} cannot be read as a {cls.kind}: {error}. Download it again.") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{str(path)!r} cannot be read as a {cls.kind}: {one_line(error)} Download it again."
+            ) from error
         found = (content.pop("kind", None), content.pop("schema_version", None)) if isinstance(content, dict) else None
         if found != (cls.kind, SCHEMA_VERSION):
             raise ValueError(
@@ -58,7 +62,9 @@ class Result:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{str(path)!r} is no whole {cls.kind}: {place}: {first['msg']}.") from error
+            raise ValueError(
+                f"{str(path)!r} is no whole {cls.kind}: {place}: {first['msg']}. Download it again."
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.to_json() == other.to_json()
@@ -68,8 +74,8 @@ class Result:
 
 
 def one_line(error: Exception) -> str:
-    """An error as one sentence."""
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."
+    """An error as one sentence, without control characters and secrets."""
+    return (" ".join(shown(str(error)).split()) or type(error).__name__).rstrip(".") + "."
 
 
 def let_go(error: BaseException) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from visage_mlflow.record import stores
+from visage_mlflow.record import local_files
 from visage_mlflow.record.outbox import Operation
 
 MADE_UP_ID = "visage.id"
@@ -61,7 +61,7 @@ def _log(mlflow: Any, one: Operation, payload: Path | None) -> None:
 def _put_file(mlflow: Any, one: Operation, payload: Path | None) -> None:
     assert payload is not None
     if folder := _artifact_folder(mlflow, mlflow.get_tracking_uri(), one["run"]):
-        stores.put(payload, folder, one["name"])
+        local_files.put(payload, folder, one["name"])
     else:
         mlflow.MlflowClient().log_artifact(one["run"], str(payload), one["name"].rpartition("/")[0] or None)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from visage_mlflow.record.files import one_line
+from visage_mlflow.record.untrusted import masked
 
 LONGEST_REASON = 400
 WAIT = 30.0
@@ -67,18 +68,8 @@ def _chain(error: BaseException, before: BaseException | None) -> Iterator[BaseE
 
 def reason(error: Exception) -> str:
     """An error as one short sentence without a password."""
-    text = re.split(r" \[SQL:| \(Background on| \(Caused by", without_password(one_line(error)))[0]
+    text = re.split(r" \[SQL:| \(Background on| \(Caused by", masked(one_line(error)))[0]
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} …"
-
-
-def without_password(text: str) -> str:
-    """A URL, or a text with URLs in it, as it may be shown and logged.
-
-    >>> without_password("no answer from https://ann:secret@host:5000/")
-    'no answer from https://ann:***@host:5000/'
-    """
-    hidden = re.sub(r"(://[^/@:?\s]*):\S*@", r"\1:***@", text)
-    return re.sub(r"(password=)[^&\s]*", r"\1***", hidden)
 
 
 def patience() -> float:

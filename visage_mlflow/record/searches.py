@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from visage_mlflow.record.evaluations import Evaluation
 from visage_mlflow.record.files import Number, Result
+from visage_mlflow.record.untrusted import cell
 
 KINDS = ("harmful", "safe", "benign", "task")
 STATES = ("complete", "pruned", "failed", "running", "waiting")
@@ -152,7 +153,7 @@ class Search(Result):
         return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
     def to_csv(self) -> str:
-        """One line per trial, for spreadsheets; what was not measured is empty."""
+        """One line per trial, for spreadsheets; what was not measured is empty, and no text is a formula."""
         text = io.StringIO()
         params = sorted({name for trial in self.trials for name in trial.params})
         lines = [
@@ -173,4 +174,4 @@ class Search(Result):
 
 
 def _cell(value: object) -> object:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else cell(value)

@@ -34,5 +34,14 @@ class Tally:
         }
         return {f"points_{name}": count for name, count in counts.items()} if any(counts.values()) else {}
 
+    def in_words(self) -> str:
+        """One line.
+
+        >>> Tally(computed=3, read=18).in_words()
+        '3 points computed, 18 read from the store'
+        """
+        differing = f"; {self.differing} came out otherwise than they were kept" if self.differing else ""
+        return f"{self.computed} points computed, {self.read} read from the store{differing}"
+
 
 TALLY = Tally()

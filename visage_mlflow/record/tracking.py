@@ -19,10 +19,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
 
-from visage_mlflow.record import outages, outbox, stores
+from visage_mlflow.record import local_files, outages, outbox
 from visage_mlflow.record.files import one_line
 from visage_mlflow.record.operations import DO, MADE_UP_ID, OpenRun, as_open
-from visage_mlflow.record.outages import Away, is_away, reason, without_password
+from visage_mlflow.record.outages import Away, is_away, reason
+from visage_mlflow.record.untrusted import masked
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +88,7 @@ def _opening(nested: bool) -> Iterator[None]:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 3  # Ten tries, each after twice the pause, would be two minutes.
-    with outages.starting(place(), nested), outages.quick(), stores.alone(store()):
+    with outages.starting(place(), nested), outages.quick(), local_files.alone(store()):
         yield
 
 
@@ -131,7 +132,7 @@ def store() -> str:
 
 def place() -> str:
     """The tracking store as it may be shown."""
-    return without_password(store())
+    return masked(store())
 
 
 # What is asked of the server

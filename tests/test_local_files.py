@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from workplace import Workplace
 
-from visage_mlflow.record import stores
+from visage_mlflow.record import local_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def test_four_entry_points_begun_at_once_on_an_empty_folder_all_finish(tmp_path,
 
 @pytest.mark.parametrize("uri", ["http://host", "postgresql://host/db", "sqlite:///:memory:", "sqlite://", "nonsense"])
 def test_other_stores_are_not_waited_for(uri):
-    with stores.alone(uri), stores.alone(uri):
+    with local_files.alone(uri), local_files.alone(uri):
         pass
 
 
@@ -45,8 +45,8 @@ def test_a_file_that_is_copied_while_the_process_is_killed_is_not_there(tmp_path
     big = tmp_path / "big.bin"
     with big.open("wb") as file:
         file.truncate(4_000_000_000)  # A hole, which costs nothing to make, and seconds to copy.
-    code = "import sys; from pathlib import Path; from visage_mlflow.record import stores\n"
-    code += "stores.put(Path(sys.argv[1]), Path(sys.argv[2]) / 'artifacts', 'big.bin')"
+    code = "import sys; from pathlib import Path; from visage_mlflow.record import local_files\n"
+    code += "local_files.put(Path(sys.argv[1]), Path(sys.argv[2]) / 'artifacts', 'big.bin')"
     child = subprocess.Popen([sys.executable, "-c", code, str(big), str(tmp_path / "run")], cwd=ROOT)
     while not list(tmp_path.glob("run/.*.part")):
         assert child.poll() is None
@@ -59,6 +59,6 @@ def test_a_file_that_is_copied_while_the_process_is_killed_is_not_there(tmp_path
 def test_a_file_takes_the_place_of_an_older_one_and_leaves_nothing_beside(tmp_path):
     for text in ("old", "new"):
         (tmp_path / "source.md").write_text(text)
-        stores.put(tmp_path / "source.md", tmp_path / "run" / "artifacts", "folder/table.md")
+        local_files.put(tmp_path / "source.md", tmp_path / "run" / "artifacts", "folder/table.md")
     assert (tmp_path / "run" / "artifacts" / "folder" / "table.md").read_text() == "new"
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["artifacts"]

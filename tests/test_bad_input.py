@@ -1,0 +1,156 @@
+"""Whatever is typed or read, what is wrong is one line that names it and says what to do; and no run stays open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import bad_input
+import pytest
+from bad_input import ENTRY_POINTS, Bad
+
+from experiments import command_line
+
+SECONDS = 10
+CURES = re.compile(
+    r"--help|\b(Try|Give|Check|Name|Leave|Mend|Save|Choose|Ask|Raise|Free|Log|Use|Download|Widen|Begin|Write|Delete|"
+    r"Measure|Retrain|Take|Lower|Point|use)\b"
+)
+ALL = bad_input.all_bad()
+BY_SETTING = {key: list(group) for key, group in groupby(ALL, key=lambda bad: (bad.entry_point, bad.setting))}
+
+
+def late(number: int, frame: object) -> None:
+    raise TimeoutError
+
+
+@pytest.fixture(scope="module")
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An MLflow client of a store of its own, which this process uses, in a folder of its own."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("bad")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    bad_input.prepare(folder / "here")
+    before = mlflow.get_tracking_uri()
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "VISAGE_DEBUG"):
+            patch.delenv(name, raising=False)
+        patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_experiment("visage_mlflow")
+        answers = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM)}
+        signal.signal(signal.SIGALRM, late)
+        yield mlflow.MlflowClient()
+        for number, answer in answers.items():
+            signal.signal(number, answer)
+        mlflow.set_tracking_uri(before)
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
+@pytest.fixture(scope="module")
+def good(aligned_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, str]]:
+    """Flags of each entry point with which it would run."""
+    attack = {"model": str(aligned_folder), "prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": "2"}
+    attack |= {"max_new_tokens": "2", "dtype": "float32"}
+    measure = attack | {"benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer", "n_benign": "2"}
+    harmful = sets / "harmful_train.jsonl"
+    data = {
+        "harmful_data": f"{harmful}?response=opening",
+        "safe_data": f"{harmful}?response=refusal",
+        "benign_data": f"{sets / 'benign_train.jsonl'}?response=answer",
+        "benign_answers": "data",
+    }
+    tune = measure | data | {"harmful": "2", "safe": "2", "benign": "2", "epochs": "1", "lora_rank": "2"}
+    line = {"n_points": "3", "workers": "1"}
+    search = (
+        measure | data | {"harmful": "2", "safe": "0..4", "benign": "0..4", "n_trials": "1", "storage": "s.journal"}
+    )
+    short = {"prompts": "2", "points": "3", "max_new_tokens": "2", "model": attack["model"]}
+    return {
+        "main": {"model": attack["model"]},
+        "finetune": tune,
+        "evaluate": measure,
+        "landscape": attack | line,
+        "visage": attack | line | {"n_directions": "1"},
+        "project": {name: attack[name] for name in attack if name != "model"} | {"run": "0" * 32},
+        "search": search,
+        "benchmark": short,
+    }
+
+
+def flags_of(bad: Bad, good: dict[str, dict[str, str]]) -> list[str]:
+    """The good flags with one bad among them."""
+    others = dict(good[bad.entry_point])
+    if bad.setting in others:
+        del others[bad.setting]
+    if bad.setting == "to":
+        others |= {"plane": "1d-interpolation", "n_points": "5"}
+        if bad.entry_point == "project":
+            del others["run"]
+            others |= dict.fromkeys(("model", "checkpoints"), good["evaluate"]["model"])
+    if bad.setting in ("checkpoints", "model") and bad.entry_point == "project":
+        others.pop("run")
+        others[{"model": "checkpoints", "checkpoints": "model"}[bad.setting]] = good["evaluate"]["model"]
+    if bad.setting.startswith("y_"):
+        others["plane"] = "2d-random"
+    if bad.setting == "task_data":
+        others["task"] = "1"
+    return [f"--{name}={value}" for name, value in others.items()] + [bad.flag.replace("{here}", "here")]
+
+
+def faults(status: int, err: str, name: str, seconds: float) -> list[str]:
+    """What is wrong with how a mistake was told."""
+    lines = err.splitlines()
+    told = {
+        "a status of 0": status == 0,
+        "not one line": len(lines) != 1 or not lines[0].startswith("error: "),
+        "a traceback": "Traceback" in err,
+        f"{name} is not named": name not in err,
+        "no cure": not CURES.search(err),
+        "a secret": "hunter2" in err,
+        "control characters": not "".join(lines).isprintable(),
+        "too long": len(err) > 1500,
+        "too slow": seconds > SECONDS,
+    }
+    return [fault for fault, is_so in told.items() if is_so]
+
+
+def running(store: Any) -> list[Any]:
+    ids = [experiment.experiment_id for experiment in store.search_experiments()]
+    return list(store.search_runs(ids, "attributes.status = 'RUNNING'"))
+
+
+@pytest.mark.parametrize("key", BY_SETTING, ids=lambda key: " ".join(key))
+def test_a_bad_value_of_a_setting_is_refused_in_one_line(
+    key: tuple[str, str], store: Any, good: dict[str, dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    config_class, main = ENTRY_POINTS[key[0]]
+    found = []
+    for bad in BY_SETTING[key]:
+        began = time.monotonic()
+        signal.alarm(SECONDS)
+        status = command_line.run(config_class, main, flags_of(bad, good))
+        signal.alarm(0)
+        err = capfd.readouterr().err
+        if wrong := faults(status, err, bad.setting.rpartition(".")[2], time.monotonic() - began):
+            found.append((bad.value[:60], wrong, err[-700:]))
+    assert found == []
+    assert running(store) == []
+
+
+def test_there_are_more_than_a_thousand_bad_values_and_some_for_every_setting(record_property: Any) -> None:
+    record_property("bad inputs", len(ALL))
+    assert len(ALL) > 1000
+    for name, (config_class, _) in ENTRY_POINTS.items():
+        for setting, *_ in command_line._settings(config_class):
+            if not (name == "main" and "." in setting):
+                assert (name, setting) in BY_SETTING

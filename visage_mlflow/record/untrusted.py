@@ -1,0 +1,98 @@
+"""What comes from others is shown as text: no terminal obeys it, no spreadsheet computes it, it tells no secret."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from urllib.parse import unquote
+
+HIDDEN = "***"
+
+# Of a database the user is a name; of anything else it may be a token, as in https://<token>@host.
+DATABASES = ("postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "sqlite", "redis", "mongodb")
+# A password may hold any sign but a space, so the last "@" ends it; or, inside of quotes, spaces but no slash. Lengths
+# are bounded, so that a long text of another's takes no long time.
+USER = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]{0,30})://(?P<name>[^\s/@:?#'\"]{0,500}?)"
+    r"(?:(?::|%3a)(?:\S{0,2000}(?=@)|(?!\d{1,5}[\s/?'\",;)])[^\n/'\"@]{0,500}(?=@)))?@",
+    re.IGNORECASE,
+)
+PARAMETER = re.compile(r"(?P<before>[?&;])(?P<key>[^\s=&;?]+)=(?P<value>[^\s&]*)")
+ALONE = re.compile(r"(?P<key>\b\w*(?:password|passwd|pwd))=(?P<value>'[^']*'|\"[^\"]*\"|[^\s&'\"]+)", re.IGNORECASE)
+BEARER = re.compile(r"\b(?P<kind>Bearer) +[\w.~+/=-]{8,}", re.IGNORECASE)
+SECRET_PARTS = (
+    "password", "passwd", "pwd", "passphrase", "secret", "token", "signature", "credential", "apikey", "accesskey",
+    "privatekey",
+)  # fmt: skip
+SECRET_KEYS = ("auth", "key", "pass", "sig")
+
+JOINERS = "\u200c\u200d"
+"""Invisible, but several languages are not spelled without them."""
+
+FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"
+
+
+def shown(text: str) -> str:
+    """What may be printed, logged or tagged of a text that holds names, answers or errors of others."""
+    return printable(masked(text))
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that controls a terminal, or the order of others, written out.
+
+    Line ends and tabs stay. Written out are the other control characters, C1 among them, line separators, what turns
+    the direction of writing, invisible format characters, and halves of characters that no file can hold.
+
+    >>> printable("\x1b[31mred\u202e")
+    '\\x1b[31mred\\u202e'
+    """
+    return "".join(one if one in "\n\t" or not _controls(one) else _escape(one) for one in text)
+
+
+def _controls(character: str) -> bool:
+    if character in JOINERS:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def masked(text: str) -> str:
+    """The text with the secrets hidden that stand in its URLs: passwords, tokens, keys, also as parameters.
+
+    >>> masked("no postgresql://ann:secret@host/studies?pass%77ord=too!")
+    'no postgresql://ann:***@host/studies?pass%77ord=***'
+    >>> masked("https://a-token@host/path")
+    'https://***@host/path'
+    """
+    hidden = PARAMETER.sub(_without_value, USER.sub(_without_password, text))
+    hidden = ALONE.sub(lambda found: f"{found['key']}={HIDDEN}", hidden)
+    return BEARER.sub(lambda found: f"{found['kind']} {HIDDEN}", hidden)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    scheme, name = found["scheme"], found["name"]
+    if scheme.lower().partition("+")[0] not in DATABASES:
+        return f"{scheme}://{HIDDEN}@"
+    has_password = found[0] != f"{scheme}://{name}@"
+    return f"{scheme}://{name}:{HIDDEN}@" if has_password else found[0]
+
+
+def _without_value(found: re.Match[str]) -> str:
+    key = re.sub(r"[^a-z]", "", unquote(unquote(found["key"])).lower())
+    is_secret = key in SECRET_KEYS or any(part in key for part in SECRET_PARTS)
+    if not is_secret:
+        return found[0]
+    after = found["value"][len(found["value"].rstrip("\"'),.;:>]")) :]  # The sentence's, not the secret's.
+    return f"{found['before']}{found['key']}={HIDDEN}{after}"
+
+
+def cell(value: object) -> object:
+    """A value for a spreadsheet: a text that one would take for a formula gets an apostrophe; numbers stay numbers.
+
+    >>> cell("=1+1"), cell(-1), cell("a-b")
+    ("'=1+1", -1, 'a-b')
+    """
+    return f"'{value}" if isinstance(value, str) and value[:1] and value[0] in FORMULA_STARTS else value
