@@ -7,6 +7,8 @@ forks a child for each request, which runs the entry point in its own folder as 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -50,6 +52,7 @@ def serve() -> None:
             answer = ended(request["wait"], request["seconds"])
         else:
             sys.stdout.flush()
+            gc.freeze()  # A child that looked through all that is imported when it ends would take seconds for that.
             answer = os.fork()
             if answer == 0:
                 reply.close()
@@ -86,6 +89,7 @@ def child(entry_point: str, flags: list[str], folder: str, environment: dict[str
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.register(signal.SIGUSR1, sys.stderr)  # Says where an attempt is that does not end.
     import mlflow
 
     from visage_mlflow import landscape

@@ -126,8 +126,10 @@ def products(chat: Chat, spanning: Sequence[Direction], config: AttackConfig) ->
         found: list[list[float]] = gram(chat.weights, spanning).tolist()
         return found
 
-    defined = [definition(direction, chat.weights) for direction in spanning]
-    decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
+    decisive = None
+    if open_store(config.store):  # Without one, nobody needs to read all weights for their digest.
+        defined = [definition(direction, chat.weights) for direction in spanning]
+        decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
     return np.array(_kept("products", decisive, chat, config, compute))
 
 
