@@ -15,6 +15,7 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 from server import Server
 
+from visage_mlflow.__main__ import main as command
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.record import outages, outbox, runs, tracking, uploads
 from visage_mlflow.record.outages import Away
@@ -263,9 +264,11 @@ def test_a_run_during_which_the_server_goes_away_is_whole_after_an_upload(on_ser
 
     on_server.start()
     assert client.get_run(run.id).info.status == "RUNNING"  # Half of it is there, and it does not look whole.
-    (done,) = runs.upload()
-    assert (done.run, done.remark) == (run.id, "") and done.n_sent > 10
+    assert command(["upload"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]  # MLflow says where the run can be viewed.
+    assert line.startswith(f"{run.id}: ") and line.endswith(" sent") and int(line.split()[1]) > 10
     assert not list((tmp_path / "cache" / "outbox").iterdir()) and runs.upload() == []
+    assert command(["upload"]) == 0 and capsys.readouterr().out == "nothing waits to be sent\n"
 
     there = client.get_run(run.id)
     history = client.get_metric_history(run.id, "asr")
@@ -310,13 +313,16 @@ def test_what_the_server_refuses_is_an_error_at_once(on_server):
     assert mlflow.MlflowClient().get_run(run.id).info.status == "FAILED"
 
 
-def test_what_is_for_another_server_is_refused_in_one_line(tmp_path, monkeypatch, receiver):
+def test_what_is_for_another_server_is_refused_in_one_line(tmp_path, monkeypatch, receiver, capsys):
     monkeypatch.setenv("VISAGE_CACHE", str(tmp_path))
     receiver.is_away = True
     Outbox(uploads.root() / "run", "http://elsewhere", receiver).put(log(1))
     with pytest.raises(ValueError) as caught:
         runs.upload()
+    capsys.readouterr()
     assert "http://elsewhere" in str(caught.value) and "\n" not in str(caught.value)
+    assert command(["upload"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"error: {caught.value}"]
 
 
 def test_an_upload_whose_file_was_cut_off_by_a_kill_leaves_nothing(on_server, tmp_path):
