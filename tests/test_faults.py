@@ -383,7 +383,7 @@ def test_an_interrupt_ends_a_process_soon_closes_its_run_and_costs_nothing(
     assert set(statuses) <= {130, -number}, place.log[-3000:]
     assert max(seconds) < 5
     ended = Counter(run.info.status for run in runs(place, entry_point))
-    assert set(ended) <= {"KILLED", "FAILED"}
+    assert set(ended) <= {"KILLED", "FAILED", "FINISHED"}  # It may come when all is logged.
     assert place.run() == 0, place.log[-3000:]
     (same_landscape if entry_point == "landscape" else same_training)(place, whole)
     words = f"{in_words(statuses)}, in {max(seconds):.1f} s at most; {dict(ended)}; then the same result"
