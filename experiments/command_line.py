@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
@@ -21,13 +21,15 @@ from visage_mlflow.failures import explained, is_ours
 from visage_mlflow.language.model_folders import exists
 from visage_mlflow.record import uploads
 from visage_mlflow.record.tally import TALLY
-from visage_mlflow.record.untrusted import shown
+from visage_mlflow.record.untrusted import shown, tell
 from visage_mlflow.settings import one_of
 
 BOOLEANS = ("true", "false")
 RECIPES = Path(__file__).parent / "configs"
 
 Config = TypeVar("Config")
+
+__all__ = ["bar", "parse", "run", "tell"]
 
 
 def run(config_class: type[Config], entry_point: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
@@ -52,11 +54,6 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
     if TALLY.read or TALLY.differing:
         tell(TALLY.in_words(), sys.stderr)
     return uploads.exit_status()
-
-
-def tell(text: str, file: TextIO | None = None) -> None:
-    """Print a text that may hold what others wrote: nothing in it moves the cursor, and no secret is in it."""
-    print(shown(text), file=file, flush=True)
 
 
 def _is_debugging(flags: Sequence[str]) -> bool:

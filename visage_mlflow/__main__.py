@@ -17,16 +17,16 @@ from itertools import groupby
 
 from visage_mlflow.failures import explained, is_ours
 from visage_mlflow.record.store import DAY, Entry, Store, open_store, place
-from visage_mlflow.record.untrusted import shown
+from visage_mlflow.record.untrusted import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        print(shown(arguments.run(arguments)))
+        tell(arguments.run(arguments))
     except Exception as error:
-        print(f"error: {explained(error)}", file=sys.stderr)
+        tell(f"error: {explained(error)}", sys.stderr)
         return 2 if is_ours(error) else 1
     return 0
 

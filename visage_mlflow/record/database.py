@@ -13,6 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from visage_mlflow.record.untrusted import tell
+
 APPLICATION = 0x56495341
 """Written into the file's header, so that no other program's database is taken for a store."""
 HEADER = b"SQLite format 3\0"
@@ -157,10 +159,10 @@ class Database:
         """Make room for a new file. Only inside `_alone`."""
         names = (self.path.with_name(f"{self.path.name}.damaged-{number}") for number in count(1))
         aside = next(path for path in names if not path.exists())
-        print(
+        tell(
             f"`store` {str(self.path)!r} is damaged ({reason}): kept as {aside.name}; a new one is begun, "
             "so its points are computed again.",
-            file=sys.stderr,
+            sys.stderr,
         )
         # What was written last may still be in the second of the files, which goes by the name of the first.
         for path, name in zip(self._files(), ("", "-wal", "-shm"), strict=True):

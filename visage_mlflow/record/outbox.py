@@ -20,6 +20,7 @@ from typing import Any
 
 from visage_mlflow.record.outages import Away
 from visage_mlflow.record.processes import this_process
+from visage_mlflow.record.untrusted import tell
 
 Operation = dict[str, Any]
 """What to do (`do`), with which run or model, and numbers and texts, all of which JSON can hold."""
@@ -200,7 +201,7 @@ def files_of(model: str) -> Path | None:
 
 def say(line: str) -> None:
     """Tell the user."""
-    print(line, file=sys.stderr, flush=True)
+    tell(line, sys.stderr)
 
 
 def _payload(entry: Path, operation: Operation) -> Path | None:

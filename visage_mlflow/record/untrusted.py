@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TextIO
 from urllib.parse import unquote
 
 HIDDEN = "***"
@@ -35,6 +36,11 @@ FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"
 def shown(text: str) -> str:
     """What may be printed, logged or tagged of a text that holds names, answers or errors of others."""
     return printable(masked(text))
+
+
+def tell(text: str, file: TextIO | None = None) -> None:
+    """Print a text that may hold what others wrote: nothing in it moves the cursor, and no secret is in it."""
+    print(shown(text), file=file, flush=True)
 
 
 def printable(text: str) -> str:
