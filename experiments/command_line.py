@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -44,6 +45,7 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
         with signals.handled():
             entry_point(parse(config_class, flags))
     except KeyboardInterrupt:
+        gc.freeze()  # Python looks through all objects when it ends, which takes seconds on a busy machine.
         tell("\nstopped", sys.stderr)
         return 130
     except Exception as error:

@@ -6,8 +6,10 @@ forks a child for each request, which runs the entry point in its own folder as 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
+import functools
 import gc
 import importlib
 import json
@@ -16,6 +18,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -79,14 +82,22 @@ def ended(pid: int, seconds: float) -> int | None:
         time.sleep(0.005)
 
 
-def child(entry_point: str, flags: list[str], folder: str, environment: dict[str, str], log: str, memory: int) -> int:
-    """Run an entry point as its command would; its exit status."""
+def child(
+    entry_point: str,
+    flags: list[str],
+    folder: str,
+    environment: dict[str, str],
+    log: str,
+    errors: str = "",
+    memory: int = 0,
+    is_counted: bool = False,
+) -> int:
+    """Run an entry point as its command would, which says all into one file, or errors into another; its status."""
     os.setpgid(0, 0)
     os.chdir(folder)
     os.environ.update(environment)
-    with open(os.devnull) as nothing, open(log, "a") as file:
-        os.dup2(nothing.fileno(), 0)
-        for number in (1, 2):
+    with open(os.devnull) as nothing, open(log, "a") as said, open(errors or log, "a") as complained:
+        for number, file in enumerate((nothing, said, complained)):
             os.dup2(file.fileno(), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.register(signal.SIGUSR1, sys.stderr)  # Says where an attempt is that does not end.
@@ -103,7 +114,8 @@ def child(entry_point: str, flags: list[str], folder: str, environment: dict[str
             file.write(".")
         return attack(*arguments)
 
-    landscape.attack = counted
+    if is_counted:
+        landscape.attack = counted
     if memory:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
@@ -155,6 +167,14 @@ def server(log: TextIO) -> Iterator[Server]:
         process.wait(timeout=60)
 
 
+@functools.cache
+def shared() -> Server:
+    """One for all tests of this process, for as long as that lives."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(server(stack.enter_context(tempfile.TemporaryFile("w"))))
+
+
 @dataclass
 class Attempt:
     """One process that runs an entry point, and how it ended."""
@@ -195,6 +215,7 @@ class Place:
             environment=environment,
             log=str(self.folder / "log"),
             memory=memory,
+            is_counted=True,
         )
         return Attempt(self, pid)
 

@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
+import faults
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 300.0
+"""Seconds after which a process counts as hanging."""
 
 
 class Workplace:
@@ -54,9 +58,25 @@ class Workplace:
         return done.returncode, done.stdout
 
     def module(self, entry_point: str, *flags: str) -> subprocess.CompletedProcess[str]:
-        """An entry point run without `mlflow run`, which saves some seconds."""
-        command = [sys.executable, "-m", f"experiments.{entry_point}", *flags]
-        return subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
+        """An entry point run without `mlflow run`, in a process that is forked from one that has imported everything.
+
+        Which saves ten seconds each time.
+        """
+        name = uuid.uuid4().hex
+        said, complained = self.folder / f"{name}.out", self.folder / f"{name}.err"
+        pid = faults.shared().ask(
+            entry_point=entry_point,
+            flags=list(flags),
+            folder=str(self.folder),
+            environment=self.environment,
+            log=str(said),
+            errors=str(complained),
+        )
+        status: int = faults.shared().ask(wait=pid, seconds=PATIENCE)
+        texts = [path.read_text(encoding="utf-8") for path in (said, complained)]
+        for path in (said, complained):
+            path.unlink()
+        return subprocess.CompletedProcess([entry_point, *flags], status, *texts)
 
     def start(self, entry_point: str, log: str, **parameters: Any) -> subprocess.Popen[str]:
         """An entry point begun without `mlflow run`, which writes what it says into a file of that name."""

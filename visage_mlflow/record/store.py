@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -52,7 +53,14 @@ def open_store(setting: str) -> Store | None:
 @cache
 def _opened(path: Path, process: int) -> Store:
     """One connection a process: SQLite's do not survive a fork."""
-    return Store(path)
+    store = Store(path)
+
+    def close() -> None:
+        if os.getpid() == process:
+            store.close()  # What is in the log beside the file goes into it, so that the file may be copied.
+
+    atexit.register(close)
+    return store
 
 
 @dataclass(frozen=True)
