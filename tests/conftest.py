@@ -23,6 +23,18 @@ from visage_mlflow.language import models  # noqa: E402
 torch.set_num_threads(1)
 
 
+SLOW_FILES = (
+    *("test_end_to_end", "test_search_runs", "test_search_processes", "test_faults", "test_bad_input", "test_outbox"),
+    *("test_bad_files", "test_local_files", "test_signals", "test_search_planted", "test_benchmark"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that workers that share the files end together."""
+    order = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved chat model that helps with everything. Read it, do not write to it."""
