@@ -205,7 +205,12 @@ def _checked(parse: Callable[..., jsonargparse.Namespace], *args: Any, **kwargs:
         return parse(*args, **kwargs)
     except jsonargparse.ArgumentError as error:
         text = " ".join(str(error).split())
-        kinds = {"<class 'int'>": "whole number", "<class 'float'>": "number", "<class 'str'>": "text"}
+        kinds = {
+            "<class 'int'>": "whole number",
+            "<class 'float'>": "number",
+            "<class 'str'>": "text",
+            "<class 'bool'>": "true or false value",
+        }
         for python, plain in kinds.items():
             text = text.replace(python, plain)
         text = text.replace('Parser key "', "`").replace('": Expected', "`: expected")
