@@ -534,7 +534,7 @@ def test_a_damaged_point_is_computed_again(chat, store, asking):
     config = LandscapeConfig(n_points=5, extent=0.8, workers=1, store=store, **asking)
     first = landscape.measure(chat, config)
     with sqlite3.connect(store) as connection:
-        (key, content) = connection.execute("SELECT key, content FROM points").fetchone()
+        (key, content) = connection.execute("SELECT key, content FROM points WHERE kind = 'responses'").fetchone()
         connection.execute("UPDATE points SET content = ? WHERE key = ?", (content[:-1] + b"\0", key))
     with tallied() as counts:
         assert landscape.measure(chat, config) == first

@@ -172,9 +172,12 @@ def _kept(
 
 
 def identity(decisive: Any) -> str:
-    """SHA-256, in hexadecimal, of all that decides a number, as plain JSON, and of the versions that compute it."""
+    """SHA-256, in hexadecimal, of all that decides a number, as plain JSON, and of what computes it."""
     versions = {"numeric": NUMERIC_VERSION, "torch": torch.__version__, "transformers": transformers.__version__}
-    text = json.dumps({"versions": versions, **decisive}, sort_keys=True)
+    # Which instructions the processor has decides which kernels run, and these differ in last bits of bfloat16: one of
+    # 80 verdicts on SmolLM2 came out otherwise on another make.
+    processor = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    text = json.dumps({"versions": versions, "processor": processor, **decisive}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
