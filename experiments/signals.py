@@ -103,7 +103,7 @@ def mlflow_run() -> psutil.Process | None:
                 words = " ".join(ancestor.cmdline())
                 return ancestor if "mlflow" in words or "python" in words else None
     except psutil.Error:
-        pass
+        pass  # Who cannot be looked at, or is gone by now, cannot be watched.
     return None
 
 
@@ -129,7 +129,7 @@ def end_children() -> None:
             try:
                 end(child)
             except psutil.NoSuchProcess:
-                pass
+                pass  # It ended by itself.
         _, children = psutil.wait_procs(children, timeout=PATIENCE)
 
 
@@ -138,4 +138,4 @@ def _say(line: str) -> None:
     try:
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
     except (OSError, ValueError):
-        pass
+        pass  # Nobody listens any more, and the run is to be closed all the same.
