@@ -20,7 +20,6 @@ from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
-from visage_mlflow.language.packing import packed
 
 REPEATS = 5
 
@@ -39,24 +38,18 @@ def flop_per_token(model: Any) -> float:
 def matrix_rate(model: Any, n_rows: int) -> float:
     """What this machine multiplies `n_rows` rows by a model's weight matrices at, one after the other, in GFLOP/s.
 
-    The median of several rounds, of packed or plain weights, whichever is faster.
+    The median of several rounds.
     """
     layers = linear_layers(model)
     rows = {layer.in_features: torch.randn(n_rows, layer.in_features).to(model.dtype) for layer in layers}
 
-    def seconds() -> float:
-        times = []
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            for layer in layers:
-                layer(rows[layer.in_features])
-            times.append(time.perf_counter() - began)
-        return median(times)
-
-    plain = seconds()
-    with packed(model):
-        best = min(plain, seconds())
-    return flop_per_token(model) * n_rows / best / 1e9
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        for layer in layers:
+            layer(rows[layer.in_features])
+        times.append(time.perf_counter() - began)
+    return flop_per_token(model) * n_rows / median(times) / 1e9
 
 
 def gflop(model: Any, run: Callable[[], object]) -> float:

@@ -6,7 +6,6 @@ import inspect
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from visage_mlflow.language.generating import end_tokens, generated
-from visage_mlflow.language.packing import packed
 
 EARLY = 16
 """Tokens within which most refusals show: until then a row's text is looked at after every one."""
@@ -54,7 +52,7 @@ def respond(
         max_new_tokens: The longest response, in tokens, at least 1.
         batch_size: Rows decoded at once, at least 1.
         is_final: Whether a partial response already has its verdict.
-        lean: Do without what saves some time: a packed copy of the weights, and a cache kept for the next call.
+        lean: Free the cache afterwards rather than keep its memory for the next call.
 
     Returns:
         One text per chat, in order; None where the model gave no number to choose a token by.
@@ -66,9 +64,8 @@ def respond(
         warnings.warn(f"{type(model).__name__} is decoded by `generate`, which is slower: {reason}.", stacklevel=2)
         # `generate` does not stop at verdicts, but the caller may give up by raising from `is_final`.
         return generated(model, tokenizer, prompts, max_new_tokens, batch_size, check=lambda: is_final(""))
-    with nullcontext() if lean else packed(model):
-        batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
-        batch.run(is_final)
+    batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
+    batch.run(is_final)
     if lean:
         batch.cache.release()
     texts = batch.texts(range(len(prompts)))
