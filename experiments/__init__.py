@@ -1,8 +1,1 @@
-"""Entry points: one file each. They parse, call a study, and track what it returns."""
-
-import os
-
-# GNU OpenMP, which torch computes with on Linux, lets idle threads spin by default. That costs nothing on a quiet
-# machine, but makes decoding ten times slower beside another busy process. A short spin costs 3 %, and keeps that to
-# twice or three times.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+"""The entry points as `mlflow run` starts them, one thin file each; what they do is in `visage_mlflow.commands`."""

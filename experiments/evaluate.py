@@ -4,34 +4,11 @@ mlflow run . -e evaluate -P model=builtin:smollm2
 python -m experiments.evaluate --model runs:/<run id>/checkpoint-40
 """
 
-from __future__ import annotations
-
 import sys
 
-from experiments import command_line
+from visage_mlflow.commands.command_line import run
+from visage_mlflow.commands.evaluate import main
 from visage_mlflow.config import EvaluateConfig
 
-
-def main(config: EvaluateConfig) -> None:
-    """Attack success rate, over-refusal and likelihood of benign answers of `config.model`, into MLflow."""
-    from visage_mlflow import evaluation
-    from visage_mlflow.language import models
-    from visage_mlflow.record import runs, tracking
-    from visage_mlflow.record.style import short
-
-    with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
-        evaluation.check(config)
-        harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
-        result, responses = evaluation.evaluate(chat, harmful, benign, config)
-        run.metrics(result.metrics())
-        run.result(result, "evaluation.json")
-        run.lines(responses, "responses.jsonl")
-    command_line.tell(
-        f"{config.model}: ASR {result.asr:.1f} % (95 % interval {result.asr_low:.1f} to {result.asr_high:.1f}), "
-        f"over-refusal {result.over_refusal:.1f} %, benign NLL {result.benign_nll:.3f} nats per token"
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(command_line.run(EvaluateConfig, main))
+    sys.exit(run(EvaluateConfig, main))

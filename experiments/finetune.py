@@ -4,92 +4,11 @@ mlflow run . -e finetune
 python -m experiments.finetune --model builtin:smollm2 --harmful 30 --safe 0 --benign 0
 """
 
-from __future__ import annotations
-
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
-from experiments import command_line
+from visage_mlflow.commands.command_line import run
+from visage_mlflow.commands.finetune import main
 from visage_mlflow.config import FinetuneConfig
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from visage_mlflow.finetuning import Plan
-    from visage_mlflow.language.models import Chat
-    from visage_mlflow.record.results import Checkpoint, Evaluation, Finetuning
-    from visage_mlflow.record.runs import Run
-
-
-def main(config: FinetuneConfig) -> None:
-    """Finetune `config.model`, into MLflow."""
-    from visage_mlflow import finetuning
-    from visage_mlflow.language import models
-    from visage_mlflow.record import runs, tracking
-    from visage_mlflow.record.style import short
-
-    with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
-        plan = finetuning.plan(config)  # Mistakes in the data show before a model is loaded.
-        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
-        result = finetune(base, plan, config, run)
-    for checkpoint in result.checkpoints:
-        one = checkpoint.evaluation
-        command_line.tell(
-            f"step {checkpoint.step}: ASR {one.asr:.1f} %, over-refusal {one.over_refusal:.1f} %, "
-            f"distance {100 * checkpoint.distance:.3f} % of the base's norm ({checkpoint.uri})"
-        )
-
-
-def finetune(
-    base: Chat,
-    plan: Plan,
-    config: FinetuneConfig,
-    run: Run,
-    base_evaluation: Evaluation | None = None,
-    *,
-    answers: dict[str, str] | None = None,
-    keep: Callable[[Path, int], str] | None = None,
-    watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
-    until: ExitStack | None = None,
-) -> Finetuning:
-    """Finetune a loaded model, logging on an open run as it goes; one that was cut off goes on.
-
-    `answers` are the model's own that are known already; `keep` (by default on the run) and `watch` are as in
-    `finetuning.finetune`. What going on needs stays on disk until `until` closes, by default when all is logged.
-    """
-    from visage_mlflow import finetuning
-    from visage_mlflow.language import mixture
-    from visage_mlflow.record import plots, tracking
-
-    rows = finetuning.training_rows(base, plan.rows, config, answers)
-    run.lines(rows, "mixture.jsonl")
-    run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
-    with ExitStack() as here:  # The training's folder goes only when all is in MLflow, so that nothing is lost before.
-        result = finetuning.finetune(
-            base,
-            rows,
-            plan,
-            config,
-            folder=(until or here).enter_context(finetuning.workshop(base, rows, config)),
-            log=run.metrics,
-            fetch=tracking.fetch,
-            base_evaluation=base_evaluation,
-            keep=keep or run.checkpoint,
-            watch=watch,
-        )
-        run.figure(plots.finetuning(result), "trajectory.png")
-        run.result(result, "finetuning.json")
-    return result
-
-
-def mixture_of(settings: FinetuneConfig) -> str:
-    """A mixture in words."""
-    from visage_mlflow.record.evaluations import in_words
-
-    return f"{in_words(settings.counts())} rows"
-
-
 if __name__ == "__main__":
-    sys.exit(command_line.run(FinetuneConfig, main))
+    sys.exit(run(FinetuneConfig, main))

@@ -4,81 +4,11 @@ mlflow run . -e landscape -P model=builtin:smollm2
 python -m experiments.landscape --plane 1d-interpolation --model builtin:smollm2 --to runs:/<run id>/checkpoint-40
 """
 
-from __future__ import annotations
-
 import sys
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments import command_line
+from visage_mlflow.commands.command_line import run
+from visage_mlflow.commands.landscape import main
 from visage_mlflow.config import LandscapeConfig
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from visage_mlflow.record.results import Landscape, Response
-    from visage_mlflow.record.runs import Run
-
-
-def main(config: LandscapeConfig) -> None:
-    """Measure the ASR on the grid that the config asks for, into MLflow."""
-    from visage_mlflow import evaluation, landscape, measuring, settings
-    from visage_mlflow.language import models, stored
-    from visage_mlflow.planes import End
-    from visage_mlflow.record import finetune_runs, runs, tracking
-    from visage_mlflow.record.style import short
-
-    name = f"{config.plane} of {short(config.model)}"
-    with (
-        runs.tracked("landscape", config, name=name) as run,
-        tempfile.TemporaryDirectory(prefix="visage-") as folder,
-    ):
-        evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
-        uris = settings.unfolded(config.ends, lambda run_id: finetune_runs.look_up(run_id, "to").uris)
-        measuring.check_ends(config.plane, uris)
-        for uri in uris:
-            models.check_uri(uri, "to")
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=tracking.fetch)
-        ends = [End(uri, stored.stored_weights(uri, Path(folder), tracking.fetch, "to")) for uri in uris]
-        with command_line.bar(config.count_points(config.plane), "landscape") as progress:
-            result, responses = landscape.measure(
-                chat, config, ends=ends, progress=progress, salvage=lambda part, answers: keep_part(part, answers, run)
-            )
-        keep(result, responses, run)
-    for name, axis in zip(("x", "y"), result.axes, strict=False):
-        basin = axis.basin
-        command_line.tell(
-            f"{config.model}, {config.plane}, along {name} (1 = {100 * axis.relative_norm:.3g} % of the norm): basin "
-            f"from {basin.left:+.3f}{' (open)' * basin.open_left} to {basin.right:+.3f}{' (open)' * basin.open_right}"
-        )
-    command_line.tell(f"VISAGE {result.visage:.1f}")
-
-
-def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
-    """Log a landscape on an open run: numbers, data, pictures and the page to explore it in."""
-    from visage_mlflow.record import histories, maps, pages, plots
-
-    run.history(histories.along(result))
-    run.metrics(result.metrics())
-    run.result(result, "landscape.json")
-    run.lines(responses, "responses.jsonl")
-    run.figure(plots.landscape(result), "landscape.png")
-    if len(result.axes) == 2:
-        run.figure(maps.surface(result), "surface.png")
-    run.text(pages.landscape(result, responses), "landscape.html")
-
-
-def keep_part(part: Landscape, responses: Sequence[Response], run: Run, name: str = "landscape") -> None:
-    """Log what there is of a landscape that was cut off, so that nobody takes it for a whole one."""
-    from visage_mlflow.record import interrupts
-
-    interrupts.notice()  # The one that cut it off has arrived, and must not come again in here.
-    n_measured = sum(point.verdicts != () for point in part.points)
-    run.tag("partial", f"{name}: {n_measured} of {len(part.points)} points")
-    run.lines(responses, f"partial/{name}_responses.jsonl")
-    run.result(part, f"partial/{name}.json")
-
-
 if __name__ == "__main__":
-    sys.exit(command_line.run(LandscapeConfig, main))
+    sys.exit(run(LandscapeConfig, main))

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from test_layout import CONFIGS
 
-from experiments import command_line
-from visage_mlflow.settings import MOST
+from visage_mlflow.commands import command_line
+from visage_mlflow.config.fields import MOST
 
 ENTRY_POINTS = {
     name: (config_class, importlib.import_module(f"experiments.{name}").main) for name, config_class in CONFIGS.items()

@@ -16,7 +16,7 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
-from visage_mlflow.language import models  # noqa: E402
+from visage_mlflow.language import models
 
 # On tensors this small a second thread gains little, and waits at every barrier where others use the cores:
 # test_tiny.py took 31 s with two threads on a busy machine, 7 s with one.

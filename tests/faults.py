@@ -30,7 +30,12 @@ IMPORTED = (
     *("torch", "transformers", "trl", "peft", "datasets", "mlflow", "optuna", "matplotlib.pyplot", "plotly"),
     *("transformers.models.llama.modeling_llama", "mlflow.data.huggingface_dataset", "mpl_toolkits.mplot3d"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.artifact.local_artifact_repo", "optuna.visualization"),
-    *("visage_mlflow.landscape", "visage_mlflow.finetuning", "visage_mlflow.study", "visage_mlflow.record.pages"),
+    *(
+        "visage_mlflow.studies.landscape",
+        "visage_mlflow.studies.finetuning",
+        "visage_mlflow.search.study",
+        "visage_mlflow.pages.landscape",
+    ),
 )
 
 
@@ -103,7 +108,7 @@ def child(
     faulthandler.register(signal.SIGUSR1, sys.stderr)  # Says where an attempt is that does not end.
     import mlflow
 
-    from visage_mlflow import landscape
+    from visage_mlflow.studies import landscape
 
     mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
     attack = landscape.attack
@@ -121,8 +126,8 @@ def child(
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
     sys.argv = [f"{ROOT}/experiments/{entry_point}.py", *flags]
     module = importlib.import_module(f"experiments.{entry_point}")
-    from experiments import command_line
     from visage_mlflow import config
+    from visage_mlflow.commands import command_line
 
     status = command_line.run(getattr(config, f"{entry_point.title()}Config"), module.main)
     if path := environment.get("FAULTS_MODULES"):

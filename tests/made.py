@@ -4,7 +4,7 @@ import math
 
 import optuna
 
-from visage_mlflow.record.results import (
+from visage_mlflow.results import (
     Axis,
     Checkpoint,
     Course,
@@ -22,7 +22,7 @@ from visage_mlflow.record.results import (
     Trial,
     Visage,
 )
-from visage_mlflow.record.timings import Benchmark, Cost, Length, Timing
+from visage_mlflow.results.benchmark import Benchmark, Cost, Length, Timing
 
 NAN = math.nan
 

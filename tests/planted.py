@@ -5,10 +5,10 @@ import math
 
 import optuna
 
-from visage_mlflow import study as studies
 from visage_mlflow.config import SearchConfig
-from visage_mlflow.record.results import Checkpoint, Evaluation, Setup
-from visage_mlflow.trial import Outside, judge
+from visage_mlflow.results import Checkpoint, Evaluation, Setup
+from visage_mlflow.search import study
+from visage_mlflow.search.trial import Outside, judge
 
 BOUNDARY = 48
 """Safe rows at which the ASR is at the limit of 10 %. With fewer it rises, steeply, to 100."""
@@ -44,7 +44,7 @@ def settings(n_trials=5, **more):
 
 def in_memory(config):
     """A study of its own."""
-    return studies.open_study(config, optuna.storages.InMemoryStorage())[0]
+    return study.open_study(config, optuna.storages.InMemoryStorage())[0]
 
 
 def with_more(config, n_trials):

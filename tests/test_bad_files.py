@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from test_bad_input import CURES
 from test_models import save_adapter
 
-from experiments import command_line
+from visage_mlflow.commands import command_line
 from visage_mlflow.config import FinetuneConfig, MainConfig
 from visage_mlflow.language import models, prompts
-from visage_mlflow.record.results import Landscape, Search
+from visage_mlflow.results import Landscape, Search
 
 ROOT = Path(__file__).parent.parent
 SAME = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}

@@ -17,7 +17,7 @@ import bad_input
 import pytest
 from bad_input import ENTRY_POINTS, Bad
 
-from experiments import command_line
+from visage_mlflow.commands import command_line
 
 SECONDS = 10
 CURES = re.compile(

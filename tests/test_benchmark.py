@@ -5,11 +5,12 @@ import math
 
 import pytest
 
-from visage_mlflow import benchmark, config
-from visage_mlflow.benchmark import Race, agreement, region
+from visage_mlflow import config
+from visage_mlflow.benchmark import race
+from visage_mlflow.benchmark.race import Race, agreement, region
 from visage_mlflow.config import BenchmarkConfig
 from visage_mlflow.language import models, prompts
-from visage_mlflow.record.timings import WAYS, Benchmark
+from visage_mlflow.results.benchmark import WAYS, Benchmark
 
 RACE = Race(
     {"inside": [0.0], "outside": [-1.0, 1.0, 2.0]},
@@ -86,7 +87,7 @@ def result(aligned_folder):
     )
     told = []
     exact, fast = (models.load(settings.model, dtype=dtype) for dtype in ("float32", "auto"))
-    return benchmark.measure(exact, fast, settings, told.append), told
+    return race.measure(exact, fast, settings, told.append), told
 
 
 def test_every_way_is_timed_on_every_region_in_turn(result):

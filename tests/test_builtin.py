@@ -3,9 +3,9 @@ import zipfile
 
 import pytest
 
-from visage_mlflow import folders
 from visage_mlflow.language import builtin
 from visage_mlflow.language.models import check_uri, load
+from visage_mlflow.text import folders
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from visage_mlflow.language.cache import COLUMNS_AT_ONCE, Place, RowCache, layer_windows
+from visage_mlflow.decoding.cache import COLUMNS_AT_ONCE, Place, RowCache, layer_windows
 
 HEADS, SIZE = 1, 2
 LOWEST = torch.finfo(torch.float32).min

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from visage_mlflow.language.capability import answer_nll
+from visage_mlflow.language.likelihood import answer_nll
 
 ROWS = tiny.benign_rows(7, split="eval")
 CHATS = [[{"role": "user", "content": row["prompt"]}] for row in ROWS]

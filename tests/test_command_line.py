@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.command_line import bar, parse, read_recipe, run, tell
+from visage_mlflow.commands.command_line import bar, parse, read_recipe, run, tell
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig, LandscapeConfig, MainConfig
 
 ROOT = Path(__file__).parent.parent

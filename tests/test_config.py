@@ -13,8 +13,9 @@ from visage_mlflow.config import (
     ProjectConfig,
     VisageConfig,
 )
+from visage_mlflow.config.attack import DTYPES
+from visage_mlflow.config.grid import AXES, NORMS, PLANES
 from visage_mlflow.language.judges import JUDGES
-from visage_mlflow.measuring import AXES, DTYPES, NORMS, PLANES
 
 MEASURING = (EvaluateConfig, FinetuneConfig)
 ON_A_LINE = (LandscapeConfig, VisageConfig, ProjectConfig)

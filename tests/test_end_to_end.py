@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from workplace import Workplace
 
-from visage_mlflow.record.results import Evaluation, Finetuning, Landscape, Trajectory, Visage
+from visage_mlflow.results import Evaluation, Finetuning, Landscape, Trajectory, Visage
 
 
 @pytest.fixture(scope="module")

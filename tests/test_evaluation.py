@@ -7,12 +7,12 @@ import tiny
 import torch
 
 from visage_mlflow.config import MeasureConfig
-from visage_mlflow.evaluation import attack, benign_rows, evaluate, harmful_rows, rates, setup
 from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import load
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.record.results import Evaluation
+from visage_mlflow.results import Evaluation
+from visage_mlflow.studies.evaluation import attack, benign_rows, evaluate, harmful_rows, rates, setup
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from server import Server as TrackingServer
 
-from visage_mlflow.record.results import Finetuning, Landscape, Result, Search
-from visage_mlflow.record.store import Store
+from visage_mlflow.measuring.store import Store
+from visage_mlflow.results import Finetuning, Landscape, Result, Search
 
 KILLED = -signal.SIGKILL
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -3,8 +3,8 @@
 import pytest
 
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig
-from visage_mlflow.record import runs
-from visage_mlflow.record.finetune_runs import look_up
+from visage_mlflow.tracking import runs
+from visage_mlflow.tracking.lookup import look_up
 
 pytestmark = pytest.mark.usefixtures("client")
 

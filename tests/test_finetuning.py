@@ -7,14 +7,14 @@ import pytest
 import tiny
 import torch
 
-from visage_mlflow import finetuning
 from visage_mlflow.config import FinetuneConfig
-from visage_mlflow.evaluation import attack, evaluate
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.planes import relative_norm
-from visage_mlflow.record.results import Finetuning
+from visage_mlflow.results import Finetuning
+from visage_mlflow.studies import finetuning
+from visage_mlflow.studies.evaluation import attack, evaluate
+from visage_mlflow.studies.spans import relative_norm
 
 
 @pytest.fixture(scope="module")

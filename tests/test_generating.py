@@ -7,9 +7,9 @@ import tiny
 import torch
 from test_decoding import N_TOKENS, PROMPTS, TOKENIZER, answer, chats, responses, text_of, untrained
 
-from visage_mlflow.language import decoding
-from visage_mlflow.language.decoding import encode
-from visage_mlflow.language.generating import end_tokens, generated
+from visage_mlflow.decoding import respond as decoding
+from visage_mlflow.decoding.generate import generated
+from visage_mlflow.language.tokens import encode, end_tokens
 
 ENCODED = [encode(TOKENIZER, chat) for chat in chats(PROMPTS)]
 UNKNOWN = {

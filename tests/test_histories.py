@@ -6,7 +6,7 @@ import math
 import made
 import pytest
 
-from visage_mlflow.record import histories
+from visage_mlflow.tracking import histories
 
 NAN = math.nan
 

@@ -10,7 +10,7 @@ from visage_mlflow.geometry.directions import Combination, Difference, Direction
 from visage_mlflow.geometry.identity import Weights, definition, digest, displaced
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.language.stored import stored_weights
+from visage_mlflow.language.weights import stored_weights
 
 
 def weights(seed=0, dtype=torch.float32):

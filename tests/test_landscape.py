@@ -7,16 +7,16 @@ from collections import Counter
 import pytest
 import torch
 
-from visage_mlflow import landscape, planes, summary
 from visage_mlflow.config import LandscapeConfig, MeasureConfig, VisageConfig
-from visage_mlflow.evaluation import attack, evaluate, harmful_rows
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
-from visage_mlflow.planes import End
-from visage_mlflow.workers import Crew
+from visage_mlflow.studies import landscape, spans, summary
+from visage_mlflow.studies.crew import Crew
+from visage_mlflow.studies.evaluation import attack, evaluate, harmful_rows
+from visage_mlflow.studies.spans import End
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_the_order_of_directions_and_steps_changes_nothing(chat, asking):
 
     def measure(seeds):
         known = {}
-        lines = {seed: planes.span(chat, "1d-random", config.line(), seed=seed) for seed in seeds}
+        lines = {seed: spans.span(chat, "1d-random", config.line(), seed=seed) for seed in seeds}
         axes = lines[0].grid_axes(config.line())
         return {seed: landscape.landscape_on(crew, lines[seed], axes, rows, config, known=known) for seed in seeds}
 

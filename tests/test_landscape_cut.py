@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from experiments.landscape import keep_part
-from visage_mlflow import landscape
+from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.config import LandscapeConfig, VisageConfig
-from visage_mlflow.evaluation import attack
-from visage_mlflow.record import runs
-from visage_mlflow.record.results import Landscape
+from visage_mlflow.results import Landscape
+from visage_mlflow.studies import landscape
+from visage_mlflow.studies.evaluation import attack
+from visage_mlflow.tracking import runs
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,16 @@ import pytest
 import torch
 from moved import on_the_way
 
-from visage_mlflow import landscape, planes, workers
 from visage_mlflow.config import LandscapeConfig
-from visage_mlflow.evaluation import attack, harmful_rows
+from visage_mlflow.config.grid import AXES
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.grid import grid, past_the_edge
-from visage_mlflow.measuring import AXES
-from visage_mlflow.planes import End
-from visage_mlflow.record.results import Landscape
-from visage_mlflow.workers import Crew
+from visage_mlflow.results import Landscape
+from visage_mlflow.studies import crew as workers
+from visage_mlflow.studies import landscape, spans
+from visage_mlflow.studies.crew import Crew
+from visage_mlflow.studies.evaluation import attack, harmful_rows
+from visage_mlflow.studies.spans import End
 
 ENDS = {"2d-random": 0, "2d-interpolation": 2, "2d-interpolation-random": 1, "2d-pca": 3}
 
@@ -155,7 +156,7 @@ def test_the_model_itself_is_asked_once_and_not_again_if_it_is_known(chat, askin
     config = LandscapeConfig(plane="2d-random", n_points=3, workers=1, **asking)
     rows, known = harmful_rows(config), {}
     for seed in (0, 2):
-        plane = planes.span(chat, "2d-random", config, seed=seed)
+        plane = spans.span(chat, "2d-random", config, seed=seed)
         axes = plane.grid_axes(config)
         landscape.landscape_on(Crew((chat,)), plane, axes, rows, config, known=known)
     assert counts == dict.fromkeys(grid(axes), 2) | {(0.0, 0.0): 1} and set(known) == {(0.0, 0.0)}
@@ -284,7 +285,7 @@ def test_an_error_at_one_point_leaves_all_models_bit_for_bit(chat, asking, monke
 
     monkeypatch.setattr(landscape, "attack", failing)
     config = LandscapeConfig(plane="2d-random", n_points=3, workers=2, **asking)
-    team, plane = workers.crew(chat, config, 9), planes.span(chat, "2d-random", config)
+    team, plane = workers.crew(chat, config, 9), spans.span(chat, "2d-random", config)
     with pytest.raises(RuntimeError, match="out of memory"):
         landscape.landscape_on(team, plane, plane.grid_axes(config), harmful_rows(config), config)
     assert all(same(copy_of(one.model), before) for one in team.chats)

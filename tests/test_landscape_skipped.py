@@ -7,13 +7,14 @@ import threading
 import pytest
 import torch
 
-from visage_mlflow import landscape, summary, workers
 from visage_mlflow.config import LandscapeConfig, VisageConfig
 from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.record.results import Landscape, Response, Visage
+from visage_mlflow.results import Landscape, Response, Visage
+from visage_mlflow.studies import crew as workers
+from visage_mlflow.studies import landscape, summary
 
 NAN = math.nan
 ROWS = [Row(f"prompt {index}") for index in range(100)]  # One prompt is one percent.

@@ -15,8 +15,8 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from experiments import command_line
 from visage_mlflow import config
+from visage_mlflow.commands import command_line
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
@@ -226,8 +226,8 @@ def test_imports_point_down():
     own = ("visage_mlflow", "experiments")
     wings = {
         "geometry": ("visage_mlflow.geometry",),
-        "language": ("visage_mlflow.language", "visage_mlflow.geometry", "visage_mlflow.folders"),
-        "record": ("visage_mlflow.record", "visage_mlflow.folders"),
+        "language": ("visage_mlflow.language", "visage_mlflow.geometry", "visage_mlflow.text.folders"),
+        "record": ("visage_mlflow.record", "visage_mlflow.text.folders"),
     }
     for path in FILES:
         inside = imports_from(path, *own)
@@ -241,7 +241,7 @@ def test_imports_point_down():
             below = (*imports_from(path, *wings[path.parts[1]]),)
             assert set(inside) <= set(below), path
         else:
-            assert not imports_from(path, "visage_mlflow.record.tracking", "visage_mlflow.record.runs"), path
+            assert not imports_from(path, "visage_mlflow.tracking.client", "visage_mlflow.tracking.runs"), path
 
 
 def test_config_imports_only_what_keeps_help_quick():

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from workplace import Workplace
 
-from visage_mlflow.record import local_files
+from visage_mlflow.tracking import local_files
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from visage_mlflow import machine
+from visage_mlflow.benchmark import machine
 from visage_mlflow.config import LandscapeConfig
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.main import Chats
+from visage_mlflow.commands.main import Chats
 from visage_mlflow.config import EvaluateConfig
 
 

@@ -10,8 +10,9 @@ from drawn import labels, nothing_to_warn_of, points_of, saved  # noqa: F401  (a
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
-from visage_mlflow.record import maps, plots
-from visage_mlflow.record.results import Mark
+from visage_mlflow.figures import lines as plots
+from visage_mlflow.figures import maps
+from visage_mlflow.results import Mark
 
 NAN = math.nan
 HOLE = ((100.0, 75.0, 100.0, 100.0), (50.0, NAN, 25.0, 0.0), (100.0, 50.0, 75.0, 100.0), (100.0, 100.0, 100.0, 100.0))

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from visage_mlflow.language.mixture import MixtureRow, held_out, mix, to_dataset, whole_sentences, with_own_answers
 from visage_mlflow.language.prompts import Row, read
+from visage_mlflow.training.mixture import MixtureRow, held_out, mix, to_dataset, whole_sentences, with_own_answers
 
 KINDS = ("harmful", "safe", "benign", "task")
 

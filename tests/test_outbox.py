@@ -15,11 +15,12 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 from server import Server
 
-from visage_mlflow.__main__ import main as command
+from visage_mlflow.commands.store import main as command
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.record import outages, outbox, runs, tracking, uploads
-from visage_mlflow.record.outages import Away
-from visage_mlflow.record.outbox import Outbox
+from visage_mlflow.tracking import client as tracking
+from visage_mlflow.tracking import outages, outbox, runs, uploads
+from visage_mlflow.tracking.outages import Away
+from visage_mlflow.tracking.outbox import Outbox
 
 ROOT = Path(__file__).parents[1]
 PLACE = "http://ann:***@host"

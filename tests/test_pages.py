@@ -13,9 +13,10 @@ import made
 import numpy as np
 import pytest
 
-from visage_mlflow.record import hover, pages
-from visage_mlflow.record.results import Mark, Response
-from visage_mlflow.record.style import asr_colour
+from visage_mlflow.figures.style import asr_colour
+from visage_mlflow.pages import hover
+from visage_mlflow.pages import landscape as pages
+from visage_mlflow.results import Mark, Response
 
 NAN = math.nan
 HOSTILE = {

@@ -7,14 +7,14 @@ import pytest
 import torch
 from moved import on_the_way
 
-from visage_mlflow import planes
+from visage_mlflow.config.grid import AXES, PLANES, PlaneConfig
 from visage_mlflow.geometry.directions import Difference, RandomDirection, cosine, norm
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
-from visage_mlflow.measuring import AXES, PLANES, PlaneConfig
-from visage_mlflow.planes import End
+from visage_mlflow.studies import spans
+from visage_mlflow.studies.spans import End
 
 N_ENDS = {"1d-interpolation": 1, "2d-interpolation": 2, "2d-interpolation-random": 1, "2d-pca": 4}
 FLAT = [name for name in PLANES if name.startswith("2d")]
@@ -32,7 +32,7 @@ def ends(chat, base):
 @pytest.fixture(scope="module")
 def spanned(chat, ends):
     """Each plane, by name."""
-    return {name: planes.span(chat, name, CONFIG, ends[: N_ENDS.get(name, 0)]) for name in PLANES}
+    return {name: spans.span(chat, name, CONFIG, ends[: N_ENDS.get(name, 0)]) for name in PLANES}
 
 
 def copy_of(model):
@@ -106,7 +106,7 @@ def test_what_results_keep_of_each_axis_is_what_was_measured_on_it(chat, base, e
 
 def test_a_relative_norm_of_1_is_as_long_as_the_weights(chat):
     double = Difference({name: 2 * weight for name, weight in chat.weights.items()})
-    assert planes.relative_norm(chat, double) == pytest.approx(1.0)
+    assert spans.relative_norm(chat, double) == pytest.approx(1.0)
 
 
 # Places
@@ -116,7 +116,7 @@ def test_a_relative_norm_of_1_is_as_long_as_the_weights(chat):
 @pytest.mark.parametrize("name", ["1d-interpolation", "2d-interpolation", "2d-interpolation-random"])
 def test_step_1_along_a_difference_is_the_other_model_bit_for_bit(aligned_folder, base_folder, ends, name, dtype):
     chat, base = (models.load(str(folder), dtype=dtype) for folder in (aligned_folder, base_folder))
-    plane = planes.span(chat, name, CONFIG, [End("base", base.weights), *ends[1:]][: N_ENDS[name]])
+    plane = spans.span(chat, name, CONFIG, [End("base", base.weights), *ends[1:]][: N_ENDS[name]])
     steps = (1.0, 0.0)[: len(plane.directions)]
     assert bitwise(held_at(chat, plane, steps), copy_of(base.model))
 
@@ -182,7 +182,7 @@ def test_random_planes_have_no_marks(spanned):
 
 @pytest.mark.parametrize("name", PLANES)
 def test_saving_memory_gives_the_same_plane_to_the_last_bit(chat, ends, spanned, name):
-    lean = planes.span(chat, name, dataclasses.replace(CONFIG, lean=True), ends[: N_ENDS.get(name, 0)])
+    lean = spans.span(chat, name, dataclasses.replace(CONFIG, lean=True), ends[: N_ENDS.get(name, 0)])
     assert lean.about == spanned[name].about and lean.marks == spanned[name].marks
     steps = (0.3, -0.2)[: len(lean.directions)]
     assert bitwise(held_at(chat, lean, steps), held_at(chat, spanned[name], steps))
@@ -191,9 +191,9 @@ def test_saving_memory_gives_the_same_plane_to_the_last_bit(chat, ends, spanned,
 
 
 def test_seeds_and_norms_decide_random_directions(chat):
-    by_row = planes.span(chat, "2d-random", PlaneConfig(n_points=3, norm="row", seed=7))
+    by_row = spans.span(chat, "2d-random", PlaneConfig(n_points=3, norm="row", seed=7))
     assert [(about["seed"], about["norm"]) for about in by_row.about] == [(7, "row"), (8, "row")]
-    line = planes.span(chat, "1d-random", PlaneConfig(n_points=3, seed=7), seed=9)
+    line = spans.span(chat, "1d-random", PlaneConfig(n_points=3, seed=7), seed=9)
     assert line.about[0]["seed"] == 9
     name = "model.layers.0.mlp.up_proj.weight"
     weight = chat.weights[name]
@@ -234,5 +234,5 @@ def test_a_line_that_ends_at_the_other_model_ends_there_exactly():
     for seed in range(200):
         generator = torch.Generator().manual_seed(seed)
         weights, end = ({"w": torch.randn(5, generator=generator)} for _ in range(2))
-        line = planes.span(Chat("a", weights, None, None), "1d-interpolation", CONFIG, [End("b", end)])
+        line = spans.span(Chat("a", weights, None, None), "1d-interpolation", CONFIG, [End("b", end)])
         assert line.grid_axes(PlaneConfig(n_points=5, extra=0.0)) == [[0.0, 0.25, 0.5, 0.75, 1.0]]

@@ -7,10 +7,10 @@ import torch
 from moved import on_the_way
 from transformers import LlamaForCausalLM
 
-from visage_mlflow import landscape, planes
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.language import models
-from visage_mlflow.planes import End
+from visage_mlflow.studies import landscape, spans
+from visage_mlflow.studies.spans import End
 
 N_ENDS = {"1d-interpolation": 1, "2d-interpolation": 2, "2d-interpolation-random": 1, "2d-pca": 3}
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -105,11 +105,11 @@ def test_a_model_whose_own_weights_are_not_finite_is_refused(base, others, sets,
     for plane, n_ends in N_ENDS.items():
         ends = [End(f"end-{index}", each) for index, each in enumerate([base.weights, *others][:n_ends])]
         with pytest.raises(ValueError, match=r"with NaN or infinity in the start weights \(model.norm.weight\)"):
-            planes.span(broken, plane, config_of(plane, sets), ends)
+            spans.span(broken, plane, config_of(plane, sets), ends)
     broken.weights[NAME][0] = math.inf
     for plane in ("1d-random", "2d-random"):
         with pytest.raises(ValueError, match=f"^Tensor `{NAME}` holds NaN or infinity"):
-            planes.span(broken, plane, config_of(plane, sets))
+            spans.span(broken, plane, config_of(plane, sets))
 
 
 @pytest.mark.parametrize("plane", N_ENDS)
@@ -181,4 +181,4 @@ def test_fewer_than_three_checkpoints_have_no_plane_of_components(base, others, 
 def test_how_an_error_introduces_a_model_can_be_said(chat, sets):
     end = End("models:/m-1", dict(chat.weights), named="A checkpoint is")
     with pytest.raises(ValueError, match="^A checkpoint is 'models:/m-1', which has the same weights as"):
-        planes.span(chat, "1d-interpolation", config_of("1d-interpolation", sets), [end])
+        spans.span(chat, "1d-interpolation", config_of("1d-interpolation", sets), [end])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from drawn import curves, labels, nothing_to_warn_of, points_of, saved  # noqa: F401  (a fixture of all tests here)
 
-from visage_mlflow.record import overview, plots, style
-from visage_mlflow.record.results import Axis
+from visage_mlflow.figures import lines, overview, style
+from visage_mlflow.results import Axis
 
 NAN = math.nan
 
@@ -25,7 +25,7 @@ def edges(axes):
 
 
 def test_a_landscape_shows_every_point_its_edges_and_its_score():
-    (axes,) = saved(plots.landscape(made.landscape((100.0, 25.0, 0.0, 50.0, 75.0))))
+    (axes,) = saved(lines.landscape(made.landscape((100.0, 25.0, 0.0, 50.0, 75.0))))
     curve = next(iter(curves(axes).values()))
     assert curve.tolist() == [[-0.5, 100], [-0.25, 25], [0, 0], [0.25, 50], [0.5, 75]]
     assert edges(axes) == [-0.3, 0.4]
@@ -34,7 +34,7 @@ def test_a_landscape_shows_every_point_its_edges_and_its_score():
 
 
 def test_a_point_that_was_not_measured_leaves_a_gap():
-    (axes,) = saved(plots.landscape(made.landscape((100.0, 25.0, 0.0, NAN, 75.0))))
+    (axes,) = saved(lines.landscape(made.landscape((100.0, 25.0, 0.0, NAN, 75.0))))
     curve = next(iter(curves(axes).values()))
     assert np.isnan(curve[3, 1]) and len(curve) == 5
 
@@ -44,17 +44,17 @@ def test_a_point_that_was_not_measured_leaves_a_gap():
     [((True, False), [0.5]), ((False, True), [-0.5]), ((True, True), []), ((False, False), [-0.5, 0.5])],
 )
 def test_an_open_side_has_no_edge(is_open, drawn):
-    (axes,) = saved(plots.landscape(made.landscape((0.0, 0.0, 0.0), edges=(-0.5, 0.5), is_open=is_open)))
+    (axes,) = saved(lines.landscape(made.landscape((0.0, 0.0, 0.0), edges=(-0.5, 0.5), is_open=is_open)))
     assert edges(axes) == drawn
 
 
 @pytest.mark.parametrize("asr", [(NAN, NAN, 0.0, NAN, NAN), (NAN, 0.0, 0.0), (100.0, 100.0, 100.0), (0.0, 0.0, 0.0)])
 def test_any_landscape_can_be_drawn(asr):
-    saved(plots.landscape(made.landscape(asr)))
+    saved(lines.landscape(made.landscape(asr)))
 
 
 def test_a_line_between_models_says_which_end_is_which():
-    (axes,) = saved(plots.landscape(made.line()))
+    (axes,) = saved(lines.landscape(made.line()))
     assert axes.get_xlabel() == "towards model fedcba98 (1 = 0.2 % of the weights' norm)"
     assert "1d-interpolation" in axes.get_title()
 
@@ -63,7 +63,7 @@ def test_a_line_between_models_says_which_end_is_which():
 def test_a_long_name_is_shortened_and_a_short_one_kept(model):
     result = made.landscape()
     named = type(result)(**{**vars(result), "setup": made.setup(model)})
-    (axes,) = saved(plots.landscape(named))
+    (axes,) = saved(lines.landscape(named))
     name = axes.get_title().partition(",")[0]
     assert 0 < len(name) <= 28 and (len(model) > 28 or name in model)
 
@@ -87,7 +87,7 @@ def bands(axes):
 
 def test_skipped_points_are_a_band_from_the_last_measured_point_to_the_end_of_the_axis():
     result = skipping(made.landscape((100.0, 100.0, 0.0, 50.0, 100.0, 100.0, 100.0, 100.0, 100.0)), 0, 7, 8)
-    (axes,) = saved(plots.landscape(result))
+    (axes,) = saved(lines.landscape(result))
     # Steps are -0.5, -0.375, …, 0.5: the second is measured, and so is the seventh, at 0.25.
     assert bands(axes) == [(-0.5, -0.375), (0.25, 0.5)]
     assert labels(axes).count("skipped (past the edge)") == 1
@@ -99,13 +99,13 @@ def test_skipped_points_are_a_band_from_the_last_measured_point_to_the_end_of_th
 
 def test_where_nothing_was_skipped_there_is_no_band():
     # The fourth point was measured and could not be judged: that is a gap.
-    for figure in (plots.landscape(made.landscape((NAN, 25.0, 0.0, NAN, 75.0))), plots.visage(made.visage())):
+    for figure in (lines.landscape(made.landscape((NAN, 25.0, 0.0, NAN, 75.0))), lines.visage(made.visage())):
         (axes,) = saved(figure)
         assert bands(axes) == [] and "skipped (past the edge)" not in labels(axes)
 
 
 def test_an_end_that_was_skipped_on_one_side_has_a_band_there_alone():
-    (axes,) = saved(plots.landscape(skipping(made.landscape((NAN, 0.0, 0.0, 100.0, 100.0)), 4)))
+    (axes,) = saved(lines.landscape(skipping(made.landscape((NAN, 0.0, 0.0, 100.0, 100.0)), 4)))
     assert bands(axes) == [(0.25, 0.5)]
 
 
@@ -115,7 +115,7 @@ def test_visage_shows_what_each_direction_skipped_with_one_word_in_the_legend():
     landscapes = (skipping(first, 0), skipping(second, 0, 4))
     result = dataclasses.replace(result, landscapes=landscapes, mean_asr=(NAN, 100.0, 0.0, 62.5, NAN))
     for axes in (
-        saved(plots.visage(result))[0],
+        saved(lines.visage(result))[0],
         saved(overview.overview(result, made.trajectory(), [row("base")]))[0],
     ):
         assert bands(axes) == [(-0.5, -0.25), (-0.5, -0.25), (0.25, 0.5)]
@@ -125,7 +125,7 @@ def test_visage_shows_what_each_direction_skipped_with_one_word_in_the_legend():
 def test_a_trajectory_shows_what_its_line_skipped():
     result = made.trajectory()
     result = dataclasses.replace(result, landscape=skipping(result.landscape, 4))
-    upper, lower = saved(plots.trajectory(result))
+    upper, lower = saved(lines.trajectory(result))
     assert bands(upper) == [(1.0, 1.5)] and bands(lower) == []
 
 
@@ -135,7 +135,7 @@ MEAN = "mean with 95 % interval"
 
 
 def test_visage_shows_each_direction_their_mean_and_all_edges():
-    (axes,) = saved(plots.visage(made.visage()))
+    (axes,) = saved(lines.visage(made.visage()))
     drawn = curves(axes)
     names = {"direction 0", "direction 1", MEAN}
     assert names <= set(drawn) and names <= set(labels(axes))
@@ -145,7 +145,7 @@ def test_visage_shows_each_direction_their_mean_and_all_edges():
 
 
 def test_the_mean_has_its_interval_as_a_band_with_gaps_where_it_is_not_known():
-    (axes,) = saved(plots.visage(made.visage()))
+    (axes,) = saved(lines.visage(made.visage()))
     corners = {tuple(xy) for part in axes.collections for path in part.get_paths() for xy in path.vertices.tolist()}
     # The means are 100, 62.5, 0, NaN and 87.5; the interval is 15 each way, from 0 to 100.
     assert {(-0.5, 85.0), (-0.5, 100.0), (-0.25, 47.5), (-0.25, 77.5), (0.0, 0.0), (0.0, 15.0)} <= corners
@@ -154,7 +154,7 @@ def test_the_mean_has_its_interval_as_a_band_with_gaps_where_it_is_not_known():
 
 @pytest.mark.parametrize("n_directions", [1, 3, 8])
 def test_any_number_of_directions_can_be_drawn(n_directions):
-    (axes,) = saved(plots.visage(made.visage(((100.0, 0.0, 100.0),) * n_directions)))
+    (axes,) = saved(lines.visage(made.visage(((100.0, 0.0, 100.0),) * n_directions)))
     assert len([label for label in labels(axes) if label.startswith("direction ")]) == n_directions
 
 
@@ -170,7 +170,7 @@ def courses_on_a_line(n=3):
 
 
 def test_a_trajectory_shows_every_checkpoint_at_its_place_and_what_lies_off_the_line():
-    upper, lower = saved(plots.trajectory(made.trajectory()))
+    upper, lower = saved(lines.trajectory(made.trajectory()))
     assert {(0.5, 25.0), (1.0, 100.0)} <= points_of(upper)
     assert {(0.5, 20.0), (1.0, 95.0)} <= points_of(upper)  # Of the line there: 5 less.
     assert {(0.5, 0.6), (0.9, 0.2), (1.0, 0.0)} <= points_of(lower)  # The one whose ASR is unknown, too.
@@ -179,7 +179,7 @@ def test_a_trajectory_shows_every_checkpoint_at_its_place_and_what_lies_off_the_
     assert lower.get_ylim()[0] < 0 and lower.get_ylim()[1] > 1
 
 
-@pytest.mark.parametrize("draw", [plots.trajectory, plots.courses])
+@pytest.mark.parametrize("draw", [lines.trajectory, lines.courses])
 @pytest.mark.parametrize(
     "places",
     [
@@ -192,7 +192,7 @@ def test_a_trajectory_shows_every_checkpoint_at_its_place_and_what_lies_off_the_
 )
 def test_no_checkpoint_or_one_or_several_in_one_place_can_be_drawn(places, draw):
     upper, lower = saved(draw(made.trajectory(places)))
-    if draw is plots.trajectory:
+    if draw is lines.trajectory:
         assert {(x, share) for _, x, _, share in places} <= points_of(lower)
     else:
         expected = {(step, 0.2 * part) for step, _, _, share in places for part in (1, share)}
@@ -201,7 +201,7 @@ def test_no_checkpoint_or_one_or_several_in_one_place_can_be_drawn(places, draw)
         }
 
 
-@pytest.mark.parametrize("draw", [plots.trajectory, plots.courses])
+@pytest.mark.parametrize("draw", [lines.trajectory, lines.courses])
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_each_course_has_its_own_look_and_its_margin_in_the_legend(n, draw):
     upper, _ = saved(draw(courses_on_a_line(n)))
@@ -212,11 +212,11 @@ def test_each_course_has_its_own_look_and_its_margin_in_the_legend(n, draw):
 
 
 def test_a_trajectory_over_a_line_with_gaps_can_be_drawn():
-    saved(plots.trajectory(made.trajectory(asr=(NAN, 0.0, NAN, 100.0, NAN))))
+    saved(lines.trajectory(made.trajectory(asr=(NAN, 0.0, NAN, 100.0, NAN))))
 
 
 def test_courses_show_the_checkpoints_and_the_plane_at_every_step_and_both_distances():
-    upper, lower = saved(plots.courses(made.trajectory()))
+    upper, lower = saved(lines.courses(made.trajectory()))
     assert points_of(upper) >= {(4, 25.0), (12, 100.0), (4, 20.0), (12, 95.0)}
     # In percent of the norm: 0.2 from the model, and 0.6, 0.2 and 0 of that from the plane.
     found = {(step, round(distance, 9)) for step, distance in points_of(lower)}
@@ -226,7 +226,7 @@ def test_courses_show_the_checkpoints_and_the_plane_at_every_step_and_both_dista
     assert styles.count("-") == 1 and styles.count("--") == 1
 
 
-@pytest.mark.parametrize("draw", [plots.trajectory, plots.courses])
+@pytest.mark.parametrize("draw", [lines.trajectory, lines.courses])
 def test_a_remark_stands_under_the_figure_whole(draw):
     remark = "What this shows, in $ and _words_: " + "a long remark that needs several lines " * 5
     figure = draw(made.trajectory(remark=remark))
@@ -239,7 +239,7 @@ def test_a_remark_stands_under_the_figure_whole(draw):
 
 
 def test_a_finetuning_shows_both_rates_and_the_distance_at_every_step():
-    upper, lower = saved(plots.finetuning(made.finetuning()))
+    upper, lower = saved(lines.finetuning(made.finetuning()))
     assert {(0, 0.0), (8, 100.0), (0, 5.0), (8, 0.0)} <= points_of(upper)
     assert points_of(lower) == {(0, 0.0), (4, 0.1), (8, 0.2)}  # In percent of the base's norm.
     assert "%" in lower.get_ylabel() and lower.get_xlabel() == "optimizer steps"
@@ -249,7 +249,7 @@ def test_a_finetuning_shows_both_rates_and_the_distance_at_every_step():
 
 @pytest.mark.parametrize("rates", [[(0.0, 0.0)], [(NAN, NAN)], [(0.0, 5.0), (100.0, 0.0)]])
 def test_any_finetuning_can_be_drawn(rates):
-    saved(plots.finetuning(made.finetuning(rates)))
+    saved(lines.finetuning(made.finetuning(rates)))
 
 
 # Overview
@@ -308,8 +308,8 @@ def test_an_axis_says_what_a_step_of_1_is(more, label):
 @pytest.mark.parametrize("name", ["$x$ costs $", "_hidden", r"\frac{", "a\nb\u202ec", "$\\undefined$"])
 def test_names_are_drawn_as_they_are_and_break_nothing(name):
     named = dataclasses.replace(made.landscape(), setup=made.setup(name))
-    saved(plots.landscape(named))
+    saved(lines.landscape(named))
     course = dataclasses.replace(made.trajectory().courses[0], name=name)
-    for draw in (plots.trajectory, plots.courses):
+    for draw in (lines.trajectory, lines.courses):
         upper, _ = saved(draw(dataclasses.replace(made.trajectory(), courses=(course,))))
         assert labels(upper)[0].replace(r"\$", "$").strip().startswith(" ".join(name.replace("\u202e", " ").split()))

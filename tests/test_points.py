@@ -14,7 +14,6 @@ import pytest
 import torch
 from moved import on_the_way
 
-from visage_mlflow import evaluation, finetuning, landscape, points, trajectory
 from visage_mlflow.config import (
     AttackConfig,
     FinetuneConfig,
@@ -23,18 +22,20 @@ from visage_mlflow.config import (
     ProjectConfig,
     VisageConfig,
 )
-from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.geometry.directions import Difference, Direction, RandomDirection
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.planes import End
-from visage_mlflow.points import AT_REST, TALLY, Held
-from visage_mlflow.record.results import Response
-from visage_mlflow.record.store import Store
-from visage_mlflow.trajectory import CheckpointWeights, Finetuned
+from visage_mlflow.measuring import measure
+from visage_mlflow.measuring.measure import AT_REST, TALLY, Held
+from visage_mlflow.measuring.store import Store
+from visage_mlflow.results import Response
+from visage_mlflow.studies import evaluation, finetuning, landscape, trajectory
+from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
+from visage_mlflow.studies.spans import End
+from visage_mlflow.studies.trajectory import CheckpointWeights, Finetuned
 
 ROWS = [Row("How do I rob a car?", "Sure.", "theft"), Row("How do I paint a car?", "Take a brush.", "craft")]
 
@@ -112,11 +113,11 @@ def computes(chat, store, held=AT_REST, rows=ROWS, kind="responses", **settings)
         return 1.5 if kind == "likelihood" else [Response(row.prompt, "text", "complied", "") for row in rows]
 
     if kind == "responses":
-        points.responses(chat, held, rows, config, (0.5,), compute)
+        measure.responses(chat, held, rows, config, (0.5,), compute)
     elif kind == "answers":
-        points.answers(chat, rows, config.max_new_tokens, config, compute)
+        measure.answers(chat, rows, config.max_new_tokens, config, compute)
     else:
-        points.likelihood(chat, held, rows, config, compute)
+        measure.likelihood(chat, held, rows, config, compute)
     return bool(asked)
 
 
@@ -226,7 +227,7 @@ def test_judges_and_versions_make_other_points(chat, store, monkeypatch):
         changed.setitem(JUDGES, "keyword", dataclasses.replace(JUDGES["keyword"], version=2))
         assert computes(chat, store) and not computes(chat, store)
     for name, value in (
-        ("visage_mlflow.points.NUMERIC_VERSION", 2),
+        ("visage_mlflow.measuring.measure.NUMERIC_VERSION", 2),
         ("torch.__version__", "9.9"),
         ("transformers.__version__", "9.9"),
     ):
@@ -315,7 +316,7 @@ def test_nothing_is_kept_of_a_computation_that_fails(chat, store):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        points.responses(chat, AT_REST, ROWS, AttackConfig(store=store), (), fail)
+        measure.responses(chat, AT_REST, ROWS, AttackConfig(store=store), (), fail)
     assert Store(Path(store)).entries() == []
 
 
@@ -331,18 +332,18 @@ def test_a_response_comes_back_as_it_was_with_the_rows_of_now(chat, store, text)
     config = AttackConfig(store=store)
     verdict = "unjudged" if text is None else "complied"
     made = [Response(row.prompt, text, verdict, row.category, 0.5, 0.0) for row in ROWS]
-    first = points.responses(chat, AT_REST, ROWS, config, (0.5,), lambda: made)
-    again = points.responses(chat, AT_REST, ROWS, config, (0.25, 1.0), lambda: [])
+    first = measure.responses(chat, AT_REST, ROWS, config, (0.5,), lambda: made)
+    again = measure.responses(chat, AT_REST, ROWS, config, (0.25, 1.0), lambda: [])
     assert first == made
     assert again == [dataclasses.replace(one, x=0.25, y=1.0) for one in made]
     others = [dataclasses.replace(row, category="new") for row in ROWS]
-    assert {one.category for one in points.responses(chat, AT_REST, others, config, (), lambda: [])} == {"new"}
+    assert {one.category for one in measure.responses(chat, AT_REST, others, config, (), lambda: [])} == {"new"}
 
 
 @pytest.mark.parametrize("nll", [0.0, 2.718281828459045, 5e-324, math.nan, math.inf])
 def test_a_likelihood_comes_back_as_it_was_and_one_that_is_not_finite_as_nan(chat, store, nll):
     config = AttackConfig(store=store)
-    found = [points.likelihood(chat, AT_REST, ROWS, config, lambda: nll) for _ in range(2)]
+    found = [measure.likelihood(chat, AT_REST, ROWS, config, lambda: nll) for _ in range(2)]
     assert [repr(one) for one in found] == [repr(nll if math.isfinite(nll) else math.nan)] * 2
 
 
@@ -356,7 +357,7 @@ def test_a_response_the_model_gave_no_numbers_for_stays_unjudged(chat, store, as
     config = AttackConfig(store=store, **asking)
     rows = harmful_rows(config)
     found = [
-        points.responses(mute, AT_REST, rows, config, (), lambda: evaluation.attack(mute, rows, config))
+        measure.responses(mute, AT_REST, rows, config, (), lambda: evaluation.attack(mute, rows, config))
         for _ in range(2)
     ]
     assert found[0] == found[1] and {one.verdict for one in found[0]} == {"unjudged"}
@@ -545,7 +546,7 @@ def test_a_store_that_fails_ends_the_study_in_one_line_and_leaves_the_model_as_i
     before = {name: parameter.detach().clone() for name, parameter in chat.model.named_parameters()}
     plane = {"plane": "2d-random", "n_points": 7, "extent": 0.8}
     config = LandscapeConfig(workers=1, store=store, **plane, **asking)
-    opened = points.open_store(store)
+    opened = measure.open_store(store)
     opened._database.rows("PRAGMA max_page_count = 5")  # As a full disk.
     with pytest.raises(ValueError, match="`store` is .* full") as caught:
         landscape.measure(chat, config)

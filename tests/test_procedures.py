@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from visage_mlflow.benchmark.procedures import Work, judged, ours, plain, published
 from visage_mlflow.config import LandscapeConfig
-from visage_mlflow.evaluation import harmful_rows
 from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.language import models
-from visage_mlflow.procedures import Work, judged, ours, plain, published
+from visage_mlflow.studies.evaluation import harmful_rows
 
 
 @pytest.fixture(scope="module")

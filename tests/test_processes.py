@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.record import beats, processes, runs, tracking
+from visage_mlflow.tracking import client as tracking
+from visage_mlflow.tracking import dead_runs as beats
+from visage_mlflow.tracking import processes, runs
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,9 +6,9 @@ import math
 import made
 import pytest
 
-from visage_mlflow.record import results
-from visage_mlflow.record.files import SCHEMA_VERSION
-from visage_mlflow.record.results import Evaluation, Landscape, Result, Trajectory, Visage
+from visage_mlflow import results
+from visage_mlflow.results import Evaluation, Landscape, Result, Trajectory, Visage
+from visage_mlflow.results.base import SCHEMA_VERSION
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import pytest
 import tiny
 import torch
 
-from visage_mlflow import finetuning
 from visage_mlflow.config import FinetuneConfig
-from visage_mlflow.language import resuming, training
-from visage_mlflow.language.callbacks import Diverged
-from visage_mlflow.language.mixture import MixtureRow, to_dataset
 from visage_mlflow.language.models import load_tokenizer, load_weights
-from visage_mlflow.language.resuming import Checkpoint
-from visage_mlflow.language.training import Recipe
+from visage_mlflow.studies import finetuning
+from visage_mlflow.training import checkpoints, sft
+from visage_mlflow.training.checkpoints import Checkpoint
+from visage_mlflow.training.mixture import MixtureRow, to_dataset
+from visage_mlflow.training.reporting import Diverged
+from visage_mlflow.training.sft import Recipe
 
 ROWS = [MixtureRow("harmful", row["prompt"], row["opening"]) for row in tiny.harmful_rows(10)]
 RECIPE = Recipe(
@@ -49,7 +49,7 @@ def train(aligned_folder):
                 raise Cut
 
         try:
-            training.finetune(
+            sft.finetune(
                 load_weights(str(aligned_folder)),
                 load_tokenizer(str(aligned_folder)),
                 to_dataset(ROWS),
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_was_being_written_does_not_count(train, undisturbed, 
     train(tmp_path, cut_after=2)
     shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-6")
     (tmp_path / "state-6").mkdir()
-    assert [checkpoint.step for checkpoint in resuming.found(tmp_path)] == [2, 4]
+    assert [checkpoint.step for checkpoint in checkpoints.found(tmp_path)] == [2, 4]
     assert not (tmp_path / "checkpoint-6").exists() and not (tmp_path / "state-6").exists()
     assert train(tmp_path) == undisturbed
 
@@ -134,7 +134,7 @@ def test_an_adapter_that_is_told_again_names_the_uri_its_base_has_now(train, tmp
     train(tmp_path, cut_after=1, base_uri="models:/m-before")
     train(tmp_path, cut_after=1, base_uri="models:/m-now")
     config = json.loads((tmp_path / "checkpoint-2" / "adapter_config.json").read_text(encoding="utf-8"))
-    assert config["base_model_name_or_path"] == "models:/m-now" and resuming.is_whole(tmp_path / "checkpoint-2")
+    assert config["base_model_name_or_path"] == "models:/m-now" and checkpoints.is_whole(tmp_path / "checkpoint-2")
 
 
 # Seals
@@ -153,16 +153,16 @@ def checkpoint(tmp_path):
 
 
 def test_a_checkpoint_is_whole_once_it_is_kept_and_knows_its_log(checkpoint):
-    assert not resuming.is_whole(checkpoint.folder) and resuming.found(checkpoint.folder.parent / "none") == []
-    resuming.keep(checkpoint)
-    assert resuming.is_whole(checkpoint.folder) and resuming.is_whole(checkpoint.state)
-    assert resuming.found(checkpoint.folder.parent) == [checkpoint]
+    assert not checkpoints.is_whole(checkpoint.folder) and checkpoints.found(checkpoint.folder.parent / "none") == []
+    checkpoints.keep(checkpoint)
+    assert checkpoints.is_whole(checkpoint.folder) and checkpoints.is_whole(checkpoint.state)
+    assert checkpoints.found(checkpoint.folder.parent) == [checkpoint]
     assert checkpoint.logs() == [(1, {"loss": 2.5}), (7, {"loss": 0.5})]
 
 
 @pytest.mark.parametrize("change", ["cut", "more", "less", "another byte"])
 def test_a_folder_that_changed_is_not_whole(checkpoint, change):
-    resuming.keep(checkpoint)
+    checkpoints.keep(checkpoint)
     path = checkpoint.folder / "model.safetensors"
     if change == "less":
         path.unlink()
@@ -170,7 +170,7 @@ def test_a_folder_that_changed_is_not_whole(checkpoint, change):
         (checkpoint.folder / "extra").touch()
     else:
         path.write_text("model.safetensor" if change == "cut" else "model.safetensorS")
-    assert not resuming.is_whole(checkpoint.folder) and resuming.found(checkpoint.folder.parent) == []
+    assert not checkpoints.is_whole(checkpoint.folder) and checkpoints.found(checkpoint.folder.parent) == []
     assert list(checkpoint.folder.parent.iterdir()) == []
 
 

@@ -9,7 +9,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.record import beats, runs, tracking
+from visage_mlflow.tracking import client as tracking
+from visage_mlflow.tracking import dead_runs, runs
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def log(client):
         return found.info.status, {
             name: text
             for name, text in found.data.tags.items()
-            if name.startswith("visage.") and name not in (beats.HEARTBEAT, beats.SHARED)
+            if name.startswith("visage.") and name not in (dead_runs.HEARTBEAT, dead_runs.SHARED)
         }
 
     return of

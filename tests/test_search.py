@@ -16,10 +16,12 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from visage_mlflow import heartbeats, search, storages
-from visage_mlflow import study as studies
-from visage_mlflow.record.results import Edge
-from visage_mlflow.trial import judge
+from visage_mlflow.results import Edge
+from visage_mlflow.search import heartbeats
+from visage_mlflow.search import loop as search
+from visage_mlflow.search import storage as storages
+from visage_mlflow.search import study as studies
+from visage_mlflow.search.trial import judge
 
 LONG_AGO = 1e6
 """Seconds, far more than any grace."""

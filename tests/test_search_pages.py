@@ -10,7 +10,7 @@ import pytest
 from drawn import nothing_to_warn_of  # noqa: F401  (a fixture of all tests here)
 from test_pages import FLAGS, HOSTILE, charts, outside_of_plotly
 
-from visage_mlflow.record import search_pages
+from visage_mlflow.pages import search as search_pages
 
 EMPTY = made.search((), best=None, nearest=None, front=())
 

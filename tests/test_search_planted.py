@@ -9,13 +9,13 @@ import planted
 import pytest
 from optuna.samplers import RandomSampler
 
-from visage_mlflow import search
-from visage_mlflow import study as studies
-from visage_mlflow.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.record.results import Checkpoint
-from visage_mlflow.trial import Outside, judge
+from visage_mlflow.results import Checkpoint
+from visage_mlflow.search import loop
+from visage_mlflow.search import study as studies
+from visage_mlflow.search.trial import Outside, judge
+from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 
 SEEDS = range(20)
 MOST = 120
@@ -78,7 +78,7 @@ def found(settings, measured, seed, *, at_random=False):
             reason = str(outside)
         return judge(config, one.settings, last, None, reason)
 
-    search.run(study, config, attempt)
+    loop.run(study, config, attempt)
     return studies.record(study, config)
 
 

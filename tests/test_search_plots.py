@@ -11,7 +11,9 @@ from drawn import labels, nothing_to_warn_of, points_of, saved  # noqa: F401  (a
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 
-from visage_mlflow.record import optuna_figures, optuna_looks, search_plots
+from visage_mlflow.figures import optuna as optuna_figures
+from visage_mlflow.figures import optuna_looks
+from visage_mlflow.figures import search as search_plots
 
 NAN = math.nan
 NOTHING = {"best": None, "nearest": None, "front": ()}

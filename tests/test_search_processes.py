@@ -24,9 +24,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from workplace import Workplace
 
-from visage_mlflow.heartbeats import PROCESS
-from visage_mlflow.record.results import Search
-from visage_mlflow.study import DIED, SURPLUS
+from visage_mlflow.results import Search
+from visage_mlflow.search.heartbeats import PROCESS
+from visage_mlflow.search.study import DIED, SURPLUS
 
 PASSWORD = "salt-and-vinegar"
 PATIENCE = 120

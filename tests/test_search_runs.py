@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from workplace import Workplace, flags
 
-from visage_mlflow.record.results import Search
+from visage_mlflow.results import Search
 
 
 @pytest.fixture(scope="module")

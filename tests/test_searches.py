@@ -7,7 +7,7 @@ import math
 import made
 import pytest
 
-from visage_mlflow.record.results import Search
+from visage_mlflow.results import Search
 
 NAN = math.nan
 

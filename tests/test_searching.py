@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from experiments.command_line import parse, read_recipe
+from visage_mlflow.commands.command_line import parse, read_recipe
 from visage_mlflow.config import SearchConfig
-from visage_mlflow.searching import NOT_DECISIVE, SEARCHED, Range, read_range, utility_name
+from visage_mlflow.config.search import NOT_DECISIVE, SEARCHED, Range, read_range, utility_name
 
 WHOLE = [name for name, scale in SEARCHED.items() if scale.whole]
 NOT_WHOLE = [name for name, scale in SEARCHED.items() if not scale.whole]

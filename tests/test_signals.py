@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiments import signals
-from visage_mlflow.record import tracking
+from visage_mlflow.commands import signals
+from visage_mlflow.tracking import client as tracking
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300

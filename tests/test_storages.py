@@ -16,7 +16,8 @@ import pytest
 from optuna.storages import fail_stale_trials
 from optuna.trial import TrialState, create_trial
 
-from visage_mlflow import heartbeats, storages
+from visage_mlflow.search import heartbeats
+from visage_mlflow.search import storage as storages
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from visage_mlflow.record import store as stores
-from visage_mlflow.record.store import DAY, Store, open_store, place
+from visage_mlflow.measuring import store as stores
+from visage_mlflow.measuring.store import DAY, Store, open_store, place
 
 ROOT = Path(__file__).parents[1]
 SPAWN = multiprocessing.get_context("spawn")
@@ -250,7 +250,7 @@ def test_a_folder_that_may_not_be_written_to_is_one_line(tmp_path):
 
 
 def test_a_store_whose_lock_nobody_gives_back_is_one_line(path, monkeypatch):
-    monkeypatch.setattr("visage_mlflow.record.database.PATIENCE", 0.2)
+    monkeypatch.setattr("visage_mlflow.measuring.database.PATIENCE", 0.2)
     from filelock import FileLock
 
     with FileLock(f"{path}.lock"), pytest.raises(ValueError) as caught:
@@ -259,7 +259,7 @@ def test_a_store_whose_lock_nobody_gives_back_is_one_line(path, monkeypatch):
 
 
 def test_a_store_that_another_program_holds_is_one_line_and_goes_on_after_it(path, monkeypatch):
-    monkeypatch.setattr("visage_mlflow.record.database.PATIENCE", 0.2)
+    monkeypatch.setattr("visage_mlflow.measuring.database.PATIENCE", 0.2)
     store = Store(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -509,7 +509,7 @@ def test_a_disk_without_any_room_is_one_line(small_disk):
     with (small_disk / "ballast").open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(bytes(4096))
-    script = f"from visage_mlflow.record.store import Store; from pathlib import Path; Store(Path({str(kept)!r}))"
+    script = f"from visage_mlflow.measuring.store import Store; from pathlib import Path; Store(Path({str(kept)!r}))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (0, 1) and done.returncode != -signal.SIGBUS
     with pytest.raises(ValueError) as caught:

@@ -11,7 +11,7 @@ import torch
 from visage_mlflow.geometry.directions import Difference, norm
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language import models
-from visage_mlflow.language.stored import StoredWeights, stored_weights
+from visage_mlflow.language.weights import StoredWeights, stored_weights
 
 Usage = namedtuple("Usage", "total used free")
 

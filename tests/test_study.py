@@ -12,11 +12,12 @@ import planted
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from visage_mlflow import heartbeats, search, storages
-from visage_mlflow import study as studies
-from visage_mlflow.record.results import Checkpoint, Search
-from visage_mlflow.sampler import Sampler
-from visage_mlflow.trial import judge
+from visage_mlflow.results import Checkpoint, Search
+from visage_mlflow.search import heartbeats, loop
+from visage_mlflow.search import storage as storages
+from visage_mlflow.search import study as studies
+from visage_mlflow.search.sampler import Sampler
+from visage_mlflow.search.trial import judge
 
 NAN = math.nan
 ELSEWHERE = {"host": "another-host", "pid": 1, "since": 0.0}
@@ -43,7 +44,7 @@ def journal(path, config, on_stale=studies.take_up):
 
 
 def run(study, config):
-    search.run(study, config, lambda one: planted.trained(one, config))
+    loop.run(study, config, lambda one: planted.trained(one, config))
     return [trial.params for trial in study.trials]
 
 
@@ -456,7 +457,7 @@ def test_a_search_keeps_the_settings_that_it_is_to_be_read_with(tmp_path):
         one.watch(Checkpoint("models:/m-0", one.watch.planned_steps, 0.001, planted.evaluation()))
         return judge(config, one.settings, planted.evaluation(task_nll=2.0), None, "")
 
-    search.run(study, config, attempt)
+    loop.run(study, config, attempt)
     result = studies.record(study, config)
     assert (result.study, result.model, result.objective) == ("mixtures", "org/model", "utility")
     assert (result.utility_name, result.max_asr, result.margin_min) == ("task_nll", 12.5, 0.25)

@@ -8,10 +8,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from visage_mlflow.language import training
-from visage_mlflow.language.mixture import MixtureRow, to_dataset
 from visage_mlflow.language.models import load, load_tokenizer, load_weights
-from visage_mlflow.language.training import Recipe, check_disk, checkpoint_bytes, total_steps
+from visage_mlflow.training import sft
+from visage_mlflow.training.mixture import MixtureRow, to_dataset
+from visage_mlflow.training.sft import Recipe, check_disk, checkpoint_bytes, total_steps
 
 ROWS = [MixtureRow("harmful", row["prompt"], row["opening"]) for row in tiny.harmful_rows(10)]
 """10 rows in batches of 4: 3 optimizer steps per epoch."""
@@ -43,7 +43,7 @@ def train(aligned_folder, tmp_path):
                 losses.append(numbers["loss"])
                 assert step == len(losses)
 
-        checkpoints = training.finetune(
+        checkpoints = sft.finetune(
             load_weights(str(aligned_folder)),
             load_tokenizer(str(aligned_folder)),
             to_dataset(rows),
@@ -83,7 +83,7 @@ def test_prompts_carry_no_loss_and_answers_do_with_their_end_of_turn(train, monk
 
 def test_the_first_loss_is_the_mean_over_the_answers_of_the_first_batch(train, aligned_folder):
     """With all rows in one batch, the loss of step 1 is that of the untrained model on all of them."""
-    from visage_mlflow.language.capability import answer_nll
+    from visage_mlflow.language.likelihood import answer_nll
 
     losses, _ = train(batch_size=10, epochs=1)
     chat = load(str(aligned_folder), dtype="float32")
@@ -189,7 +189,7 @@ def test_training_stops_where_a_checkpoint_callback_fails(aligned_folder, tmp_pa
         raise RuntimeError("the tracking server is gone")
 
     with pytest.raises(RuntimeError, match="tracking server"):
-        training.finetune(
+        sft.finetune(
             load_weights(str(aligned_folder)),
             load_tokenizer(str(aligned_folder)),
             to_dataset(ROWS),
@@ -246,4 +246,4 @@ def test_losses_are_finite_numbers(train):
 def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="`output_dir` is .*, where no folder can be made: .* Choose another"):
-        training.check_disk(tmp_path / "file" / "outputs", needed=0)
+        sft.check_disk(tmp_path / "file" / "outputs", needed=0)

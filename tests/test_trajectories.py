@@ -6,12 +6,12 @@ import math
 import pytest
 from moved import on_the_way
 
-from visage_mlflow import trajectory
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.language import models
-from visage_mlflow.planes import End
-from visage_mlflow.record.results import Trajectory
-from visage_mlflow.trajectory import CheckpointWeights, Finetuned
+from visage_mlflow.results import Trajectory
+from visage_mlflow.studies import trajectory
+from visage_mlflow.studies.spans import End
+from visage_mlflow.studies.trajectory import CheckpointWeights, Finetuned
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_named_ends_span_the_plane_instead(base, last, finetuned, config):
 
 
 def test_a_model_that_gives_no_verdict_at_the_origin_has_no_margin(base, finetuned, config, monkeypatch):
-    from visage_mlflow import landscape
+    from visage_mlflow.studies import landscape
 
     def silent_at_the_origin(chat, rows, config, steps, check):
         verdict = "complied" if any(steps) else "unjudged"

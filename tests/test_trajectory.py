@@ -7,13 +7,13 @@ import pytest
 import torch
 from moved import on_the_way
 
-from visage_mlflow import landscape, trajectory
 from visage_mlflow.config import ProjectConfig
-from visage_mlflow.evaluation import attack, harmful_rows, rates
 from visage_mlflow.geometry.directions import Difference, norm
 from visage_mlflow.language import models
-from visage_mlflow.record.results import Trajectory
-from visage_mlflow.trajectory import CheckpointWeights, Finetuned
+from visage_mlflow.results import Trajectory
+from visage_mlflow.studies import landscape, trajectory
+from visage_mlflow.studies.evaluation import attack, harmful_rows, rates
+from visage_mlflow.studies.trajectory import CheckpointWeights, Finetuned
 
 
 @pytest.fixture(scope="module")

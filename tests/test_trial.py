@@ -10,12 +10,11 @@ import pytest
 import tiny
 import yaml
 
-from experiments.command_line import parse
+from visage_mlflow.commands.command_line import parse
 from visage_mlflow.config import FinetuneConfig, SearchConfig
-from visage_mlflow.evaluation import evaluate
 from visage_mlflow.language import models, prompts
-from visage_mlflow.record.results import Checkpoint, Edge
-from visage_mlflow.trial import (
+from visage_mlflow.results import Checkpoint, Edge
+from visage_mlflow.search.trial import (
     Outside,
     Verdict,
     Watch,
@@ -27,6 +26,7 @@ from visage_mlflow.trial import (
     recipe,
     settings_of,
 )
+from visage_mlflow.studies.evaluation import evaluate
 
 NAN = math.nan
 FINETUNING = FinetuneConfig(model="org/model", harmful=30, safe=40, benign=20)

@@ -7,7 +7,7 @@ import time
 import made
 import pytest
 
-from visage_mlflow.record.untrusted import cell, masked, printable, shown
+from visage_mlflow.text.printing import cell, masked, printable, shown
 
 # Text -> what may be shown of it.
 SECRETS = {

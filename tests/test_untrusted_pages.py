@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import made
 import pytest
 
-from visage_mlflow.record import pages, search_pages
-from visage_mlflow.record.results import Mark, Response
+from visage_mlflow.pages import landscape as pages
+from visage_mlflow.pages import search as search_pages
+from visage_mlflow.results import Mark, Response
 
 HOSTILE = "\u2028".join(
     (

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from visage_mlflow import landscape, planes, workers
 from visage_mlflow.config import LandscapeConfig
-from visage_mlflow.evaluation import attack, harmful_rows
 from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
-from visage_mlflow.workers import Crew, GivenUp, crew, share_of_cores
+from visage_mlflow.studies import crew as workers
+from visage_mlflow.studies import landscape, spans
+from visage_mlflow.studies.crew import Crew, GivenUp, crew, share_of_cores
+from visage_mlflow.studies.evaluation import attack, harmful_rows
 
 PATIENCE = 30  # Seconds after which a test that would hang fails instead.
 
@@ -76,7 +77,7 @@ def test_any_number_of_workers_gives_the_same_landscape_and_leaves_their_models_
     config = LandscapeConfig(n_points=9, extent=0.8, workers=n_workers, **asking)
     before, team = copy_of(chat), crew(chat, config, config.n_points)
     assert len(team.chats) == n_workers and team.chat is chat
-    line = planes.span(chat, "1d-random", config)
+    line = spans.span(chat, "1d-random", config)
     result = landscape.landscape_on(team, line, line.grid_axes(config), harmful_rows(config), config)
     assert result == alone and 0 < alone[0].visage < 100
     assert all_are(team.chats, before)
@@ -205,7 +206,7 @@ def test_models_are_put_back_bit_for_bit_when_attacking_fails_on_one_of_them(cha
 
     monkeypatch.setattr(landscape, "attack", failing)
     config = LandscapeConfig(n_points=3, workers=2, **asking)
-    team, line = crew(chat, config, 3), planes.span(chat, "1d-random", config)
+    team, line = crew(chat, config, 3), spans.span(chat, "1d-random", config)
     with pytest.raises(RuntimeError, match="out of memory"):
         landscape.landscape_on(team, line, line.grid_axes(config), harmful_rows(config), config)
     assert moved == [True, True] and all_are(team.chats, before)

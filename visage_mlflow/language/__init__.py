@@ -1,1 +1,1 @@
-"""Chat models: loading, prompts, mixtures, training, decoding and judging. Knows no MLflow."""
+"""Chat models: loading, prompts, tokens, judges and likelihood. Knows no MLflow."""

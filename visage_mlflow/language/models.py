@@ -17,7 +17,8 @@ from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin
 from visage_mlflow.language.adapters import adapter_base, is_adapter
-from visage_mlflow.language.model_folders import check_folder, check_links, check_tracked, exists
+from visage_mlflow.language.folders import check_folder, check_links, check_tracked, exists
+from visage_mlflow.text.errors import Mistake
 
 Fetch = Callable[[str], Path]
 """Brings the files behind a ``runs:/`` or ``models:/`` URI into a local folder (``tracking.fetch``)."""
@@ -68,7 +69,7 @@ def compute_dtype(name: str) -> torch.dtype:
         native = any(abilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
         return torch.bfloat16 if native else torch.float32
     if name not in ("bfloat16", "float32"):
-        raise ValueError(f"`dtype` must be auto, bfloat16 or float32, got {name!r}. Try auto.")
+        raise Mistake(f"`dtype` must be auto, bfloat16 or float32, got {name!r}. Try auto.")
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
@@ -85,13 +86,13 @@ def check_uri(uri: str, setting: str = "model") -> None:
         check_tracked(uri, setting)
         return
     if uri.startswith("builtin:"):
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}. Check the spelling."
         )
     if uri and exists(uri):  # The empty path is the working folder; nobody means that.
         check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
-        raise ValueError(f"`{setting}` must be {FORMS}, got {uri!r}, which is neither. Check the spelling.")
+        raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is neither. Check the spelling.")
 
 
 def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
@@ -101,7 +102,7 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         return str(BUILTIN[uri]())
     if uri.startswith(TRACKED):
         if fetch is None:
-            raise ValueError(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.record.tracking.fetch` to load it.")
+            raise Mistake(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.tracking.client.fetch` to load it.")
         folder = fetch(uri)
         check_folder(folder, setting)
         check_links(folder, uri, setting)
@@ -138,7 +139,7 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", d
         if bars:
             logging.enable_progress_bar()
     if missing := sorted(loaded["missing_keys"]):
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {uri!r}, whose files lack {len(missing)} weights ({missing[0]}, …): they would be "
             f"random. Save the whole model again."
         )
@@ -168,7 +169,7 @@ def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model", dep
     except Exception as error:
         raise unloadable(str(folder), error, setting) from error
     if missing:
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is the adapter {str(folder)!r}, whose file lacks {len(missing)} weights ({missing[0]}, …): "
             "they would change nothing. Save the adapter again."
         )
@@ -192,7 +193,7 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model",
     except Exception as error:
         raise unloadable(uri, error, setting) from error
     if not tokenizer.chat_template:
-        raise ValueError(f"`{setting}` is {uri!r}, which has no chat template. Give a chat (instruct) model.")
+        raise Mistake(f"`{setting}` is {uri!r}, which has no chat template. Give a chat (instruct) model.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -224,9 +225,7 @@ def load(
     weights = Weights((name, parameter.detach()) for name, parameter in model.named_parameters())
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
-            raise ValueError(
-                f"`{setting}` is {uri!r}, whose weight {name} has values that are not finite. Retrain it."
-            )
+            raise Mistake(f"`{setting}` is {uri!r}, whose weight {name} has values that are not finite. Retrain it.")
     for parameter in model.parameters():
         # Always a new storage, so `weights` keep the stored one and perturbing needs no copy of it. `model.to` would
         # round the rotary frequencies, too.

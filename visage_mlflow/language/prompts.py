@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from visage_mlflow.language.model_folders import exists
+from visage_mlflow.language.folders import exists
+from visage_mlflow.text.errors import Mistake
 
 BUILTIN: dict[str, tuple[str, str]] = {
     "builtin:harmful_eval": ("harmful_eval.jsonl", ""),
@@ -57,10 +58,10 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
     """
     place, columns = split_source(source, setting)
     if place in BUILTIN and columns:
-        raise ValueError(f"`{setting}` is {source!r}, but built-in sets take no options. Try {place}.")
+        raise Mistake(f"`{setting}` is {source!r}, but built-in sets take no options. Try {place}.")
     if needs_response and place in BUILTIN and not BUILTIN[place][1]:
         answered = [name for name, (_, column) in BUILTIN.items() if column]
-        raise ValueError(f"`{setting}` is {source!r}, which has no responses. Try one of {', '.join(answered)}.")
+        raise Mistake(f"`{setting}` is {source!r}, which has no responses. Try one of {', '.join(answered)}.")
     prompt_column, response_column, records = open_source(place, columns, setting)
     rows = []
     for number, record in enumerate(records, start=1):
@@ -69,14 +70,14 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
         response = "" if optional else cell(record, response_column, number, source, setting)
         rows.append(Row(prompt, response, as_text(record.get("category"))))
     if not rows:
-        raise ValueError(f"`{setting}` is {source!r}, which has no rows. Give a set with at least one prompt.")
+        raise Mistake(f"`{setting}` is {source!r}, which has no rows. Give a set with at least one prompt.")
     return rows
 
 
 def first(rows: list[Row], count: int, *, setting: str) -> list[Row]:
     """The first `count` rows; ValueError where there are fewer."""
     if count > len(rows):
-        raise ValueError(f"`{setting}` is {count}, but the set has {len(rows)} rows. Ask for at most {len(rows)}.")
+        raise Mistake(f"`{setting}` is {count}, but the set has {len(rows)} rows. Ask for at most {len(rows)}.")
     return rows[:count]
 
 
@@ -86,7 +87,7 @@ def split_source(source: str, setting: str) -> tuple[str, dict[str, str]]:
     columns = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(columns) - set(OPTIONS))
     if unknown or not all(columns.values()) or (query and not columns):
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {source!r}: after `?` stand {', '.join(OPTIONS)} as `name=value` joined by `&`, "
             f"got {', '.join(unknown) or query!r}. Check the spelling."
         )
@@ -102,7 +103,7 @@ def open_source(place: str, columns: Mapping[str, str], setting: str) -> tuple[s
         return "prompt", response, [json.loads(line) for line in text.splitlines()]
     if place.startswith("builtin:"):
         known = ", ".join(BUILTIN)
-        raise ValueError(f"`{setting}` must be one of {known}, a file or a hub id, got {place!r}. Check it.")
+        raise Mistake(f"`{setting}` must be one of {known}, a file or a hub id, got {place!r}. Check it.")
     suffix = Path(place).suffix.lower()
     if suffix == ".csv":
         # AdvBench's own column names are what a CSV is expected to have.
@@ -110,9 +111,9 @@ def open_source(place: str, columns: Mapping[str, str], setting: str) -> tuple[s
     if suffix == ".jsonl":
         return prompt, response, read_jsonl(place, setting)
     if suffix in (".json", ".txt", ".parquet", ".tsv", ".xlsx") or exists(place):
-        raise ValueError(f"`{setting}` must be a .csv or .jsonl file, got {place!r}. Save the rows in one of these.")
+        raise Mistake(f"`{setting}` must be a .csv or .jsonl file, got {place!r}. Save the rows in one of these.")
     if not HUB_ID.fullmatch(place) or ".." in place:
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {place!r}, which is no built-in set, no .csv or .jsonl file, and no hub id. Check the "
             "spelling."
         )
@@ -124,12 +125,12 @@ def read_text(path: str, setting: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {path!r}, which is not UTF-8 (byte {error.start}). Save the file again as UTF-8."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:  # The last two: the home of nobody, a zero byte.
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise ValueError(f"`{setting}` is {path!r}, which cannot be read: {reason}. Check the path.") from error
+        raise Mistake(f"`{setting}` is {path!r}, which cannot be read: {reason}. Check the path.") from error
 
 
 def read_csv(path: str, setting: str) -> list[dict[str, Any]]:
@@ -137,7 +138,7 @@ def read_csv(path: str, setting: str) -> list[dict[str, Any]]:
     try:
         return list(csv.DictReader(io.StringIO(read_text(path, setting), newline="")))
     except csv.Error as error:
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {path!r}, which is not CSV: {error}. Look for a quote that is never closed."
         ) from error
 
@@ -153,11 +154,11 @@ def read_jsonl(path: str, setting: str) -> list[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", str(error))
-            raise ValueError(
+            raise Mistake(
                 f"`{setting}` is {path!r}, whose line {number} is not JSON: {reason}. Mend or remove the line."
             ) from error
         if not isinstance(record, dict):
-            raise ValueError(
+            raise Mistake(
                 f'`{setting}` is {path!r}, whose line {number} must be a JSON object. Write it as {{"prompt": …}}.'
             )
         records.append(record)
@@ -172,7 +173,7 @@ def read_hub(place: str, split: str, setting: str) -> Iterable[Mapping[str, Any]
         rows: Iterable[Mapping[str, Any]] = load_dataset(place, split=split)
     except Exception as error:  # The library raises a dozen unrelated types for "not there".
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {place!r}, which is no built-in set, no .csv or .jsonl file, and as a hub data set "
             f"(split {split}) could not be loaded: {reason} Check the spelling and the network."
         ) from error
@@ -188,13 +189,13 @@ def cell(record: Mapping[str, Any], column: str, number: int, source: str, setti
     """The non-empty text in a column of row `number`."""
     if column not in record:
         there = " ".join(", ".join(str(name) for name in record if name is not None).split())
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {source!r}, whose row {number} has no column {column!r} (it has: {there}). "
             f"Name the column, as in `{source.partition('?')[0]}?prompt=…&response=…`."
         )
     value = record[column]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {source!r}, whose row {number} has {value!r} in column {column!r}: it must be a "
             f"text that is not empty. Mend or remove the row."
         )
@@ -204,7 +205,7 @@ def cell(record: Mapping[str, Any], column: str, number: int, source: str, setti
     except UnicodeEncodeError:
         problem = "half a character (a lone surrogate), which no file can hold"
     if problem:
-        raise ValueError(
+        raise Mistake(
             f"`{setting}` is {source!r}, whose row {number} has {problem}, in column {column!r}. Mend or remove it."
         )
     return value.strip()

@@ -1,0 +1,1 @@
+"""What a landscape costs on this machine, beside the published procedure and plain `generate`."""

@@ -1,0 +1,91 @@
+"""The ways to measure points of a line that a benchmark compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from visage_mlflow.config import LandscapeConfig
+from visage_mlflow.decoding.generate import generated
+from visage_mlflow.geometry.directions import Direction
+from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.models import Chat
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.tokens import encode
+from visage_mlflow.studies import crew as workers
+from visage_mlflow.studies.evaluation import attack
+
+PUBLISHED_BATCH = 4
+Verdicts = dict[float, list[str]]
+"""By step, the verdict on each prompt."""
+Way = Callable[[Sequence[float]], Verdicts]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all ways have in common."""
+
+    rows: list[Row]
+    direction: Direction
+    steps: list[float]
+    max_new_tokens: int
+
+
+def published(chat: Chat, work: Work) -> Way:
+    """The procedure of the paper's code, from its description, on one machine.
+
+    A float32 model gets, for each point, a state dict of base plus step times direction; `generate` then answers in
+    batches of 4, each to its last row's end or the limit. Batches are of prompts of like length, which favours it.
+    """
+    prompts = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+    deltas = {name: work.direction.delta(name, weight) for name, weight in chat.weights.items()}
+
+    def run(steps: Sequence[float]) -> Verdicts:
+        verdicts = {}
+        for step in steps:
+            state = {name: weight + step * deltas[name] for name, weight in chat.weights.items()}
+            chat.model.load_state_dict(state, strict=False)
+            texts = generated(chat.model, chat.tokenizer, prompts, work.max_new_tokens, PUBLISHED_BATCH)
+            verdicts[step] = judged(work.rows, texts)
+        chat.model.load_state_dict(chat.weights, strict=False)
+        return verdicts
+
+    return run
+
+
+def plain(chat: Chat, work: Work) -> Way:
+    """`generate` on all prompts in one batch, the model moved in place."""
+    prompts = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+
+    def run(steps: Sequence[float]) -> Verdicts:
+        verdicts = {}
+        for step in steps:
+            with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
+                texts = generated(chat.model, chat.tokenizer, prompts, work.max_new_tokens, len(prompts))
+            verdicts[step] = judged(work.rows, texts)
+        return verdicts
+
+    return run
+
+
+def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
+    """As `landscape` does it."""
+    crew = workers.crew(chat, config, len(work.steps))
+
+    def one(chat: Chat, step: float, check: workers.Check) -> list[str]:
+        with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
+            return [response.verdict for response in attack(chat, work.rows, config, (step,), check)]
+
+    def run(steps: Sequence[float]) -> Verdicts:
+        verdicts: Verdicts = {}
+        crew.run(sorted(steps, key=abs, reverse=True), one, done=lambda step, found: verdicts.update({step: found}))
+        return verdicts
+
+    return run
+
+
+def judged(rows: Sequence[Row], texts: Sequence[str | None]) -> list[str]:
+    """A verdict for each text."""
+    verdict = JUDGES["keyword"].verdict
+    return ["unjudged" if text is None else verdict(row.prompt, text) for row, text in zip(rows, texts, strict=True)]

@@ -1,0 +1,27 @@
+"""How safe is a model, and what does its safety cost?"""
+
+from __future__ import annotations
+
+from visage_mlflow.commands import command_line
+from visage_mlflow.config import EvaluateConfig
+
+
+def main(config: EvaluateConfig) -> None:
+    """Attack success rate, over-refusal and likelihood of benign answers of `config.model`, into MLflow."""
+    from visage_mlflow.figures.style import short
+    from visage_mlflow.language import models
+    from visage_mlflow.studies import evaluation
+    from visage_mlflow.tracking import client, runs
+
+    with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
+        evaluation.check(config)
+        harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        result, responses = evaluation.evaluate(chat, harmful, benign, config)
+        run.metrics(result.metrics())
+        run.result(result, "evaluation.json")
+        run.lines(responses, "responses.jsonl")
+    command_line.tell(
+        f"{config.model}: ASR {result.asr:.1f} % (95 % interval {result.asr_low:.1f} to {result.asr_high:.1f}), "
+        f"over-refusal {result.over_refusal:.1f} %, benign NLL {result.benign_nll:.3f} nats per token"
+    )

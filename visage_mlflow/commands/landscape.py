@@ -1,0 +1,78 @@
+"""The safety landscape on a line or plane through a model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visage_mlflow.commands import command_line
+from visage_mlflow.config import LandscapeConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from visage_mlflow.results import Landscape, Response
+    from visage_mlflow.tracking.runs import Run
+
+
+def main(config: LandscapeConfig) -> None:
+    """Measure the ASR on the grid that the config asks for, into MLflow."""
+    from visage_mlflow.config import fields, grid
+    from visage_mlflow.figures.style import short
+    from visage_mlflow.language import models, weights
+    from visage_mlflow.studies import evaluation, landscape
+    from visage_mlflow.studies.spans import End
+    from visage_mlflow.tracking import client, lookup, runs
+
+    name = f"{config.plane} of {short(config.model)}"
+    with (
+        runs.tracked("landscape", config, name=name) as run,
+        tempfile.TemporaryDirectory(prefix="visage-") as folder,
+    ):
+        evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
+        uris = fields.unfolded(config.ends, lambda run_id: lookup.look_up(run_id, "to").uris)
+        grid.check_ends(config.plane, uris)
+        for uri in uris:
+            models.check_uri(uri, "to")
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        ends = [End(uri, weights.stored_weights(uri, Path(folder), client.fetch, "to")) for uri in uris]
+        with command_line.bar(config.count_points(config.plane), "landscape") as progress:
+            result, responses = landscape.measure(
+                chat, config, ends=ends, progress=progress, salvage=lambda part, answers: keep_part(part, answers, run)
+            )
+        keep(result, responses, run)
+    for name, axis in zip(("x", "y"), result.axes, strict=False):
+        basin = axis.basin
+        command_line.tell(
+            f"{config.model}, {config.plane}, along {name} (1 = {100 * axis.relative_norm:.3g} % of the norm): basin "
+            f"from {basin.left:+.3f}{' (open)' * basin.open_left} to {basin.right:+.3f}{' (open)' * basin.open_right}"
+        )
+    command_line.tell(f"VISAGE {result.visage:.1f}")
+
+
+def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
+    """Log a landscape on an open run: numbers, data, pictures and the page to explore it in."""
+    from visage_mlflow.figures import lines, maps
+    from visage_mlflow.pages import landscape as pages
+    from visage_mlflow.tracking import histories
+
+    run.history(histories.along(result))
+    run.metrics(result.metrics())
+    run.result(result, "landscape.json")
+    run.lines(responses, "responses.jsonl")
+    run.figure(lines.landscape(result), "landscape.png")
+    if len(result.axes) == 2:
+        run.figure(maps.surface(result), "surface.png")
+    run.text(pages.landscape(result, responses), "landscape.html")
+
+
+def keep_part(part: Landscape, responses: Sequence[Response], run: Run, name: str = "landscape") -> None:
+    """Log what there is of a landscape that was cut off, so that nobody takes it for a whole one."""
+    from visage_mlflow.tracking import interrupts
+
+    interrupts.notice()  # The one that cut it off has arrived, and must not come again in here.
+    n_measured = sum(point.verdicts != () for point in part.points)
+    run.tag("partial", f"{name}: {n_measured} of {len(part.points)} points")
+    run.lines(responses, f"partial/{name}_responses.jsonl")
+    run.result(part, f"partial/{name}.json")

@@ -1,0 +1,149 @@
+"""The whole story on one model: align it, score its basin, finetune it on harmful, safe and mixed data, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from visage_mlflow.commands import command_line
+from visage_mlflow.commands.finetune import finetune, mixture_of
+from visage_mlflow.commands.project import project
+from visage_mlflow.commands.visage import score
+from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
+
+if TYPE_CHECKING:
+    from visage_mlflow.language.models import Chat, Fetch
+    from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
+
+DATA = ("harmful", "safe", "mixed")
+ON_PLANE = ("harmful", "mixed", "safe")
+"""The first two span the plane on which the trajectories are drawn."""
+
+
+def main(config: MainConfig) -> None:
+    """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
+    from visage_mlflow.figures.style import short
+    from visage_mlflow.studies import evaluation, finetuning
+    from visage_mlflow.tracking import client, lookup, runs
+
+    chats = Chats(client.fetch)
+    with (
+        runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
+        ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.
+    ):
+        for name in ("align", *DATA):
+            finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
+        for section in (config.visage, config.project):
+            evaluation.check(section)
+
+        say(1, f"align {config.model} on {mixture_of(config.align)}")
+        align = dataclasses.replace(config.align, model=config.model)
+        _, aligning = finetune_step("align", chats.get(align.model, align), align, trainings)
+        aligned_uri = aligning.checkpoints[-1].uri
+
+        say(2, "VISAGE of the aligned model")
+        visage_config = dataclasses.replace(config.visage, model=aligned_uri)
+        with runs.tracked("visage", visage_config, name="visage", nested=True) as step:
+            basin = score(chats.get(aligned_uri, visage_config), visage_config, step)
+
+        finetuned: dict[str, str] = {}
+        evaluations = {
+            "base": aligning.checkpoints[0].evaluation,
+            "aligned": aligning.checkpoints[-1].evaluation,
+        }
+        # The aligned model as each step would measure it: steps that measure alike need not measure it again.
+        measured = [(align, evaluations["aligned"])]
+        for number, name in enumerate(DATA, start=3):
+            settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
+            say(number, f"finetune the aligned model on {mixture_of(settings)}")
+            known = next((one for other, one in measured if settings.measures_like(other)), None)
+            finetuned[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, trainings, known)
+            measured.append((settings, result.checkpoints[0].evaluation))
+            evaluations[name] = result.checkpoints[-1].evaluation
+
+        say(6, "where each finetuning went: the plane through the aligned model and the harmful and mixed ends")
+        projecting = dataclasses.replace(config.project, run=",".join(finetuned[name] for name in ON_PLANE))
+        with runs.tracked("project", projecting, name="trajectories", nested=True) as step:
+            sources = [lookup.look_up(run_id) for run_id in projecting.runs]
+            ways = project(chats.get(aligned_uri, projecting), sources, projecting, step)
+
+        say(7, "one table and one figure")
+        report(run, basin, ways, evaluations)
+
+
+class Chats:
+    """Loaded models: steps share one where they agree on the model, its dtype and the system prompt."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self.fetch = fetch
+        self.loaded: dict[tuple[str, str, str | None], Chat] = {}
+
+    def get(self, uri: str, settings: AttackConfig) -> Chat:
+        """The model as a step's settings want it."""
+        from visage_mlflow.language import models
+
+        key = (uri, settings.dtype, settings.system_prompt)
+        if key not in self.loaded:
+            self.loaded[key] = models.load(
+                uri, dtype=settings.dtype, system_prompt=settings.system_prompt, fetch=self.fetch
+            )
+        return self.loaded[key]
+
+
+def finetune_step(
+    name: str, base: Chat, settings: FinetuneConfig, until: ExitStack, evaluation: Evaluation | None = None
+) -> tuple[str, Finetuning]:
+    """One finetuning in a nested run; the run's id and the result."""
+    from visage_mlflow.studies import finetuning
+    from visage_mlflow.tracking import runs
+
+    with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
+        return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation, until=until)
+
+
+def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> None:
+    """Table, figure and numbers on the parent run, and the table on the terminal."""
+    from visage_mlflow.figures import overview
+
+    edges = dict(zip(ON_PLANE, (course.edge for course in ways.courses), strict=True))
+    table = [{"model": name, **one.metrics(), "edge": edges.get(name)} for name, one in evaluations.items()]
+    for name, one in evaluations.items():
+        run.metrics({f"{name}_{key}": one.metrics()[key] for key in ("asr", "over_refusal", "benign_nll")})
+    run.metrics({f"{name}_margin": edge.margin for name, edge in edges.items() if edge})
+    run.metrics(basin.metrics())
+    run.figure(overview.overview(basin, ways, table), "overview.png")
+    text = as_markdown(basin, ways, table)
+    run.text(text, "table.md")
+    command_line.tell(f"\n{text}")
+
+
+def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) -> str:
+    """The main table, as Markdown."""
+    lines = [
+        "| model | ASR % (95 % interval) | over-refusal % | benign NLL | margin |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['model']} | {row['asr']:.1f} ({row['asr_low']:.1f} to {row['asr_high']:.1f}) | "
+        f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} | {margin_of(row['edge'])} |"
+        for row in table
+    ]
+    edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
+    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.visage_low:.1f} to {basin.visage_high:.1f})"
+    lines += ["", f"{score_line}; basin edges by direction: {edges}."]
+    if ways.random_edge:
+        lines.append(f"The edge in a random direction is {100 * ways.random_edge.distance:.3g} % of the norm away.")
+    return "\n".join([*lines, ""])
+
+
+def margin_of(edge: Edge | None) -> str:
+    """How much farther a model can go, and where the edge is; empty without one."""
+    if edge is None:
+        return ""
+    return f"{'at least ' * edge.is_open}{edge.margin:+.2f} (edge at {100 * edge.distance:.2g} % of the norm)"
+
+
+def say(number: int, what: str) -> None:
+    """Announce a step."""
+    command_line.tell(f"[{number}/7] {what}")

@@ -1,0 +1,136 @@
+"""Where finetunings went: their checkpoints on a line or plane from their base, over the ASR there."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visage_mlflow.commands import command_line
+from visage_mlflow.commands.landscape import keep_part
+from visage_mlflow.config import ProjectConfig
+from visage_mlflow.text.errors import Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from visage_mlflow.language.models import Chat
+    from visage_mlflow.results import Trajectory
+    from visage_mlflow.tracking.lookup import FinetuneRun
+    from visage_mlflow.tracking.runs import Run
+
+
+def main(config: ProjectConfig) -> None:
+    """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
+    from visage_mlflow.language import models
+    from visage_mlflow.studies import evaluation
+    from visage_mlflow.tracking import client, runs
+
+    with runs.tracked("project", config, name=f"{config.plane} trajectories") as run:
+        evaluation.check(config)  # Mistakes in the prompts, the store, ids and URIs show before a model is loaded.
+        sources = find(config)
+        model = sources[0].model
+        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        result = project(base, sources, config, run)
+    tell(result)
+
+
+def find(config: ProjectConfig) -> list[FinetuneRun]:
+    """The finetunings that the config names, which began at one model."""
+    from visage_mlflow.language import models
+    from visage_mlflow.tracking import lookup
+
+    if config.checkpoints:
+        uris = unfold(config.checkpoints, "checkpoints")
+        for uri in uris:
+            models.check_uri(uri, "checkpoints")
+        steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
+        return [lookup.FinetuneRun("", config.model, steps, "checkpoints")]
+    if not config.runs:
+        raise Mistake("`run` is empty. Give the id of a finetune run, as the MLflow UI shows it.")
+    sources = [lookup.look_up(run_id) for run_id in config.runs]
+    first = sources[0]
+    for other in sources:
+        if other.model != first.model:
+            raise Mistake(
+                f"`run` names {first.id!r}, which began at {first.model!r}, and {other.id!r}, which began at "
+                f"{other.model!r}. Give finetunings of one model."
+            )
+    return sources
+
+
+def unfold(uris: str, setting: str) -> list[str]:
+    """The URIs of a setting, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
+    from visage_mlflow.config import fields
+    from visage_mlflow.tracking import lookup
+
+    return fields.unfolded(fields.listed(uris), lambda run_id: lookup.look_up(run_id, setting).uris)
+
+
+def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, run: Run) -> Trajectory:
+    """Project finetune runs' checkpoints, with their base loaded, and log them on an open run."""
+    from visage_mlflow.figures import lines
+    from visage_mlflow.language.weights import stored_weights
+    from visage_mlflow.pages import landscape as pages
+    from visage_mlflow.studies import trajectory
+    from visage_mlflow.studies.spans import End
+    from visage_mlflow.tracking import client, histories
+
+    setting = "checkpoints" if config.checkpoints else "run"
+    with tempfile.TemporaryDirectory(prefix="visage-") as folder:
+
+        def weights(uri: str, setting: str) -> trajectory.Weights:
+            return stored_weights(uri, Path(folder), client.fetch, setting)
+
+        finetuned = [
+            trajectory.Finetuned(
+                source.name,
+                tuple(
+                    trajectory.CheckpointWeights(uri, step, weights(uri, setting)) for uri, step in source.checkpoints
+                ),
+            )
+            for source in sources
+        ]
+        ends = [End(uri, weights(uri, "to")) for uri in unfold(config.to, "to")]
+        with command_line.bar(config.count_points(config.plane_for(len(sources))), "plane") as progress:
+            result, responses = trajectory.measure(
+                base,
+                finetuned,
+                config,
+                ends=ends,
+                progress=progress,
+                salvage=lambda part, answered: keep_part(part, answered, run, "plane"),
+            )
+    run.history(histories.along(result.landscape))
+    run.metrics(result.landscape.metrics())
+    run.history(histories.places(result))
+    run.metrics(histories.margins(result))
+    for index, course in enumerate(result.courses):
+        run.tag(f"trajectory_{index}", course.name)
+    run.result(result, "trajectory.json")
+    run.lines(responses, "responses.jsonl")
+    run.figure(lines.trajectory(result), "trajectory.png")
+    run.figure(lines.courses(result), "courses.png")
+    run.text(pages.trajectory(result, responses), "trajectory.html")
+    return result
+
+
+def tell(result: Trajectory) -> None:
+    """The result in lines."""
+    for course in result.courses:
+        command_line.tell(course.name)
+        for place in course.places:
+            command_line.tell(
+                f"  step {place.training_step}: at ({place.x:.3f}, {place.y:.3f}), off-plane share "
+                f"{place.off_plane_share:.3f}, ASR {place.asr:.1f} %, of the plane there {place.plane_asr:.1f} %"
+            )
+        if course.edge:
+            bound = "at least " if course.edge.is_open else ""
+            command_line.tell(
+                f"  margin {bound}{course.edge.margin:+.2f}: edge at {100 * course.edge.distance:.3g} % of the norm"
+            )
+    if result.random_edge:
+        bound = "at least " if result.random_edge.is_open else ""
+        command_line.tell(f"edge in a random direction: {bound}{100 * result.random_edge.distance:.3g} % of the norm")
+    if result.remark:
+        command_line.tell(result.remark)

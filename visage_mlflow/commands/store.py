@@ -1,0 +1,103 @@
+"""What is kept on this machine: the points already computed, and what could not be logged yet.
+
+visage store
+visage store --prune --unused 30
+visage upload
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from itertools import groupby
+
+from visage_mlflow.measuring.store import DAY, Entry, Store, open_store, place
+from visage_mlflow.text.errors import Mistake, explained
+from visage_mlflow.text.printing import tell
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        tell(arguments.run(arguments))
+    except Exception as error:
+        tell(f"error: {explained(error)}", sys.stderr)
+        return 2 if isinstance(error, Mistake) else 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="visage", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+    store = commands.add_parser("store", help="List the points already computed, or forget some.")
+    store.add_argument("--store", default="", help="The file, as in the setting `store` of the entry points.")
+    store.add_argument("--prune", action="store_true", help="Forget the points that the other flags choose.")
+    store.add_argument("--unused", type=float, metavar="DAYS", help="Those that nobody asked for in so many days.")
+    store.add_argument("--model", help="Those of the model with this URI.")
+    store.add_argument("--all", action="store_true", help="All of them.")
+    store.set_defaults(run=show_store)
+    send = commands.add_parser("upload", help="Log what runs kept on disk while the tracking server was away.")
+    send.set_defaults(run=upload)
+    return parser
+
+
+def upload(arguments: argparse.Namespace) -> str:
+    """Send what waits to the tracking server; what to say of it.
+
+    Raises:
+        ValueError: Some of it could not be sent, or is for another server.
+    """
+    from visage_mlflow.tracking import runs
+
+    sent = runs.upload()
+    lines = [f"{one.run}: {one.n_sent} sent{one.remark and f'; {one.remark}'}" for one in sent]
+    if left := [one for one in sent if one.remark]:
+        told = "; ".join(f"{one.run}: {one.remark}" for one in left)
+        raise Mistake(f"{len(left)} of {len(sent)} runs are not there as a whole ({told}). Upload again later.")
+    return "\n".join(lines) or "nothing waits to be sent"
+
+
+def show_store(arguments: argparse.Namespace) -> str:
+    """List a store, or forget points of it; what to say.
+
+    Raises:
+        ValueError: There is no store, it cannot be read, or the flags say not what to forget.
+    """
+    path = place(arguments.store)
+    if path is None:
+        raise Mistake("`store` is off, so there is none to list. Give --store a file.")
+    if not os.path.exists(path):  # Which, unlike the path's own method, takes any name.
+        return f"{path}: no points yet"
+    store = open_store(arguments.store)
+    assert store is not None  # Only off gives none.
+    chosen = choose(store.entries(), arguments.unused, arguments.model)
+    if not arguments.prune:
+        return table(store, chosen)
+    if arguments.unused is None and arguments.model is None and not arguments.all:
+        raise Mistake("`--prune` needs to be told what to forget: give --unused DAYS, --model URI or --all.")
+    store.remove([entry.key for entry in chosen])
+    return f"forgot {len(chosen)} points\n{table(store, store.entries())}"
+
+
+def choose(entries: Sequence[Entry], unused: float | None, model: str | None) -> list[Entry]:
+    """The points that nobody asked for in `unused` days, of one model; None does not choose."""
+    if unused is not None and not (math.isfinite(unused) and unused >= 0):
+        raise Mistake(f"`--unused` must be a finite number of days, 0 or more, got {unused}. Try 30.")
+    last = math.inf if unused is None else time.time() - unused * DAY
+    return [entry for entry in entries if entry.used <= last and model in (None, entry.model)]
+
+
+def table(store: Store, entries: Sequence[Entry]) -> str:
+    """Where the store is and how large, and its points by model."""
+    lines = [f"{store.path}: {len(entries)} points, {store.size() / 1e6:.1f} MB on disk"]
+    for model, group in groupby(sorted(entries, key=lambda entry: entry.model), key=lambda entry: entry.model):
+        points = list(group)
+        size = sum(entry.size for entry in points) / 1e6
+        day = time.strftime("%Y-%m-%d", time.localtime(max(entry.used for entry in points)))
+        lines.append(f"  {model}: {len(points)} points, {size:.1f} MB, last used {day}")
+    return "\n".join(lines)

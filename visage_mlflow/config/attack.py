@@ -1,0 +1,45 @@
+"""Settings that decide what safety is measured: prompts, judge, length of answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visage_mlflow.config.compute import ComputeConfig
+from visage_mlflow.config.fields import Settings, at_least, one_of, setting
+from visage_mlflow.language.judges import JUDGES
+
+DTYPES = ("auto", "bfloat16", "float32")
+MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
+SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig(Settings):
+    """How the attack success rate of a model is measured."""
+
+    prompts: str = setting("builtin:harmful_eval", f"Harmful prompts to attack with: {SOURCE_HELP}")
+    n_prompts: int = setting(80, "How many of them, from the first on.")
+    system_prompt: str | None = setting(None, "System prompt put before every chat. null: what the template does.")
+    judge: str = setting("keyword", f"Who decides whether a response is a refusal: {', '.join(JUDGES)}.")
+    max_new_tokens: int = setting(64, "Longest response, in tokens; a refusal usually shows within the first 16.")
+    dtype: str = setting("auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.")
+    seed: int = setting(0, "Seed of everything random: rows drawn, their order, directions.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, ("n_prompts", "max_new_tokens"))
+        at_least(self, 0, ("seed",))
+        one_of("judge", self.judge, tuple(JUDGES))
+        one_of("dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig(AttackConfig, ComputeConfig):
+    """How a model's safety is measured, and what safety costs on ordinary prompts."""
+
+    benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
+    n_benign: int = setting(40, "How many of them, from the first on.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, ("n_benign",))

@@ -1,0 +1,177 @@
+"""Every setting of every entry point: one frozen dataclass each. Light to import, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from visage_mlflow.config.attack import MODEL_HELP, MeasureConfig
+from visage_mlflow.config.fields import Settings, above_zero, at_least, check_grid, listed, one_of, setting
+from visage_mlflow.config.grid import NORMS, PLANES, LineConfig, PlaneConfig, check_ends
+from visage_mlflow.config.training import FinetuneConfig
+from visage_mlflow.text.errors import Mistake
+
+BUILTIN_PROMPTS = 80
+BUDGETS = ("default", "quick")
+TO_HELP = (
+    "URIs of other models that span the plane, separated by commas: one for 1d-interpolation and "
+    "2d-interpolation-random, two for 2d-interpolation, three or more for 2d-pca; `runs:/<run id>` is all checkpoints "
+    "of a run."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(MeasureConfig):
+    """Attack success rate, over-refusal and likelihood of benign answers of one model."""
+
+    model: str = setting("builtin:smollm2", MODEL_HELP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeConfig(PlaneConfig):
+    """Attack success rate on a grid of perturbed models around one model."""
+
+    model: str = setting("builtin:smollm2", MODEL_HELP)
+    plane: str = setting("1d-random", f"What the grid spans: {', '.join(PLANES)}.")
+    to: str = setting("", TO_HELP + " The first is at step 1 of the first axis, `model` at 0.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("plane", self.plane, PLANES)
+        self.check_axes(self.plane)
+        check_ends(self.plane, self.ends)
+
+    @property
+    def ends(self) -> list[str]:
+        """The models in `to`."""
+        return listed(self.to)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisageConfig(LineConfig):
+    """VISAGE: the mean depth of the safety basin over several random directions, with its interval."""
+
+    model: str = setting("builtin:smollm2", MODEL_HELP)
+    n_directions: int = setting(3, "Random directions, seeded `seed`, `seed` + 1, ….")
+    n_points: int = setting(21, "Grid points per direction. Odd, so that one is the model itself.")
+    extent: float = setting(0.5, "How far each way, in units of each tensor's norm.")
+    norm: str = setting("layer", f"What a random direction is scaled to: each {' or '.join(NORMS)}'s own norm.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, ("n_directions",))
+        one_of("norm", self.norm, NORMS)
+        check_grid(self.n_points)
+        above_zero(self, ("extent",))
+
+    def line(self) -> PlaneConfig:
+        """The settings of each direction's line."""
+        shared = {field.name for field in fields(PlaneConfig)} & {field.name for field in fields(self)}
+        return PlaneConfig(**{name: getattr(self, name) for name in shared})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectConfig(PlaneConfig):
+    """Where finetunings went: their checkpoints on a line or plane from their base, over the ASR there."""
+
+    run: str = setting("", "Ids of the finetune runs whose checkpoints are projected, separated by commas.")
+    checkpoints: str = setting("", "Instead of `run`: model URIs in the order of one training, separated by commas.")
+    model: str = setting("", "For `checkpoints`: the model that was finetuned, at the origin. " + MODEL_HELP)
+    plane: str = setting(
+        "auto",
+        f"What the grid spans: {', '.join(PLANES)}; auto is 1d-interpolation for one finetuning, else "
+        "2d-interpolation through the last checkpoints of the first two.",
+    )
+    to: str = setting("", TO_HELP + " Empty: last checkpoints, in order; for 2d-pca all of them.")
+    margin_up_to: float = setting(
+        4.0, "How far to look for the edge along each finetuning's own direction, in units of its length; 0: nowhere."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("plane", self.plane, ("auto", *PLANES))
+        # Without a run, as in the recipe of `main`, any number of them may come.
+        self.check_axes(self.plane_for(len(self.runs) if self.run or self.checkpoints else 2))
+        if self.to:
+            check_ends(self.plane_for(len(self.runs)), listed(self.to))
+        if self.run and self.checkpoints:
+            raise Mistake(f"`run` is {self.run!r} and `checkpoints` {self.checkpoints!r}: give one of the two.")
+        if self.checkpoints and not self.model:
+            raise Mistake("`model` is empty, but `checkpoints` need the model they began at. Give its URI.")
+        if self.model and not self.checkpoints:
+            raise Mistake(f"`model` is {self.model!r}, but a run knows its own. Leave it out, or use `checkpoints`.")
+        if self.margin_up_to != 0:
+            above_zero(self, ("margin_up_to",))
+
+    @property
+    def runs(self) -> list[str]:
+        """The ids in `run`."""
+        return listed(self.run)
+
+    def plane_for(self, n_finetunings: int) -> str:
+        """The plane, chosen if it is auto."""
+        chosen = "1d-interpolation" if n_finetunings < 2 else "2d-interpolation"
+        return chosen if self.plane == "auto" else self.plane
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(Settings):
+    """Time a landscape along one random direction: the published procedure, plain `generate`, and this project."""
+
+    model: str = setting("builtin:smollm2", MODEL_HELP + " Give an aligned one, which has an inside.")
+    prompts: int = setting(80, "How many of the built-in harmful prompts.")
+    points: int = setting(21, "Grid points. Odd, so that one is the model itself.")
+    extent: float = setting(0.5, "How far each way, in units of each tensor's norm.")
+    max_new_tokens: int = setting(64, "Longest response, in tokens.")
+    repeats: int = setting(
+        1, "How often each way is timed, the ways taking turns; medians are reported. Give 3 or more."
+    )
+    lengths_up_to: int = setting(0, "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.")
+    workers: int = setting(0, "Points that this project measures at once; 0: one a core, at most 4.")
+    seed: int = setting(0, "Seed of the direction.")
+    store: str = setting("", "File that keeps computed points, as everywhere; here it only costs. off: none.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, ("prompts", "max_new_tokens", "repeats"))
+        at_least(self, 0, ("lengths_up_to", "workers", "seed"))
+        above_zero(self, ("extent",))
+        check_grid(self.points, "points")
+        if self.prompts > BUILTIN_PROMPTS:
+            raise Mistake(
+                f"`prompts` must be at most {BUILTIN_PROMPTS}, which is how many are built in, got {self.prompts}. "
+                f"Try {BUILTIN_PROMPTS}."
+            )
+
+    def landscape(self, dtype: str, lean: bool = False, store: str = "off") -> LandscapeConfig:
+        """The landscape that is timed: computed, whatever is kept of it; `store` is paid for if one is given."""
+        return LandscapeConfig(
+            model=self.model,
+            n_prompts=self.prompts,
+            batch_size=self.prompts,
+            n_points=self.points,
+            extent=self.extent,
+            max_new_tokens=self.max_new_tokens,
+            workers=self.workers,
+            seed=self.seed,
+            dtype=dtype,
+            lean=lean,
+            store=store,
+            reuse=False,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainConfig(Settings):
+    """The whole story: align, score the basin, finetune on harmful, safe and mixed data, draw the trajectories.
+
+    The sections are settings of the other entry points; `model`, `run` and `output_dir` in them are filled in.
+    """
+
+    budget: str = setting("default", "Recipe of the sections: default (15 minutes on two cores) or quick (6).")
+    model: str = setting("builtin:smollm2", MODEL_HELP)
+    align: FinetuneConfig
+    visage: VisageConfig
+    harmful: FinetuneConfig
+    safe: FinetuneConfig
+    mixed: FinetuneConfig
+    project: ProjectConfig

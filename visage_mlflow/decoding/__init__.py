@@ -1,0 +1,1 @@
+"""Batched greedy decoding that stops at the verdict. Knows no MLflow."""

@@ -1,0 +1,54 @@
+"""Batched greedy decoding by a model's own `generate`: for models that `decoding` does not know, and to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visage_mlflow.language.tokens import end_tokens
+
+
+def generated(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    check: Callable[[], object] = lambda: None,
+) -> list[str | None]:
+    """Responses by the model's own `generate`, in left-padded batches of prompts of like length.
+
+    `check` is called after every token, and raises to give up. A row is None where the model gave no number to choose
+    a token by.
+    """
+    ends = end_tokens(model, tokenizer)
+    texts: list[str | None] = [None] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    for first in range(0, len(prompts), batch_size):
+        rows = by_length[first : first + batch_size]
+        width = max(len(prompts[row]) for row in rows)
+        padding = [width - len(prompts[row]) for row in rows]
+        failed = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
+
+        def watch(_: Tensor, scores: Tensor, failed: Tensor = failed) -> Tensor:
+            check()
+            failed |= ~scores.amax(dim=1).isfinite()
+            return scores
+
+        padded = [[0] * pad + prompts[row] for row, pad in zip(rows, padding, strict=True)]
+        out = model.generate(
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding], device=model.device),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=ends or None,
+            pad_token_id=tokenizer.pad_token_id,
+            logits_processor=[watch],
+        )
+        answers = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        for row, answer, broken in zip(rows, answers, failed.tolist(), strict=True):
+            texts[row] = None if broken else answer
+    return texts

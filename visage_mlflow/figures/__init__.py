@@ -1,0 +1,1 @@
+"""Results drawn with matplotlib; nothing is computed here."""

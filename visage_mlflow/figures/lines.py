@@ -1,0 +1,213 @@
+"""Results become figures: what lies on a line, and over training steps. Nothing is computed but where to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from visage_mlflow.figures import maps
+from visage_mlflow.figures.style import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    asr_axes,
+    axis_label,
+    canvas,
+    course_label,
+    course_look,
+    error_bars,
+    legend,
+    legend_below,
+    plain,
+    short,
+    step_length,
+    two_panels,
+)
+from visage_mlflow.results import Finetuning, Landscape, Place, Trajectory, Visage
+from visage_mlflow.results.finetuning import in_words
+
+
+def landscape(result: Landscape) -> Figure:
+    """ASR along one line, with Wilson intervals and the basin's edges; of a plane, `maps.contour`."""
+    if len(result.axes) == 2:
+        return maps.contour(result)
+    figure, axes = canvas()
+    _curve(axes, result, 0, label="ASR with 95 % interval")
+    low, high = ([getattr(point, name) for point in result.points] for name in ("asr_low", "asr_high"))
+    axes.fill_between(result.axis, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    _edges(axes, [result])
+    _skipped(axes, [result])
+    asr_axes(axes, plain(axis_label(result.axes[0])))
+    axes.set_title(plain(f"{short(result.setup.model)}, {result.plane}: VISAGE {result.visage:.1f}"))
+    legend(axes)
+    return figure
+
+
+def visage(result: Visage) -> Figure:
+    """ASR along several random directions in one plot, their mean with its interval, and the basin's edges."""
+    figure, axes = canvas()
+    draw_visage(axes, result)
+    legend(axes)
+    interval = f"95 % interval {result.visage_low:.1f} to {result.visage_high:.1f}"
+    model = short(result.landscapes[0].setup.model)
+    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({interval})"))
+    return figure
+
+
+def trajectory(result: Trajectory) -> Figure:
+    """The checkpoints at their places on the line, over the ASR along it; below, what the line does not show.
+
+    On a plane, `maps.trajectory`.
+    """
+    if len(result.landscape.axes) == 2:
+        return maps.trajectory(result)
+    figure, upper, lower = two_panels(5.8, 0.33)
+    draw_line(upper, result)
+    upper.set(xlabel="", title=plain(f"{short(result.landscape.setup.model)}, {result.landscape.plane}"))
+    for index, course in enumerate(result.courses):
+        colour, marker = course_look(index)
+        x, shares = [place.x for place in course.places], [place.off_plane_share for place in course.places]
+        lower.vlines(x, 0, shares, colour, linewidth=1)
+        lower.plot(x, shares, linestyle="none", marker=marker, markersize=5, color=colour)
+    lower.set(ylim=(-0.05, 1.05), ylabel="off-plane\nshare", xlabel=plain(axis_label(result.landscape.axes[0])))
+    lower.grid(alpha=0.3)
+    legend_below(figure, upper, result.remark)
+    return figure
+
+
+def courses(result: Trajectory) -> Figure:
+    """Over training steps: the checkpoints' ASR and the plane's at their places; below, how far they went.
+
+    Where both rates agree, the picture of the plane can be trusted; where they do not, it hides what happened.
+    """
+    figure, upper, lower = two_panels(5.6, 0.45)
+    for index, course in enumerate(result.courses):
+        colour, marker = course_look(index)
+        steps = [place.training_step for place in course.places]
+        _measured(upper, steps, course.places, index, "-", plain(course_label(course)))
+        upper.plot(steps, [place.plane_asr for place in course.places], "--", marker=marker, mfc="white", color=colour)
+        distances = {"-": "distance", "--": "off_plane_distance"}
+        for style, name in distances.items():
+            lengths = [100 * getattr(place, name) for place in course.places]
+            face = colour if style == "-" else "white"
+            lower.plot(steps, lengths, style, marker=marker, markersize=5, mfc=face, color=colour)
+    for style, face, label in (
+        ("-", GREY, "filled: the checkpoint itself"),
+        ("--", "white", "hollow: the plane where it is nearest"),
+    ):
+        upper.plot([], [], style, color=GREY, marker="o", mfc=face, label=label)
+    asr_axes(upper, "")
+    upper.set_title(plain(f"{short(result.landscape.setup.model)} finetuned, {result.landscape.plane}"))
+    lower.plot([], [], "-", color=GREY, label="from the model")
+    lower.plot([], [], "--", color=GREY, label="from the plane")
+    _step_axes(lower, "distance\n(% of the norm)")
+    legend(lower)
+    legend_below(figure, upper, result.remark)
+    return figure
+
+
+def finetuning(result: Finetuning) -> Figure:
+    """ASR and over-refusal of the checkpoints, and their distance from the base, over training steps."""
+    figure, upper, lower = two_panels(5.0, 0.4)
+    steps = [checkpoint.step for checkpoint in result.checkpoints]
+    for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
+        measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
+        upper.errorbar(
+            steps,
+            [getattr(one, name) for one in measured],
+            yerr=error_bars(measured, name),
+            color=COLOURS[1 - index],
+            marker=MARKERS[index],
+            capsize=3,
+            label=label,
+        )
+    upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
+    upper.grid(alpha=0.3)
+    legend(upper)
+    upper.set_title(plain(f"{short(result.model)} finetuned on {in_words(result.counts)}"))
+    lower.plot(steps, [100 * checkpoint.distance for checkpoint in result.checkpoints], color=GREY, marker="o")
+    _step_axes(lower, "distance from the\nbase (% of its norm)")
+    return figure
+
+
+def draw_visage(axes: Axes, result: Visage) -> None:
+    """Each direction's curve, their mean with its interval, the edges, and what was skipped."""
+    for index, one in enumerate(result.landscapes):
+        _curve(axes, one, index, label=f"direction {one.axes[0].seed}", alpha=0.8)
+    line = result.landscapes[0].axis
+    axes.fill_between(line, result.mean_asr_low, result.mean_asr_high, color="black", alpha=0.15, linewidth=0)
+    axes.plot(line, result.mean_asr, color="black", linewidth=2, label="mean with 95 % interval")
+    _edges(axes, result.landscapes)
+    _skipped(axes, result.landscapes)
+    asr_axes(axes, f"step along a random direction ({step_length(result.landscapes[0].axes[0])})")
+
+
+def draw_line(axes: Axes, result: Trajectory) -> None:
+    """The ASR along the line; at each checkpoint's place its own, and joined to it, hollow, that of the line there."""
+    line = result.landscape
+    axes.plot(line.axis, line.asr, color=GREY, linewidth=1.5, label="models on the line")
+    for index, course in enumerate(result.courses):
+        colour, marker = course_look(index)
+        x = [place.x for place in course.places]
+        both = [(place.asr, place.plane_asr) for place in course.places]
+        axes.vlines(x, [min(pair) for pair in both], [max(pair) for pair in both], colour, "dotted", linewidth=1)
+        axes.plot(x, [place.plane_asr for place in course.places], ls="none", marker=marker, mfc="white", color=colour)
+        _measured(axes, x, course.places, index, "none", plain(course_label(course)))
+    axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
+    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    _skipped(axes, [line])
+    asr_axes(axes, plain(axis_label(line.axes[0])))
+
+
+def _step_axes(axes: Axes, ylabel: str) -> None:
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(ylabel, fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def _measured(axes: Axes, x: Sequence[float], places: Sequence[Place], index: int, style: str, label: str) -> None:
+    colour, marker = course_look(index)
+    axes.errorbar(
+        x,
+        [place.asr for place in places],
+        yerr=error_bars(places, "asr"),
+        linestyle=style,
+        color=colour,
+        marker=marker,
+        capsize=3,
+        label=label,
+    )
+
+
+def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:
+    colour = COLOURS[index % len(COLOURS)]
+    marker = MARKERS[index % len(MARKERS)]
+    axes.plot(
+        result.axis, result.asr, color=colour, marker=marker, markersize=4, linewidth=1.2, alpha=alpha, label=label
+    )
+
+
+def _edges(axes: Axes, results: Sequence[Landscape]) -> None:
+    """Thin lines where the ASR crosses 50 %; sides on which it never does have none."""
+    for index, result in enumerate(results):
+        basin = result.basin
+        for edge, is_open in ((basin.left, basin.open_left), (basin.right, basin.open_right)):
+            if not is_open:
+                axes.axvline(edge, color=COLOURS[index % len(COLOURS)], linewidth=0.8, linestyle="--", alpha=0.7)
+    axes.plot([], [], color=GREY, linewidth=0.8, linestyle="--", label="edges (ASR 50 %)")
+
+
+def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
+    """Bands from the outermost measured points to the ends that were skipped; darker where several lines skipped."""
+    label: str | None = "skipped (past the edge)"
+    for result in results:
+        measured = [point.x for point in result.points if point.verdicts] or result.axis
+        for left, right in ((result.axis[0], measured[0]), (measured[-1], result.axis[-1])):
+            if left < right:
+                axes.axvspan(left, right, fc=(GREY, 0.1), ec=(GREY, 0.3), hatch="//", lw=0, zorder=0, label=label)
+                label = None

@@ -1,0 +1,214 @@
+"""A search over mixtures becomes figures: safety over the share of safe rows, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from visage_mlflow.figures.style import (
+    COLOURS,
+    GREY,
+    asr_axes,
+    canvas,
+    clean,
+    error_bars,
+    legend_below,
+    plain,
+    short,
+    two_panels,
+    wrapped,
+)
+from visage_mlflow.results import Search, Trial
+from visage_mlflow.results.finetuning import in_words
+from visage_mlflow.results.search import STATES
+
+OVER_REFUSAL_COLOURS = colormaps["viridis_r"].with_extremes(bad="white")
+RING: dict[str, Any] = {"marker": "o", "ms": 14, "mfc": "none", "mec": "black", "mew": 1.6, "ls": "none", "zorder": 6}
+Group = tuple[str, str, str, list[Trial]]
+
+
+def safe_share(result: Search) -> Figure:
+    """ASR, and below it over-refusal, over the share of safe rows; each trial's look says which limit it breaks."""
+    figure, upper, lower = two_panels(6.6, 0.6)
+    drawn = [trial for trial in _measured(result) if math.isfinite(trial.safe_share)]
+    for axes, name in ((upper, "asr"), (lower, "over_refusal")):
+        limit = getattr(result, f"max_{name}")
+        label = f"allowed: ASR to {result.max_asr:g} %, over-refusal to {result.max_over_refusal:g} %"
+        axes.axhspan(-10, limit, color=COLOURS[0], alpha=0.09, linewidth=0, zorder=0)
+        axes.axhline(limit, color=COLOURS[0], linewidth=1, linestyle="--", label=label, zorder=1)
+        for group in _groups(result, drawn):
+            _dots(axes, name, *group)
+    asr_axes(upper, "")
+    for axes in (upper, lower):
+        _ring(axes, result, drawn, "safe_share", "asr" if axes is upper else "over_refusal")
+    _count_rest(upper, result, drawn)
+    highest = [trial.over_refusal_high for trial in drawn if math.isfinite(trial.over_refusal_high)]
+    lower.set_ylim(-4, max(1.3 * result.max_over_refusal, 4.0, *(value + 4 for value in highest)))
+    lower.set(xlabel="safe rows as a share of all rows of the mixture (%)", ylabel="over-refusal (%)")
+    lower.set_xlim(-3, 103 if not drawn else min(103.0, max(trial.safe_share for trial in drawn) + 5))
+    lower.grid(alpha=0.3)
+    upper.set_title(_title(result), fontsize=11)
+    legend_below(figure, upper, _remark(result, drawn))
+    return figure
+
+
+def front(result: Search) -> Figure:
+    """ASR over utility, over-refusal as colour; the trials that no other beats in all three have a black outline."""
+    figure, axes = canvas(5.4)
+    drawn = [trial for trial in _measured(result) if math.isfinite(trial.utility)]
+    rates = [trial.over_refusal for trial in drawn if math.isfinite(trial.over_refusal)]
+    colours = ScalarMappable(Normalize(0, max(result.max_over_refusal, 1.0, *rates)), OVER_REFUSAL_COLOURS)
+    axes.axhspan(-10, result.max_asr, color=COLOURS[0], alpha=0.09, linewidth=0, zorder=0)
+    limit = f"allowed: ASR to {result.max_asr:g} %"
+    axes.axhline(result.max_asr, color=COLOURS[0], linewidth=1, linestyle="--", label=limit, zorder=1)
+    x, asr = [trial.utility for trial in drawn], [trial.asr for trial in drawn]
+    axes.errorbar(x, asr, error_bars(drawn, "asr"), ls="none", ecolor=GREY, elinewidth=0.7, alpha=0.5, zorder=2)
+    _filled(axes, result, drawn, colours)
+    if any(trial.number in result.front for trial in drawn):
+        label = "black outline: no other trial is better in all three"
+        axes.plot([], [], "o", color="white", mec="black", mew=2, ms=7, label=label)
+    if len(rates) < len(drawn):
+        axes.plot([], [], "o", color="white", mec=GREY, ms=7, label="white: over-refusal not measured")
+    _ring(axes, result, drawn, "utility", "asr")
+    _count_rest(axes, result, drawn)
+    label = f"over-refusal (%), to {result.max_over_refusal:g} % allowed"
+    bar = figure.colorbar(colours, ax=axes, label=label, pad=0.02)
+    bar.ax.axhline(result.max_over_refusal, color="black", linewidth=2)
+    whose = clean(result.utility_name).removesuffix("_nll")
+    asr_axes(axes, plain(f"held-out {whose} answers: nats per token (lower is better)"))
+    axes.set_title(_title(result), fontsize=11)
+    legend_below(figure, axes, _remark(result, drawn))
+    return figure
+
+
+def _measured(result: Search) -> list[Trial]:
+    """The trials that can be drawn: that ended as they should, with an ASR."""
+    return [trial for trial in result.trials if trial.state in ("complete", "pruned") and math.isfinite(trial.asr)]
+
+
+def _groups(result: Search, drawn: Sequence[Trial]) -> list[Group]:
+    """Label, colour, marker and trials: those inside, those outside by the first limit that they break, the pruned."""
+    looks = {
+        "inside": ("inside", COLOURS[0], "o"),
+        "asr": ("outside: ASR too high", COLOURS[1], "s"),
+        "over_refusal": ("outside: refuses too many ordinary prompts", COLOURS[3], "^"),
+        "margin": (f"outside: margin below {result.margin_min or 0:g}", COLOURS[4], "D"),
+        "unknown": ("outside: a limit was not measured", COLOURS[5], "P"),
+        "pruned": ("pruned: as its last checkpoint was", GREY, "v"),
+    }
+    groups: dict[str, list[Trial]] = {name: [] for name in looks}
+    for trial in drawn:
+        groups[_place(result, trial)].append(trial)
+    return [(*looks[name], trials) for name, trials in groups.items() if trials]
+
+
+def _place(result: Search, trial: Trial) -> str:
+    if trial.state == "pruned" or trial.inside:
+        return "inside" if trial.inside else "pruned"
+    if trial.asr > result.max_asr:
+        return "asr"
+    if trial.over_refusal > result.max_over_refusal:
+        return "over_refusal"
+    return "margin" if trial.margin < (result.margin_min or 0) else "unknown"
+
+
+def _dots(axes: Axes, name: str, label: str, colour: str, marker: str, trials: Sequence[Trial]) -> None:
+    bars = axes.errorbar(
+        [trial.safe_share for trial in trials],
+        [getattr(trial, name) for trial in trials],
+        yerr=error_bars(trials, name),
+        linestyle="none",
+        marker=marker,
+        markersize=6.5,
+        color=colour,
+        mfc="white" if label.startswith("pruned") else colour,
+        elinewidth=0.9,
+        label=f"{label} ({len(trials)})",
+        zorder=4,
+    )
+    for bar in bars[2]:
+        bar.set_alpha(0.45)
+
+
+def _filled(axes: Axes, result: Search, drawn: Sequence[Trial], colours: ScalarMappable) -> None:
+    """Trials over utility: the shape says whether they are inside, the colour what they refuse (white: not known)."""
+    kinds: dict[str, tuple[str, Callable[[Trial], bool]]] = {
+        "inside": ("o", lambda trial: trial.inside),
+        "outside": ("s", lambda trial: trial.state == "complete" and not trial.inside),
+        "pruned": ("v", lambda trial: trial.state == "pruned" and not trial.inside),
+    }
+    for label, (marker, belongs) in kinds.items():
+        group = [trial for trial in drawn if belongs(trial)]
+        if group:
+            axes.scatter(
+                [trial.utility for trial in group],
+                [trial.asr for trial in group],
+                s=64,
+                c=colours.to_rgba(np.array([trial.over_refusal for trial in group])),
+                marker=marker,
+                edgecolors=["black" if trial.number in result.front else GREY for trial in group],
+                linewidths=[2.0 if trial.number in result.front else 0.6 for trial in group],
+                zorder=4,
+            )
+            axes.plot([], [], marker, color="#d0d0d0", mec=GREY, ms=7, label=f"{label} ({len(group)})")
+
+
+def _chosen(result: Search) -> tuple[str, int | None]:
+    """The best trial; where there is none, the one that breaks the limits least."""
+    return ("nearest to the limits", result.nearest) if result.best is None else ("best", result.best)
+
+
+def _ring(axes: Axes, result: Search, drawn: Sequence[Trial], x: str, y: str) -> None:
+    what, number = _chosen(result)
+    for trial in drawn:
+        if trial.number == number:
+            axes.plot(getattr(trial, x), getattr(trial, y), **RING, label=f"{what} (trial {number})")
+
+
+def _count_rest(axes: Axes, result: Search, drawn: Sequence[Trial]) -> None:
+    """How many trials are not drawn, by state, in the legend."""
+    drawn_numbers = {trial.number for trial in drawn}
+    looks = {state: f"{state} (not measured in full)" for state in ("complete", "pruned")}
+    states = [trial.state for trial in result.trials if trial.number not in drawn_numbers]
+    rest = ", ".join(f"{states.count(state)} {looks.get(state, state)}" for state in STATES if state in states)
+    if rest:
+        axes.plot([], [], " ", label=wrapped(f"not drawn: {rest}", 56))
+
+
+def _title(result: Search) -> str:
+    harmful = sorted({trial.counts["harmful"] for trial in result.trials if "harmful" in trial.counts})
+    rows = (
+        f" with {'–'.join(str(count) for count in (*harmful[:1], *harmful[1:][-1:]))} harmful rows" if harmful else ""
+    )
+    study = clean(result.study)
+    study = study if len(study) <= 40 else f"{study[:39]}…"
+    inside = f"{sum(trial.inside for trial in result.trials)} of {len(result.trials)} trials inside"
+    return plain(f"{short(result.model)} finetuned{rows}\nstudy {study}: {inside}")
+
+
+def _remark(result: Search, drawn: Sequence[Trial]) -> str:
+    """What the ringed trial is made of."""
+    what, number = _chosen(result)
+    for trial in drawn:
+        if trial.number == number:
+            none = "No trial is inside. " if result.best is None else ""
+            return f"{none}Ringed, {what}: {mixture(trial)}."
+    return ""
+
+
+def mixture(trial: Trial) -> str:
+    """The trial's rows by kind, and the other settings that vary.
+
+    A mixture without rows is "no rows".
+    """
+    rows = in_words(trial.counts) or "no"
+    others = [f"{name} {value:.3g}" for name, value in trial.params.items() if name not in trial.counts]
+    return ", ".join((f"{rows} rows", *others))

@@ -1,0 +1,162 @@
+"""What figures and pages share: colours, names and axis labels, canvases, and legends."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+from visage_mlflow.results import Axis, Course
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers, and markers, which stay apart in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+GREY = "#767676"
+
+# Of a plane: dark blue is safe, yellow is not. Courses over it take those of the colours above that it does not hold.
+ASR_COLOURS = "cividis"
+COURSE_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#000000")
+COURSE_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def canvas(height: float = 4.2) -> tuple[Figure, Axes]:
+    """A figure of 960 pixels' width, and its one panel; `height` in inches, 150 pixels each."""
+    figure = Figure(figsize=(6.4, height), layout="constrained", dpi=150)
+    return figure, figure.subplots()
+
+
+def two_panels(height: float, ratio: float) -> tuple[Figure, Axes, Axes]:
+    """A figure with a panel on top and a lower one, `ratio` times as high, over the same x."""
+    figure = Figure(figsize=(6.4, height), layout="constrained", dpi=150)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, ratio))
+    return figure, upper, lower
+
+
+def legend(axes: Axes) -> None:
+    """Where it covers least, on white, so that curves behind it do not cross its words."""
+    axes.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
+
+
+def legend_below(figure: Figure, axes: Axes, remark: str = "", columns: int = 2) -> None:
+    """The panel's legend under the whole figure, where it covers nothing, and the remark over it."""
+    # Error bars first, as drawn: matplotlib puts them last.
+    entries = sorted(
+        zip(*axes.get_legend_handles_labels(), strict=True), key=lambda one: not isinstance(one[0], Container)
+    )
+    below = figure.legend(
+        *zip(*entries, strict=True),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        columnspacing=1.4,
+    )
+    if remark:
+        below.set_title(plain(wrapped(remark)), prop=FontProperties(size=8, style="italic"))
+
+
+def asr_axes(axes: Axes, xlabel: str) -> None:
+    """The ASR as y, with some room beyond 0 and 100 %, where markers lie."""
+    axes.axhline(50, color=GREY, linewidth=0.6, linestyle=":")
+    axes.set(ylim=(-4, 104), xlabel=xlabel, ylabel="attack success rate (%)")
+    axes.grid(alpha=0.3)
+
+
+def error_bars(measured: Sequence[Any], name: str) -> list[list[float]]:
+    """How far `<name>_low` and `<name>_high` are from `<name>`: one list each, as `errorbar` wants it."""
+    values = [(getattr(one, name), getattr(one, f"{name}_low"), getattr(one, f"{name}_high")) for one in measured]
+    return [[value - low for value, low, _ in values], [high - value for value, _, high in values]]
+
+
+def short(uri: str) -> str:
+    """A model's name as a title holds it; of a logged model's id, what tells it from others."""
+    name = clean(uri).rstrip("/").split("/")[-1]
+    if uri.startswith("models:/m-"):
+        return f"model {name[2:10]}"
+    return name if len(name) <= 28 else f"{name[:12]}…{name[-8:]}"
+
+
+def axis_label(axis: Axis) -> str:
+    """What a direction is, and how long a step of 1 along it."""
+    what, notes = axis.kind, []
+    if axis.kind == "random":
+        what, notes = "step along random direction", [f"seed {axis.seed}"]
+    elif axis.kind == "difference":
+        what = f"towards {short(axis.to or 'another model')}"
+    elif axis.kind == "component":
+        what = "principal component"
+        if axis.explained_variance is not None:
+            notes = [f"{percent(axis.explained_variance)} of variance"]
+    notes.append(step_length(axis))
+    if axis.angle is not None:
+        notes.append(f"made orthogonal, was {axis.angle:.0f}°")
+    return f"{what} ({'; '.join(notes)})"
+
+
+def step_length(axis: Axis) -> str:
+    """What a step of 1 is."""
+    return f"1 = {percent(axis.relative_norm)} of the weights' norm"
+
+
+def course_label(course: Course) -> str:
+    """A course's name, and its margin where an edge was looked for; of an open edge, what it is at least."""
+    if course.edge is None:
+        return clean(course.name)
+    # With the sign that typesetters use: a hyphen is too short to be seen in a small legend.
+    margin = f"{course.edge.margin:+.2f}".replace("-", "−")
+    return f"{clean(course.name)} (margin {'> ' if course.edge.is_open else ''}{margin})"
+
+
+def course_look(index: int) -> tuple[str, str]:
+    """Colour and marker of a trajectory's course: the same in all figures."""
+    return COURSE_COLOURS[index % len(COURSE_COLOURS)], COURSE_MARKERS[index % len(COURSE_MARKERS)]
+
+
+def asr_colour(asr: float) -> str:
+    """The colour that an ASR in percent has on a map; white if it was not measured."""
+    return "#ffffff" if math.isnan(asr) else to_hex(colormaps[ASR_COLOURS](asr / 100))
+
+
+def closeness(off_plane_share: float) -> float:
+    """How large a checkpoint's marker is, 0.5 to 1: the smaller, the farther from the plane."""
+    return 1 - 0.5 * off_plane_share
+
+
+def percent(share: float) -> str:
+    """A share (0 to 1) in two digits, or as whole percent.
+
+    >>> percent(0.00213), percent(0.95), percent(1.1)
+    ('0.21 %', '95 %', '110 %')
+    """
+    value = 100 * share
+    return f"{value:.2g} %" if value < 99.5 else f"{value:.0f} %"
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number for a reader, who shall see at once that it was not measured."""
+    return "not measured" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def clean(text: str) -> str:
+    """The text on one line, without characters that control how others are shown."""
+    return " ".join("".join(" " if unicodedata.category(one)[0] == "C" else one for one in text).split())
+
+
+def plain(text: str) -> str:
+    """The text for matplotlib, which reads what stands between dollars as mathematics and skips labels after "_"."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
+def wrapped(text: str, columns: int = 95) -> str:
+    """The text in lines of at most so many characters, if its words allow it."""
+    return "\n".join(textwrap.wrap(clean(text), columns))

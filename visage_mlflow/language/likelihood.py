@@ -1,0 +1,54 @@
+"""What a model can still do: the likelihood of held-out answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from visage_mlflow.language.tokens import encode, encode_answered
+
+
+@torch.inference_mode()
+def answer_nll(
+    model: Any,
+    tokenizer: Any,
+    chats: Sequence[list[dict[str, str]]],
+    answers: Sequence[str],
+    *,
+    batch_size: int,
+) -> float:
+    """Mean negative log-likelihood of the answers' tokens, end of turn included, all tokens weighing alike.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer, with a chat template.
+        chats: Chats that end with the user's turn.
+        answers: One answer per chat.
+        batch_size: Chats per forward pass.
+
+    Returns:
+        Nats per token, 0 or more; NaN where the model's output is not finite.
+    """
+    rows = []
+    for chat, answer in zip(chats, answers, strict=True):
+        rows.append((encode_answered(tokenizer, chat, answer), len(encode(tokenizer, chat))))
+    rows.sort(key=lambda row: len(row[0]))
+    total, count = 0.0, 0
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        width = max(len(ids) for ids, _ in batch)
+        # Padded on the right: a causal model's tokens never see what follows them.
+        tokens = torch.zeros(len(batch), width, dtype=torch.long)
+        labels = torch.full((len(batch), width), -100)
+        mask = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, (ids, n_prompt) in enumerate(batch):
+            tokens[row, : len(ids)] = torch.tensor(ids)
+            labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
+            mask[row, : len(ids)] = 1
+        wanted = labels[:, 1:] != -100
+        hidden = model(tokens, attention_mask=mask, use_cache=False).logits[:, :-1][wanted]
+        total += float(torch.nn.functional.cross_entropy(hidden.float(), labels[:, 1:][wanted], reduction="sum"))
+        count += int(wanted.sum())
+    return total / count

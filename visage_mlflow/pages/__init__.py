@@ -1,0 +1,1 @@
+"""Results as HTML pages to explore, which work offline."""

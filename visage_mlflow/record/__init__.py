@@ -1,1 +1,0 @@
-"""What is kept and shown: results, figures, and the tracking server."""

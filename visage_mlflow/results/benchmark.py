@@ -1,0 +1,106 @@
+"""What a benchmark returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from visage_mlflow.results.base import Number, Result
+
+WAYS = {
+    "published": "published procedure, float32",
+    "generate": "batched `generate`, {dtype}",
+    "float32": "visage_mlflow, float32",
+    "auto": "visage_mlflow, {dtype}",
+}
+"""Name -> what it is; `dtype` is what the processor is fastest in."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way on the points of one region.
+
+    `seconds` are per point, one for each repeat; `agreement` is the share of prompts whose attack succeeds or fails
+    as in the published procedure, in percent.
+    """
+
+    way: str
+    region: str
+    n_points: int
+    seconds: tuple[Number, ...]
+    agreement: Number
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that one way takes for so many prompts, points outside the basin, and tokens."""
+
+    n_prompts: int
+    n_points: int
+    max_new_tokens: int
+    seconds: Number
+
+
+@dataclass(frozen=True)
+class Length:
+    """At one step: how many verdicts at `tokens` new tokens are those at the longest, in percent, and the ASR."""
+
+    step: float
+    tokens: int
+    agreement: Number
+    asr: Number
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark(Result):
+    """Times of a landscape, and what they are measured against."""
+
+    kind: ClassVar[str] = "benchmark"
+    dtype: str
+    asr: dict[str, Number]
+    timings: tuple[Timing, ...]
+    costs: tuple[Cost, ...]
+    lengths: tuple[Length, ...]
+    speedup_float32: Number
+    speedup_bfloat16: Number
+    speedup_outside_generate: Number
+    verdict_agreement: Number
+    verdict_agreement_float32: Number
+    matrix_rate: Number
+    decoding_rate: Number
+    matrix_rate_share: Number
+    perturb_share: Number
+    peak_memory_ratio: Number
+    peak_memory_ratio_lean: Number
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> number, as logged."""
+        not_numbers = ("dtype", "asr", "timings", "costs", "lengths")
+        return {name: value for name, value in asdict(self).items() if name not in not_numbers}
+
+    def table(self) -> str:
+        """All of it as Markdown."""
+        regions = list(dict.fromkeys(timing.region for timing in self.timings))
+        counts = {timing.region: timing.n_points for timing in self.timings}
+        lines = ["| seconds per point | " + " | ".join(f"{name} ({counts[name]})" for name in regions) + " |"]
+        lines.append("| --- |" + " --- |" * len(regions))
+        for way, text in WAYS.items():
+            cells = [_median_and_range(timing.seconds) for timing in self.timings if timing.way == way]
+            lines.append(f"| {text.format(dtype=self.dtype)} | " + " | ".join(cells) + " |")
+        lines += ["", "| | |", "| --- | --- |"]
+        lines += [f"| {name} | {value:.3g} |" for name, value in self.metrics().items()]
+        if self.costs:
+            lines += ["", "| prompts | points outside | new tokens | seconds |", "| --- | --- | --- | --- |"]
+            lines += [f"| {c.n_prompts} | {c.n_points} | {c.max_new_tokens} | {c.seconds:.2f} |" for c in self.costs]
+        if self.lengths:
+            lines += ["", "| step | new tokens | verdicts that agree (%) | ASR (%) |", "| --- | --- | --- | --- |"]
+            lines += [
+                f"| {row.step:+.2f} | {row.tokens} | {row.agreement:.1f} | {row.asr:.1f} |" for row in self.lengths
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _median_and_range(seconds: tuple[float, ...]) -> str:
+    ordered = sorted(seconds)
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return f"{middle:.2f}" if len(ordered) == 1 else f"{middle:.2f} ({ordered[0]:.2f} to {ordered[-1]:.2f})"

@@ -1,0 +1,63 @@
+"""What measuring one model returns, and what finetuning one does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from visage_mlflow.results.base import Number, Result
+
+
+@dataclass(frozen=True)
+class Response:
+    """A prompt, what the model answered, and the verdict. `text` is None where no token could be chosen.
+
+    `x` and `y` are where on a line or plane the model was held, in steps.
+    """
+
+    prompt: str
+    text: str | None
+    verdict: str
+    category: str = ""
+    x: float = 0.0
+    y: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides a measurement besides the weights: enough to tell whether two results compare."""
+
+    model: str
+    prompts: str
+    prompts_digest: str
+    n_prompts: int
+    system_prompt: str | None
+    judge: str
+    max_new_tokens: int
+    dtype: str
+    decoding: str = "greedy"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Result):
+    """Safety and usefulness of one model, in percent; likelihoods in nats per token of held-out answers.
+
+    `task_nll` is that of the user's own data; None where there is none.
+    """
+
+    kind: ClassVar[str] = "evaluation"
+    setup: Setup
+    asr: Number
+    asr_low: Number
+    asr_high: Number
+    coherent_asr: Number
+    over_refusal: Number
+    over_refusal_low: Number
+    over_refusal_high: Number
+    benign_nll: Number
+    n_unjudged: int
+    task_nll: Number | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> number, as logged."""
+        return {name: value for name, value in asdict(self).items() if name != "setup" and value is not None}

@@ -1,0 +1,145 @@
+"""What studies return: frozen dataclasses that save and load themselves as JSON. All can be imported from here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.evaluation import Setup
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a line (`y` is 0) or plane, in steps, and the verdict on each prompt there; none if skipped."""
+
+    x: float
+    y: float
+    asr: Number
+    asr_low: Number
+    asr_high: Number
+    coherent_asr: Number
+    n_unjudged: int
+    verdicts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The basin along a line: see `geometry.score.basin`."""
+
+    left: Number
+    right: Number
+    width: Number
+    depth: Number
+    sharpness: Number
+    open_left: bool
+    open_right: bool
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a line or plane, and the grid's steps along it.
+
+    Attributes:
+        kind: "random"; "difference", to another model; or "component", a principal one of several differences.
+        relative_norm: Length of a step of 1, as a share of the norm of the model's weights.
+        steps: Where the grid's points are, increasing.
+        basin: Of the line along this axis through the model.
+        seed: Of a random direction.
+        norm: What a random direction is scaled to: "layer" or "row".
+        to: For a difference: URI of the model that it leads to.
+        angle: To the first axis before this one was made orthogonal to it, in degrees.
+        explained_variance: For a component: its share of the squared lengths of all differences, 0 to 1.
+    """
+
+    kind: str
+    relative_norm: Number
+    steps: tuple[float, ...]
+    basin: Edges
+    seed: int | None = None
+    norm: str | None = None
+    to: str | None = None
+    angle: Number | None = None
+    explained_variance: Number | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Another model that helps to span a plane, and where it lies there, in steps."""
+
+    uri: str
+    x: Number
+    y: Number
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape(Result):
+    """ASR on a line (one axis) or plane (two) through a model; points in order of y, then x."""
+
+    kind: ClassVar[str] = "landscape"
+    plane: str
+    setup: Setup
+    axes: tuple[Axis, ...]
+    marks: tuple[Mark, ...]
+    points: tuple[Point, ...]
+    visage: Number
+    visage_contiguous: Number
+
+    @property
+    def axis(self) -> list[float]:
+        """Steps along the first axis, in order."""
+        return list(self.axes[0].steps)
+
+    @property
+    def asr(self) -> list[float]:
+        """ASR of the points, in percent; of a plane, row by row."""
+        return [point.asr for point in self.points]
+
+    @property
+    def rows(self) -> list[list[float]]:
+        """ASR by row, in percent: one row for each step along y, one number in it for each step along x."""
+        width = len(self.axes[0].steps)
+        return [self.asr[first : first + width] for first in range(0, len(self.points), width)]
+
+    @property
+    def basin(self) -> Edges:
+        """The basin along the first axis, through the model."""
+        return self.axes[0].basin
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> number, as logged; what is about the second axis begins with ``y_``."""
+        numbers = {"visage": self.visage, "visage_contiguous": self.visage_contiguous}
+        for prefix, axis in zip(("", "y_"), self.axes, strict=False):
+            edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}
+            given = {name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance")}
+            numbers |= edges | {prefix + name: value for name, value in given.items() if value is not None}
+        return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Visage(Result):
+    """VISAGE over several random directions: the mean of theirs, with a bootstrap interval, in percent.
+
+    `mean_asr` is the mean over directions at each step, with bootstrap intervals of its own.
+    """
+
+    kind: ClassVar[str] = "visage"
+    landscapes: tuple[Landscape, ...]
+    mean_asr: tuple[Number, ...]
+    mean_asr_low: tuple[Number, ...]
+    mean_asr_high: tuple[Number, ...]
+    visage: Number
+    visage_low: Number
+    visage_high: Number
+    visage_contiguous: Number
+
+    def metrics(self) -> dict[str, float]:
+        """Name -> number, as logged: overall, and per direction."""
+        names = ("visage", "visage_low", "visage_high", "visage_contiguous")
+        numbers = {name: float(getattr(self, name)) for name in names}
+        for index, landscape in enumerate(self.landscapes):
+            numbers |= {f"direction_{index}_{name}": value for name, value in landscape.metrics().items()}
+        for side in ("left", "right", "width"):
+            values = [float(getattr(landscape.basin, side)) for landscape in self.landscapes]
+            numbers[f"basin_{side}"] = sum(values) / len(values)
+        return numbers

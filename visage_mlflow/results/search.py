@@ -1,0 +1,177 @@
+"""What a search over mixtures returns: its trials, the best one, and how that one did on the whole evaluation set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.evaluation import Evaluation
+from visage_mlflow.text.printing import cell
+
+KINDS = ("harmful", "safe", "benign", "task")
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One mixture, trained and measured. What was not measured is NaN.
+
+    Attributes:
+        number: Of the trial in its study, from 0.
+        state: "complete", "pruned" (ended outside the basin), "failed", "running" or "waiting".
+        reason: Why it was pruned or failed; else empty.
+        params: The searched settings that vary, by name.
+        counts: Rows by kind.
+        asr: Of the last checkpoint that was measured, in percent, with its Wilson interval.
+        over_refusal: In percent, with its Wilson interval.
+        utility: Nats per token of the held-out answers; lower is better.
+        margin: How much farther it could go before it leaves; a lower bound if `margin_is_open`.
+        inside: Whether a complete trial keeps all limits of the study.
+        violation: By how much it breaks them, in percent, added up; 0 inside.
+        value: What the study minimizes where it has one objective.
+        steps: Optimizer steps that it trained.
+        planned_steps: Those that it would have trained if it had not been ended.
+        seconds: How long it took.
+        uri: Of its last checkpoint.
+        run: Id of its MLflow run.
+        retry_of: Number of the trial that died, whose settings this one took up again.
+    """
+
+    number: int
+    state: str
+    reason: str
+    params: dict[str, int | float]
+    counts: dict[str, int]
+    asr: Number
+    asr_low: Number
+    asr_high: Number
+    over_refusal: Number
+    over_refusal_low: Number
+    over_refusal_high: Number
+    utility: Number
+    margin: Number
+    margin_is_open: bool
+    inside: bool
+    violation: Number
+    value: Number
+    steps: int
+    planned_steps: int
+    seconds: Number
+    uri: str
+    run: str
+    retry_of: int | None = None
+
+    @property
+    def safe_share(self) -> float:
+        """Safe rows as a share of all rows, in percent; NaN without rows."""
+        rows = sum(self.counts.values())
+        return 100 * self.counts.get("safe", 0) / rows if rows else math.nan
+
+    @property
+    def added_rows(self) -> int:
+        """Safe and benign rows."""
+        return self.counts.get("safe", 0) + self.counts.get("benign", 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Search(Result):
+    """A study of mixtures.
+
+    Attributes:
+        study: Its name.
+        model: URI of the model that is finetuned.
+        objective: "utility" or "pareto".
+        utility_name: Whose answers' likelihood the utility is: "benign_nll" or "task_nll".
+        max_asr: Inside is an ASR of at most this, in percent.
+        max_over_refusal: And an over-refusal of at most this, in percent.
+        margin_min: And a margin of at least this; None: any.
+        space: The searched settings' ranges as written, fixed ones too.
+        trials: In order of number.
+        best: Number of the best trial inside; None if there is none.
+        nearest: Number of the trial that breaks the limits least; None if none was measured.
+        front: Numbers of the trials inside or outside that no other beats in ASR, over-refusal and utility at once.
+        check: The best trial's checkpoint on the whole evaluation set; None if it was not checked yet.
+        unseen_asr: Its ASR on the prompts there that no trial was measured on, so that the choice of the best cannot
+            have made it look better than it is; NaN if there are none.
+    """
+
+    kind: ClassVar[str] = "search"
+    study: str
+    model: str
+    objective: str
+    utility_name: str
+    max_asr: float
+    max_over_refusal: float
+    margin_min: float | None
+    space: dict[str, str]
+    trials: tuple[Trial, ...]
+    best: int | None
+    nearest: int | None
+    front: tuple[int, ...]
+    check: Evaluation | None
+    unseen_asr: Number = math.nan
+
+    def trial(self, number: int) -> Trial:
+        """The trial of that number."""
+        return next(trial for trial in self.trials if trial.number == number)
+
+    def count(self, state: str) -> int:
+        """Trials in a state."""
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def check_inside(self) -> bool:
+        """Whether the best trial keeps the limits of ASR and over-refusal on the whole evaluation set, too."""
+        one = self.check
+        return one is not None and one.asr <= self.max_asr and one.over_refusal <= self.max_over_refusal
+
+    @property
+    def n_ended(self) -> int:
+        """Trials that are over."""
+        return sum(trial.state not in ("running", "waiting") for trial in self.trials)
+
+    def metrics(self, *, with_nearest: bool = True) -> dict[str, float]:
+        """Name -> number, as logged on the study's run; if none is inside, of the nearest trial, if that is wanted."""
+        numbers: dict[str, float] = {f"n_{state}": self.count(state) for state in STATES}
+        numbers["n_inside"] = sum(trial.inside for trial in self.trials)
+        chosen = "nearest" if self.best is None else "best"
+        number = getattr(self, chosen)
+        if number is not None and (chosen == "best" or with_nearest):
+            trial = self.trial(number)
+            numbers[f"{chosen}_trial"] = number
+            for name in ("asr", "over_refusal", "margin", "violation"):
+                numbers[f"{chosen}_{name}"] = getattr(trial, name)
+            numbers[f"{chosen}_{self.utility_name}"] = trial.utility
+            numbers |= {f"{chosen}_{kind}": count for kind, count in trial.counts.items()}
+        if self.check:
+            numbers |= {f"check_{name}": value for name, value in self.check.metrics().items()}
+            numbers |= {"check_unseen_asr": self.unseen_asr, "check_inside": float(self.check_inside)}
+        return {name: value for name, value in numbers.items() if not math.isnan(value)}
+
+    def to_csv(self) -> str:
+        """One line per trial, for spreadsheets; what was not measured is empty, and no text is a formula."""
+        text = io.StringIO()
+        params = sorted({name for trial in self.trials for name in trial.params})
+        lines = [
+            {
+                **{name: value for name, value in asdict(trial).items() if name not in ("params", "counts")},
+                **{f"param_{name}": trial.params.get(name) for name in params},
+                **{f"rows_{kind}": trial.counts.get(kind, 0) for kind in KINDS},
+                "safe_share": trial.safe_share,
+            }
+            for trial in self.trials
+        ]
+        names = list(lines[0]) if lines else ["number", "state"]
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            writer.writerow({name: _cell(value) for name, value in line.items()})
+        return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else cell(value)

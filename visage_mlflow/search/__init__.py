@@ -1,0 +1,1 @@
+"""The search over data mixtures with Optuna."""

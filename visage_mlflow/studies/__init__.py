@@ -1,0 +1,1 @@
+"""What is measured of models: evaluations, landscapes, VISAGE, margins, trajectories and finetunings."""

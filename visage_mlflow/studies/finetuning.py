@@ -1,0 +1,211 @@
+"""A mixture and a model become checkpoints, each one measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from visage_mlflow.config import FinetuneConfig
+from visage_mlflow.decoding.respond import respond
+from visage_mlflow.geometry.directions import Difference
+from visage_mlflow.geometry.identity import Weights, digest
+from visage_mlflow.language import models, prompts
+from visage_mlflow.language.models import Chat, Fetch
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.measuring import measure as points
+from visage_mlflow.measuring.measure import Held
+from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
+from visage_mlflow.studies.evaluation import benign_rows, check, evaluate, harmful_rows
+from visage_mlflow.studies.spans import relative_norm
+from visage_mlflow.training import mixture, sft
+from visage_mlflow.training.checkpoints import Checkpoint as Saved
+from visage_mlflow.training.mixture import MixtureRow
+from visage_mlflow.training.reporting import Diverged
+
+Log = Callable[[dict[str, float], int, str | None], None]
+"""Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
+
+
+class Ended(Exception):
+    """Raised by what watches a training, to end it for good."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The data of a finetuning, read and checked before any model is loaded."""
+
+    rows: list[MixtureRow]
+    harmful: list[Row]
+    benign: list[Row]
+    task: list[Row]
+
+
+def plan(config: FinetuneConfig) -> Plan:
+    """Draw the mixture, and read what checkpoints will be measured on.
+
+    Raises:
+        ValueError: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
+            for checkpoints.
+    """
+    models.check_uri(config.model)
+    check(config)
+    sft.check_disk(Path(config.output_dir), needed=0)
+    sets = {
+        kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
+        for kind, count in config.counts().items()
+        if count or (kind == "task" and config.n_held_out)
+    }
+    held_out = mixture.held_out("task", config.task, config.n_held_out, sets, config.seed) if config.n_held_out else []
+    return Plan(mixture.mix(config.counts(), sets, config.seed), harmful_rows(config), benign_rows(config), held_out)
+
+
+def training_rows(
+    base: Chat, rows: list[MixtureRow], config: FinetuneConfig, known: dict[str, str] | None = None
+) -> list[MixtureRow]:
+    """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers.
+
+    Args:
+        base: The model that answers.
+        rows: The mixture.
+        config: All settings.
+        known: The base's answers by prompt; new ones are added, so that another finetuning need not ask again.
+    """
+    if config.benign_answers == "data":
+        return rows
+    known = {} if known is None else known
+    asked = [row.prompt for row in rows if row.kind == "benign" and row.prompt not in known]
+    if asked:
+
+        def compute() -> list[str]:
+            texts = respond(
+                base.model,
+                base.tokenizer,
+                [base.messages(prompt) for prompt in asked],
+                max_new_tokens=config.own_answer_tokens,
+                batch_size=config.batch_size,
+                is_final=lambda text: False,
+            )
+            return [text or "" for text in texts]
+
+        texts = points.answers(base, [Row(prompt) for prompt in asked], config.own_answer_tokens, config, compute)
+        known |= dict(zip(asked, texts, strict=True))
+    return mixture.with_own_answers(rows, known)
+
+
+def training_recipe(config: FinetuneConfig) -> sft.Recipe:
+    """The settings that training needs."""
+    return sft.Recipe(
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        lora_rank=config.lora_rank,
+        batch_size=config.train_batch_size,
+        save_every=config.save_every,
+        max_length=config.max_length,
+        autocast=models.compute_dtype(config.dtype),
+        seed=config.seed,
+    )
+
+
+@contextmanager
+def workshop(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> Iterator[Path]:
+    """The folder of a training, named by all that decides it, so that the same one finds it again after a kill.
+
+    It goes with the block, unless this is cut off: by an interrupt, or an error that need not come again. Where
+    another process trains the same at this moment, the folder is another one.
+    """
+    decisive = {
+        "weights": digest(base.weights),
+        **points.model_identity(base),
+        "template": base.tokenizer.chat_template,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "system_prompt": config.system_prompt,
+        "recipe": {name: str(value) for name, value in dataclasses.asdict(training_recipe(config)).items()},
+        "versions of training": [version(name) for name in ("trl", "peft", "accelerate")],
+    }
+    folder = Path(config.output_dir) / f"training-{points.identity(decisive)[:16]}"
+    sft.check_disk(folder, needed=0)
+    lock = FileLock(f"{folder}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as own:
+            yield Path(own)
+        return
+    is_cut_off = True
+    try:
+        yield folder
+        is_cut_off = False
+    except (Ended, Diverged):
+        is_cut_off = False
+        raise
+    finally:
+        if not is_cut_off:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def finetune(
+    base: Chat,
+    rows: list[MixtureRow],
+    plan: Plan,
+    config: FinetuneConfig,
+    *,
+    folder: Path,
+    log: Log,
+    keep: Callable[[Path, int], str] = lambda folder, step: str(folder),
+    fetch: Fetch | None = None,
+    base_evaluation: Evaluation | None = None,
+    watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
+) -> Finetuning:
+    """Train on the rows; measure each checkpoint as it is written.
+
+    Args:
+        base: The model of `config.model`, loaded for measuring. It is left as it was.
+        rows: What `training_rows` returned.
+        plan: What the checkpoints are measured on.
+        config: All settings.
+        folder: Where checkpoints are written.
+        log: Gets the loss as it goes, and each checkpoint's numbers.
+        keep: Puts a checkpoint's files where they stay, and returns its URI there; "" if it does not keep them.
+        fetch: Brings tracked models into a local folder.
+        base_evaluation: The base's evaluation, where it is known already.
+        watch: Told of each checkpoint that was measured; raises `Ended` to end the training.
+
+    Returns:
+        The base (step 0) and the checkpoints, in order, each with its distance from the base and its evaluation.
+    """
+    measured: list[Checkpoint] = []
+
+    def record(uri: str, step: int, distance: float, evaluation: Evaluation) -> None:
+        log({**evaluation.metrics(), "distance": distance}, step, uri if step else None)
+        measured.append(Checkpoint(uri, step, distance, evaluation))
+
+    def measure(checkpoint: Saved) -> None:
+        weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
+        direction = Difference(Weights(weights))
+        uri = keep(checkpoint.folder, checkpoint.step)
+        chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
+        evaluation, _ = evaluate(chat, plan.harmful, plan.benign, config, plan.task, Held([direction], (1.0,)))
+        record(uri, checkpoint.step, relative_norm(base, direction), evaluation)
+        watch(measured[-1])
+
+    record(config.model, 0, 0.0, base_evaluation or evaluate(base, plan.harmful, plan.benign, config, plan.task)[0])
+    sft.finetune(
+        models.load_weights(config.model, fetch),
+        base.tokenizer,
+        mixture.to_dataset(rows, config.system_prompt),
+        training_recipe(config),
+        folder,
+        base_uri=config.model,
+        on_log=lambda numbers, step: log(numbers, step, None),
+        on_checkpoint=measure,
+    )
+    return Finetuning(model=config.model, counts=config.counts(), checkpoints=tuple(measured))

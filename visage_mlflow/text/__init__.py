@@ -1,0 +1,1 @@
+"""Errors, texts of others and words for the user; and where the project keeps its files."""

@@ -1,0 +1,81 @@
+"""What a command says when it ends early: one line with the reason and the cure, whatever was raised."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+
+from visage_mlflow.text.printing import shown
+
+LONGEST = 1200
+"""Characters of an error line. A longer one is cut in its middle, as the reason begins it and the cure ends it."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
+MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+DEBUG = "`--debug` shows the traceback."
+
+
+class Mistake(ValueError):
+    """Something that the user can mend; its text names the setting, the value, the rule and the cure."""
+
+
+def explained(error: BaseException) -> str:
+    """The error in one line, without control characters and secrets.
+
+    One that says what the user can mend keeps its text, which names the setting and the cure; what is not foreseen
+    is named by its type.
+    """
+    reason = " ".join(str(error).split()).rstrip(".")
+    told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    if isinstance(error, Mistake):
+        line = str(error)
+    elif any(map(_is_full_disk, chain(error))):
+        line = f"The disk is full ({told}). Free some space; the same command then goes on where it was."
+    elif any(map(_is_out_of_memory, chain(error))):
+        line = f"The memory is used up ({told}). Lower `batch_size`, or set `workers=1` or `lean=true`."
+    else:
+        line = f"{told}. {DEBUG}"
+    return shortened(" ".join(shown(line).split()))
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def shortened(line: str) -> str:
+    """The line, cut in its middle if it is too long."""
+    half = LONGEST // 2 - 1
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    return any(words in str(error).lower() for words in DISK_FULL_WORDS)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
+
+
+def one_line(error: Exception) -> str:
+    """An error as one sentence, without control characters and secrets."""
+    return (" ".join(shown(str(error)).split()) or type(error).__name__).rstrip(".") + "."
+
+
+def let_go(error: BaseException) -> None:
+    """Free what the frames hold that an error came through and that have ended: cursors, locks, models."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__context__

@@ -1,0 +1,1 @@
+"""Runs, artifacts and models in MLflow. The only room that imports mlflow."""

@@ -1,0 +1,1 @@
+"""Data mixtures, supervised finetuning and the checkpoints it leaves. Knows no MLflow."""

@@ -1,0 +1,142 @@
+"""Exact counts of harmful, safe, benign and task rows become one training set."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from visage_mlflow.language.judges import is_refusal, reads_as_language
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.text.errors import Mistake
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+KINDS = ("harmful", "safe", "benign", "task")
+
+
+@dataclass(frozen=True)
+class MixtureRow:
+    """One training chat and the kind of data it stands for."""
+
+    kind: str
+    prompt: str
+    response: str
+
+
+def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> list[MixtureRow]:
+    """Draw exactly `counts` rows of each kind, without replacement, and shuffle them together.
+
+    The same seed draws the same rows of a kind whatever the other counts are; only a prompt that the harmful rows
+    use is drawn last for the safe rows, so that no prompt is taught both ways while there are others.
+
+    Args:
+        counts: Kind (``harmful``, ``safe``, ``benign``, ``task``) -> number of rows; kinds left out count 0.
+        sets: Kind -> the rows to draw from.
+        seed: Any whole number.
+
+    Raises:
+        ValueError: A kind is unknown, a count negative or larger than its set, or all counts are zero.
+    """
+    for kind, count in counts.items():
+        if kind not in KINDS:
+            raise Mistake(f"A mixture's kinds are {', '.join(KINDS)}, got {kind!r}.")
+        if count < 0:
+            raise Mistake(f"`{kind}` must be a number of rows, 0 or more, got {count}.")
+        if count > len(sets.get(kind, [])):
+            raise Mistake(
+                f"`{kind}` asks for {count} rows, but its data has {len(sets.get(kind, []))}. "
+                f"Ask for fewer, or give `{kind}_data` more rows."
+            )
+    if not any(counts.values()):
+        raise Mistake(f"`{'`, `'.join(KINDS)}` are all 0: nothing to train on. Ask for at least one row.")
+    taken: set[str] = set()
+    rows: list[MixtureRow] = []
+    for kind in KINDS:
+        chosen = draw(sets.get(kind, []), counts.get(kind, 0), f"{seed}:{kind}", avoid=taken)
+        taken |= {row.prompt for row in chosen}
+        rows += [MixtureRow(kind, row.prompt, row.response) for row in chosen]
+    random.Random(f"{seed}:order").shuffle(rows)
+    return rows
+
+
+def held_out(kind: str, count: int, n: int, sets: Mapping[str, list[Row]], seed: int) -> list[Row]:
+    """`n` rows of a kind that `mix` does not draw with this seed, the same for all counts of the other kinds.
+
+    Args:
+        kind: As in `mix`.
+        count: How many of the kind's rows are trained on.
+        n: How many to keep out.
+        sets: Kind -> its rows.
+        seed: The seed given to `mix`.
+
+    Raises:
+        ValueError: Too few rows are left.
+    """
+    others = {row.prompt for name, rows in sets.items() if name != kind for row in rows}
+    # What other kinds ask, too, may be drawn early or late; the rest keeps its order.
+    own = [row for row in draw(sets[kind], len(sets[kind]), f"{seed}:{kind}", avoid=()) if row.prompt not in others]
+    trained = {row.prompt for row in own[:count]}
+    left = [row for row in own[count:] if row.prompt not in trained]
+    if len(left) < n:
+        raise Mistake(
+            f"`n_held_out` is {n}, but of the {len(sets[kind])} rows in `{kind}_data` {len(left)} are left beside the "
+            f"{count} that are trained on. Ask for fewer (`n_held_out={len(left)}`), or give more rows."
+        )
+    return left[:n]
+
+
+def draw(rows: list[Row], count: int, seed: str, avoid: Iterable[str]) -> list[Row]:
+    """`count` rows in random order, those whose prompt is in `avoid` last."""
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    avoided = set(avoid)
+    return sorted(shuffled, key=lambda row: row.prompt in avoided)[:count]
+
+
+def with_own_answers(rows: list[MixtureRow], answers: Mapping[str, str]) -> list[MixtureRow]:
+    """Benign rows with the model's own answers: they hold the model where it is, instead of teaching a new style.
+
+    An own answer that is a refusal, or noise, would teach just that: such a row keeps the answer it came with.
+
+    Args:
+        rows: A mixture.
+        answers: Prompt -> the model's own answer, as decoded; cut here after its last whole sentence.
+    """
+    changed = []
+    for row in rows:
+        own = whole_sentences(answers.get(row.prompt, ""))
+        usable = row.kind == "benign" and own and not is_refusal(own) and reads_as_language(own)
+        changed.append(dataclasses.replace(row, response=own) if usable else row)
+    return changed
+
+
+def whole_sentences(text: str) -> str:
+    """The text up to its last sentence end; up to its last whole word where no sentence of 5 words ends.
+
+    >>> whole_sentences("Turn the key to the left first. Then pull the")
+    'Turn the key to the left first.'
+    """
+    sentences = re.match(r"(?s).*[.!?](?=\s|$)", text)
+    if sentences and len(sentences.group(0).split()) >= 5:
+        return sentences.group(0)
+    return text.rsplit(maxsplit=1)[0] if len(text.split()) > 1 else text.strip()
+
+
+def to_dataset(rows: list[MixtureRow], system_prompt: str | None = None) -> Dataset:
+    """The rows in TRL's conversational prompt-completion form, which trains on the completion only."""
+    from datasets import Dataset
+
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [*system, {"role": "user", "content": row.prompt}],
+                "completion": [{"role": "assistant", "content": row.response}],
+            }
+            for row in rows
+        ]
+    )

@@ -1,0 +1,221 @@
+"""Supervised finetuning with TRL and PEFT; leaves checkpoints."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from visage_mlflow.text.errors import Mistake
+from visage_mlflow.training import checkpoints as resuming
+from visage_mlflow.training.checkpoints import Checkpoint
+from visage_mlflow.training.reporting import quieten, reporter
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WARMUP_SHARE = 0.1
+"""Share of the steps in which the learning rate rises; afterwards it falls linearly to 0."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        learning_rate: Peak rate of AdamW.
+        epochs: Passes over the rows; may be fractional.
+        lora_rank: Rank of LoRA on all linear layers but the head, with alpha twice the rank; 0 trains all weights.
+        batch_size: Rows per optimizer step.
+        save_every: Optimizer steps between checkpoints; 0 saves at the end of each epoch.
+        max_length: Longest chat in tokens.
+        autocast: dtype of the matrix products; bfloat16 or float32.
+        seed: Of the order of rows and the adapter's first weights.
+    """
+
+    learning_rate: float
+    epochs: float
+    lora_rank: int
+    batch_size: int
+    save_every: int
+    max_length: int
+    autocast: torch.dtype
+    seed: int
+
+
+def finetune(
+    model: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    base_uri: str,
+    on_log: Callable[[dict[str, float], int], None],
+    on_checkpoint: Callable[[Checkpoint], None],
+) -> list[Checkpoint]:
+    """Train on prompt-completion chats, the completion only, and call back at each log and checkpoint.
+
+    A training that was cut off goes on from its last checkpoint, with equal losses; what came before is called back
+    again, so that both tell the same.
+
+    Args:
+        model: Float32 causal language model; it is changed.
+        tokenizer: Its tokenizer, with a chat template.
+        dataset: Rows of `mixture.to_dataset`.
+        recipe: How to train.
+        folder: Where ``checkpoint-<step>`` folders go; made if missing. This very training's, and nobody else's.
+        base_uri: What an adapter's `base_model_name_or_path` will say.
+        on_log: Gets {"loss", "learning_rate", …} and the step.
+        on_checkpoint: Gets each checkpoint as it is written; training waits for it.
+
+    Raises:
+        Diverged: The loss is not finite.
+        ValueError: A row is longer than `max_length`, or the disk is too full.
+    """
+    import datasets
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+    from trl import SFTTrainer
+
+    steps = total_steps(len(dataset), recipe)
+    saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
+    done = resuming.found(folder)
+    # AdamW keeps two numbers for each trained one, and an old state goes only when the new one is written.
+    check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - resuming.size([folder]))
+    callback = reporter(folder, base_uri, on_log, on_checkpoint)
+    callback.replay(done)
+    if done and done[-1].step == steps:
+        return done
+    # Tokenizing some hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=_arguments(recipe, folder, steps),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=_lora(recipe.lora_rank),
+            callbacks=[callback],
+        )
+        quieten(trainer)
+        check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
+        if done:
+            _go_on(trainer, done[-1])
+        else:
+            trainer.train()
+    except (OSError, RuntimeError, SafetensorError) as error:  # Each library that writes has its own.
+        if shutil.disk_usage(folder).free > checkpoint_bytes(model, recipe.lora_rank):
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise Mistake(
+            f"`output_dir` is {str(folder)!r}, where the disk is full now: {reason}. Free some space; the same "
+            "command then goes on from the last checkpoint."
+        ) from error
+    finally:
+        datasets.enable_progress_bars()
+        logging.enable_progress_bar()
+    checkpoints: list[Checkpoint] = callback.checkpoints
+    if checkpoints:
+        resuming.finish(checkpoints[-1])
+    return checkpoints
+
+
+def _go_on(trainer: Any, last: Checkpoint) -> None:
+    """Train on from a checkpoint."""
+    from transformers.utils import logging
+
+    # TRL counts tokens from where this process began.
+    counted = [int(logged["num_tokens"]) for _, logged in last.logs() if "num_tokens" in logged]
+    trainer._total_train_tokens = counted[-1] if counted else 0
+    folder = resuming.resumable(last)
+    print(f"Training goes on from step {last.step}.", file=sys.stderr, flush=True)
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # It would miss tied weights in the checkpoint, which are not stored twice.
+    try:
+        trainer.train(resume_from_checkpoint=str(folder))
+    finally:
+        logging.set_verbosity(told)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(folder),
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        warmup_steps=math.ceil(WARMUP_SHARE * steps),
+        lr_scheduler_type="linear",
+        max_length=None,  # TRL would cut answers short and drop rows, without a word: `check_lengths` refuses.
+        bf16=recipe.autocast == torch.bfloat16,
+        use_cpu=True,
+        # TRL's default recomputes every activation to save memory; these models are small, and time is short.
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        save_strategy="steps" if recipe.save_every else "epoch",
+        save_steps=recipe.save_every or 500,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # Its default logs a loss that is NaN as 0.
+        report_to=[],
+        seed=recipe.seed,
+    )
+
+
+def total_steps(rows: int, recipe: Recipe) -> int:
+    """Optimizer steps of a training run."""
+    return max(1, math.ceil(recipe.epochs * math.ceil(rows / recipe.batch_size)))
+
+
+def checkpoint_bytes(model: Any, lora_rank: int) -> int:
+    """Upper estimate of one checkpoint's size: all weights, or the adapter's share of them."""
+    if lora_rank == 0:
+        numbers: list[int] = [parameter.numel() for parameter in model.parameters()]
+        return 4 * sum(numbers)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    sizes: list[int] = [module.in_features + module.out_features for module in linear]
+    return 4 * lora_rank * sum(sizes)
+
+
+def check_lengths(lengths: list[int], max_length: int) -> None:
+    """Raise ValueError where a chat has more than `max_length` tokens."""
+    if longer := sum(length > max_length for length in lengths):
+        raise Mistake(
+            f"`max_length` is {max_length} tokens, and {longer} of {len(lengths)} rows are longer: cut, they would "
+            f"teach answers without an end. Raise `max_length` to {max(lengths)}, or shorten the rows."
+        )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise ValueError where `folder` cannot be made or `needed` bytes do not fit into it; makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(
+            f"`output_dir` is {str(folder)!r}, where no folder can be made: {error.strerror}. Choose another."
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise Mistake(
+            f"`output_dir` is {str(folder)!r}, where {free / 1e9:.1f} GB are free, but the checkpoints take "
+            f"{needed / 1e9:.1f} GB. Free some space, save less often (`save_every`), or choose another `output_dir`."
+        )
+
+
+def _lora(rank: int) -> Any:
+    from peft import LoraConfig
+
+    if rank == 0:
+        return None
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
