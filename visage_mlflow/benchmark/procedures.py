@@ -13,8 +13,8 @@ from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.tokens import encode
-from visage_mlflow.studies import crew as workers
-from visage_mlflow.studies.evaluation import attack
+from visage_mlflow.measuring.measure import Held, Measurer
+from visage_mlflow.studies.crew import crew
 
 PUBLISHED_BATCH = 4
 Verdicts = dict[float, list[str]]
@@ -71,16 +71,14 @@ def plain(chat: Chat, work: Work) -> Way:
 
 def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
     """As `landscape` does it."""
-    crew = workers.crew(chat, config, len(work.steps))
+    workers = crew(chat, config, len(work.steps))
 
-    def one(chat: Chat, step: float, check: workers.Check) -> list[str]:
-        with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
-            return [response.verdict for response in attack(chat, work.rows, config, (step,), check)]
+    def ask(measure: Measurer, chat: Chat, step: float) -> list[str]:
+        responses = measure(chat, Held([work.direction], (step,)), work.rows, config)
+        return [response.verdict for response in responses]
 
     def run(steps: Sequence[float]) -> Verdicts:
-        verdicts: Verdicts = {}
-        crew.run(sorted(steps, key=abs, reverse=True), one, done=lambda step, found: verdicts.update({step: found}))
-        return verdicts
+        return dict(workers.run(sorted(steps, key=abs, reverse=True), ask))
 
     return run
 

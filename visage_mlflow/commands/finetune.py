@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from visage_mlflow.language.models import Chat
-    from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
+    from visage_mlflow.measuring.measure import Measurer
+    from visage_mlflow.results import Checkpoint, Finetuning
     from visage_mlflow.studies.finetuning import Plan
     from visage_mlflow.tracking.runs import Run
 
@@ -22,13 +23,15 @@ def main(config: FinetuneConfig) -> None:
     """Finetune `config.model`, into MLflow."""
     from visage_mlflow.figures.style import short
     from visage_mlflow.language import models
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import finetuning
     from visage_mlflow.tracking import client, runs
 
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
-        plan = finetuning.plan(config)  # Mistakes in the data show before a model is loaded.
+        measure = Measurer(config)  # Mistakes in the store and the data show before a model is loaded.
+        plan = finetuning.plan(config)
         base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
-        result = finetune(base, plan, config, run)
+        result = finetune(base, plan, config, measure, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation
         command_line.tell(
@@ -41,8 +44,8 @@ def finetune(
     base: Chat,
     plan: Plan,
     config: FinetuneConfig,
+    measure: Measurer,
     run: Run,
-    base_evaluation: Evaluation | None = None,
     *,
     answers: dict[str, str] | None = None,
     keep: Callable[[Path, int], str] | None = None,
@@ -59,7 +62,7 @@ def finetune(
     from visage_mlflow.tracking import client
     from visage_mlflow.training import mixture
 
-    rows = finetuning.training_rows(base, plan.rows, config, answers)
+    rows = finetuning.training_rows(base, plan.rows, config, measure, answers)
     run.lines(rows, "mixture.jsonl")
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
     with ExitStack() as here:  # The training's folder goes only when all is in MLflow, so that nothing is lost before.
@@ -68,10 +71,10 @@ def finetune(
             rows,
             plan,
             config,
-            folder=(until or here).enter_context(finetuning.workshop(base, rows, config)),
+            folder=(until or here).enter_context(finetuning.training_folder(base, rows, config)),
+            measure=measure,
             log=run.metrics,
             fetch=client.fetch,
-            base_evaluation=base_evaluation,
             keep=keep or run.checkpoint,
             watch=watch,
         )

@@ -21,6 +21,7 @@ def main(config: LandscapeConfig) -> None:
     from visage_mlflow.config import fields, grid
     from visage_mlflow.figures.style import short
     from visage_mlflow.language import models, weights
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation, landscape
     from visage_mlflow.studies.spans import End
     from visage_mlflow.tracking import client, lookup, runs
@@ -30,7 +31,8 @@ def main(config: LandscapeConfig) -> None:
         runs.tracked("landscape", config, name=name) as run,
         tempfile.TemporaryDirectory(prefix="visage-") as folder,
     ):
-        evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
+        measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
+        rows = evaluation.harmful_rows(config)
         uris = fields.unfolded(config.ends, lambda run_id: lookup.look_up(run_id, "to").uris)
         grid.check_ends(config.plane, uris)
         for uri in uris:
@@ -39,7 +41,13 @@ def main(config: LandscapeConfig) -> None:
         ends = [End(uri, weights.stored_weights(uri, Path(folder), client.fetch, "to")) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:
             result, responses = landscape.measure(
-                chat, config, ends=ends, progress=progress, salvage=lambda part, answers: keep_part(part, answers, run)
+                chat,
+                config,
+                rows=rows,
+                ends=ends,
+                measurer=measure,
+                progress=progress,
+                salvage=lambda part, responses: keep_part(part, responses, run),
             )
         keep(result, responses, run)
     for name, axis in zip(("x", "y"), result.axes, strict=False):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
 
 DATA = ("harmful", "safe", "mixed")
+SECTIONS = ("align", "visage", *DATA, "project")
 ON_PLANE = ("harmful", "mixed", "safe")
 """The first two span the plane on which the trajectories are drawn."""
 
@@ -24,6 +25,7 @@ ON_PLANE = ("harmful", "mixed", "safe")
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
     from visage_mlflow.figures.style import short
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation, finetuning
     from visage_mlflow.tracking import client, lookup, runs
 
@@ -32,41 +34,43 @@ def main(config: MainConfig) -> None:
         runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
         ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.
     ):
-        for name in ("align", *DATA):
-            finetuning.plan(getattr(config, name))  # Mistakes in the data show before a model is loaded.
-        for section in (config.visage, config.project):
-            evaluation.check(section)
+        # Mistakes in any step's store, prompts and data show before a model is loaded.
+        measures = {name: Measurer(getattr(config, name)) for name in SECTIONS}
+        rows = {name: evaluation.harmful_rows(getattr(config, name)) for name in ("visage", "project")}
+        plans = {name: finetuning.plan(getattr(config, name)) for name in ("align", *DATA)}
+
+        def finetune_step(name: str, settings: FinetuneConfig) -> tuple[str, Finetuning]:
+            with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
+                base = chats.get(settings.model, settings)
+                return step.id, finetune(base, plans[name], settings, measures[name], step, until=trainings)
 
         say(1, f"align {config.model} on {mixture_of(config.align)}")
-        align = dataclasses.replace(config.align, model=config.model)
-        _, aligning = finetune_step("align", chats.get(align.model, align), align, trainings)
+        _, aligning = finetune_step("align", dataclasses.replace(config.align, model=config.model))
         aligned_uri = aligning.checkpoints[-1].uri
 
         say(2, "VISAGE of the aligned model")
         visage_config = dataclasses.replace(config.visage, model=aligned_uri)
         with runs.tracked("visage", visage_config, name="visage", nested=True) as step:
-            basin = score(chats.get(aligned_uri, visage_config), visage_config, step)
+            aligned = chats.get(aligned_uri, visage_config)
+            basin = score(aligned, rows["visage"], visage_config, measures["visage"], step)
 
         finetuned: dict[str, str] = {}
         evaluations = {
             "base": aligning.checkpoints[0].evaluation,
             "aligned": aligning.checkpoints[-1].evaluation,
         }
-        # The aligned model as each step would measure it: steps that measure alike need not measure it again.
-        measured = [(align, evaluations["aligned"])]
         for number, name in enumerate(DATA, start=3):
             settings = dataclasses.replace(getattr(config, name), model=aligned_uri)
             say(number, f"finetune the aligned model on {mixture_of(settings)}")
-            known = next((one for other, one in measured if settings.measures_like(other)), None)
-            finetuned[name], result = finetune_step(name, chats.get(aligned_uri, settings), settings, trainings, known)
-            measured.append((settings, result.checkpoints[0].evaluation))
+            finetuned[name], result = finetune_step(name, settings)
             evaluations[name] = result.checkpoints[-1].evaluation
 
         say(6, "where each finetuning went: the plane through the aligned model and the harmful and mixed ends")
         projecting = dataclasses.replace(config.project, run=",".join(finetuned[name] for name in ON_PLANE))
         with runs.tracked("project", projecting, name="trajectories", nested=True) as step:
             sources = [lookup.look_up(run_id) for run_id in projecting.runs]
-            ways = project(chats.get(aligned_uri, projecting), sources, projecting, step)
+            aligned = chats.get(aligned_uri, projecting)
+            ways = project(aligned, sources, rows["project"], projecting, measures["project"], step)
 
         say(7, "one table and one figure")
         report(run, basin, ways, evaluations)
@@ -89,17 +93,6 @@ class Chats:
                 uri, dtype=settings.dtype, system_prompt=settings.system_prompt, fetch=self.fetch
             )
         return self.loaded[key]
-
-
-def finetune_step(
-    name: str, base: Chat, settings: FinetuneConfig, until: ExitStack, evaluation: Evaluation | None = None
-) -> tuple[str, Finetuning]:
-    """One finetuning in a nested run; the run's id and the result."""
-    from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import runs
-
-    with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
-        return step.id, finetune(base, finetuning.plan(settings), settings, step, evaluation, until=until)
 
 
 def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> None:

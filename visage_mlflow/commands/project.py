@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from visage_mlflow.language.models import Chat
+    from visage_mlflow.language.prompts import Row
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.results import Trajectory
     from visage_mlflow.tracking.lookup import FinetuneRun
     from visage_mlflow.tracking.runs import Run
@@ -23,15 +25,17 @@ if TYPE_CHECKING:
 def main(config: ProjectConfig) -> None:
     """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
     from visage_mlflow.language import models
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation
     from visage_mlflow.tracking import client, runs
 
     with runs.tracked("project", config, name=f"{config.plane} trajectories") as run:
-        evaluation.check(config)  # Mistakes in the prompts, the store, ids and URIs show before a model is loaded.
+        measure = Measurer(config)  # Mistakes in the store, the prompts, ids and URIs show before a model is loaded.
+        rows = evaluation.harmful_rows(config)
         sources = find(config)
         model = sources[0].model
         base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
-        result = project(base, sources, config, run)
+        result = project(base, sources, rows, config, measure, run)
     tell(result)
 
 
@@ -67,7 +71,14 @@ def unfold(uris: str, setting: str) -> list[str]:
     return fields.unfolded(fields.listed(uris), lambda run_id: lookup.look_up(run_id, setting).uris)
 
 
-def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, run: Run) -> Trajectory:
+def project(
+    base: Chat,
+    sources: Sequence[FinetuneRun],
+    rows: Sequence[Row],
+    config: ProjectConfig,
+    measure: Measurer,
+    run: Run,
+) -> Trajectory:
     """Project finetune runs' checkpoints, with their base loaded, and log them on an open run."""
     from visage_mlflow.figures import lines
     from visage_mlflow.language.weights import stored_weights
@@ -97,7 +108,9 @@ def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, r
                 base,
                 finetuned,
                 config,
+                rows=rows,
                 ends=ends,
+                measurer=measure,
                 progress=progress,
                 salvage=lambda part, answered: keep_part(part, answered, run, "plane"),
             )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from visage_mlflow.language.models import Chat
     from visage_mlflow.language.prompts import Row
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.results import Evaluation, Search
     from visage_mlflow.search.loop import Attempt
     from visage_mlflow.search.trial import Verdict
@@ -86,18 +87,20 @@ def search(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run) -> 
 def prepare(config: SearchConfig, plan: Plan, run: Run) -> Trials:
     """Load the model and measure it, once for all trials."""
     from visage_mlflow.language import models
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.search import trial
     from visage_mlflow.studies import evaluation, finetuning
     from visage_mlflow.tracking import client
 
     base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
-    measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
+    measure = Measurer(config)
+    measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task, measure=measure)
     trial.check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
     command_line.tell(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %")
     answers: dict[str, str] = {}
-    finetuning.training_rows(base, plan.rows, trial.largest(config), answers)
-    return Trials(base, measured, answers, config)
+    finetuning.training_rows(base, plan.rows, trial.largest(config), measure, answers)
+    return Trials(base, measured, answers, config, measure)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Trials:
     measured: Evaluation
     answers: dict[str, str]
     config: SearchConfig
+    measure: Measurer
 
     def attempt(self, attempt: Attempt) -> Verdict:
         """Train and judge one trial in a nested run."""
@@ -129,9 +133,11 @@ class Trials:
 
             reason, edge = "", None
             try:
-                finetune(self.base, plan, settings, run, self.measured, answers=self.answers, keep=keep, watch=watch)
+                finetune(self.base, plan, settings, self.measure, run, answers=self.answers, keep=keep, watch=watch)
                 last = watch.checkpoints[-1]
-                edge = trial.find_margin(self.base, self.measured.asr, last, plan.harmful, self.config, client.fetch)
+                edge = trial.find_margin(
+                    self.base, self.measured.asr, last, plan.harmful, self.config, self.measure, client.fetch
+                )
             except trial.Outside as outside:
                 reason = str(outside)
             verdict = trial.judge(self.config, settings, watch.checkpoints[-1].evaluation, edge, reason)

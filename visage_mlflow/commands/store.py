@@ -1,8 +1,7 @@
-"""What is kept on this machine: the points already computed, and what could not be logged yet.
+"""The `visage` command: the points already computed, which the store on this machine keeps.
 
 visage store
 visage store --prune --unused 30
-visage upload
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 
-from visage_mlflow.measuring.store import DAY, Entry, Store, open_store, place
+from visage_mlflow.measuring.store import DAY, Entry, Store, open_store, store_folder
 from visage_mlflow.text.errors import Mistake, explained
 from visage_mlflow.text.printing import tell
 
@@ -35,31 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="visage", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
     store = commands.add_parser("store", help="List the points already computed, or forget some.")
-    store.add_argument("--store", default="", help="The file, as in the setting `store` of the entry points.")
+    store.add_argument("--store", default="", help="The folder, as in the setting `store` of the entry points.")
     store.add_argument("--prune", action="store_true", help="Forget the points that the other flags choose.")
     store.add_argument("--unused", type=float, metavar="DAYS", help="Those that nobody asked for in so many days.")
     store.add_argument("--model", help="Those of the model with this URI.")
     store.add_argument("--all", action="store_true", help="All of them.")
     store.set_defaults(run=show_store)
-    send = commands.add_parser("upload", help="Log what runs kept on disk while the tracking server was away.")
-    send.set_defaults(run=upload)
     return parser
-
-
-def upload(arguments: argparse.Namespace) -> str:
-    """Send what waits to the tracking server; what to say of it.
-
-    Raises:
-        ValueError: Some of it could not be sent, or is for another server.
-    """
-    from visage_mlflow.tracking import runs
-
-    sent = runs.upload()
-    lines = [f"{one.run}: {one.n_sent} sent{one.remark and f'; {one.remark}'}" for one in sent]
-    if left := [one for one in sent if one.remark]:
-        told = "; ".join(f"{one.run}: {one.remark}" for one in left)
-        raise Mistake(f"{len(left)} of {len(sent)} runs are not there as a whole ({told}). Upload again later.")
-    return "\n".join(lines) or "nothing waits to be sent"
 
 
 def show_store(arguments: argparse.Namespace) -> str:
@@ -68,11 +49,11 @@ def show_store(arguments: argparse.Namespace) -> str:
     Raises:
         ValueError: There is no store, it cannot be read, or the flags say not what to forget.
     """
-    path = place(arguments.store)
-    if path is None:
-        raise Mistake("`store` is off, so there is none to list. Give --store a file.")
-    if not os.path.exists(path):  # Which, unlike the path's own method, takes any name.
-        return f"{path}: no points yet"
+    folder = store_folder(arguments.store)
+    if folder is None:
+        raise Mistake("`store` is off, so there is none to list. Give --store a folder.")
+    if not os.path.exists(folder):  # Which, unlike the path's own method, takes any name.
+        return f"{folder}: no points yet"
     store = open_store(arguments.store)
     assert store is not None  # Only off gives none.
     chosen = choose(store.entries(), arguments.unused, arguments.model)
@@ -94,7 +75,7 @@ def choose(entries: Sequence[Entry], unused: float | None, model: str | None) ->
 
 def table(store: Store, entries: Sequence[Entry]) -> str:
     """Where the store is and how large, and its points by model."""
-    lines = [f"{store.path}: {len(entries)} points, {store.size() / 1e6:.1f} MB on disk"]
+    lines = [f"{store.folder}: {len(entries)} points, {sum(entry.size for entry in entries) / 1e6:.1f} MB on disk"]
     for model, group in groupby(sorted(entries, key=lambda entry: entry.model), key=lambda entry: entry.model):
         points = list(group)
         size = sum(entry.size for entry in points) / 1e6

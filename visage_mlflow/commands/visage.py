@@ -9,8 +9,12 @@ from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.config import VisageConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from visage_mlflow.language.models import Chat
-    from visage_mlflow.results import Visage
+    from visage_mlflow.language.prompts import Row
+    from visage_mlflow.measuring.measure import Measurer
+    from visage_mlflow.results import Landscape, Response, Visage
     from visage_mlflow.tracking.runs import Run
 
 
@@ -18,38 +22,44 @@ def main(config: VisageConfig) -> None:
     """Score `config.model`, into MLflow."""
     from visage_mlflow.figures.style import short
     from visage_mlflow.language import models
+    from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation
     from visage_mlflow.tracking import client, runs
 
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
-        evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
+        measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
+        rows = evaluation.harmful_rows(config)
         chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
-        result = score(chat, config, run)
+        result = score(chat, rows, config, measure, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"
     )
 
 
-def score(chat: Chat, config: VisageConfig, run: Run) -> Visage:
-    """VISAGE of a loaded model, logged on an open run."""
+def score(chat: Chat, rows: Sequence[Row], config: VisageConfig, measure: Measurer, run: Run) -> Visage:
+    """VISAGE of a loaded model, logged on an open run: each direction as it is done, then all together."""
     from visage_mlflow.figures import lines
     from visage_mlflow.pages import landscape as pages
-    from visage_mlflow.studies import landscape
+    from visage_mlflow.studies import visage
     from visage_mlflow.tracking import histories
 
+    def keep(number: int, one: Landscape, responses: Sequence[Response]) -> None:
+        run.result(one, f"direction_{number}/landscape.json")
+        run.lines(responses, f"direction_{number}/responses.jsonl")
+        run.text(pages.landscape(one, responses), f"direction_{number}/landscape.html")
+
     with command_line.bar(config.n_directions * config.n_points, "VISAGE") as progress:
-        result, responses = landscape.measure_visage(
+        result = visage.measure(
             chat,
             config,
+            rows=rows,
+            measurer=measure,
             progress=progress,
-            salvage=lambda index, part, answered: keep_part(part, answered, run, f"direction_{index}"),
+            keep=keep,
+            salvage=lambda number, part, responses: keep_part(part, responses, run, f"direction_{number}"),
         )
     run.metrics(result.metrics())
     run.history(histories.mean_along(result))
     run.result(result, "visage.json")
-    for index, (one, answered) in enumerate(zip(result.landscapes, responses, strict=True)):
-        run.result(one, f"direction_{index}/landscape.json")
-        run.lines(answered, f"direction_{index}/responses.jsonl")
-        run.text(pages.landscape(one, answered), f"direction_{index}/landscape.html")
     run.figure(lines.visage(result), "visage.png")
     return result

@@ -13,7 +13,7 @@ class ComputeConfig(Settings):
 
     batch_size: int = setting(80, "Prompts answered at once.")
     store: str = setting(
-        "", "File that keeps computed points. Empty: VISAGE_STORE, or points.db in the user's cache; off: none."
+        "", "Folder that keeps computed points. Empty: VISAGE_STORE, or the user's cache folder; off: none."
     )
     reuse: bool = setting(True, "Read points that the store has; false computes them anew and counts what differs.")
     lean: bool = setting(False, "Save memory rather than time: no second copy of weights, directions drawn anew.")

@@ -33,11 +33,12 @@ REFILL_SHARE = 8
 def respond(
     model: Any,
     tokenizer: Any,
-    chats: Sequence[list[dict[str, str]]],
+    prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     batch_size: int,
     is_final: Callable[[str], bool],
+    check: Callable[[], None] = lambda: None,
     lean: bool = False,
 ) -> list[str | None]:
     """Greedy responses to chats, each ended by end of turn, a final text, or `max_new_tokens`.
@@ -59,15 +60,14 @@ def respond(
     Returns:
         One text per chat, in order; None where the model gave no number to choose a token by.
     """
-    prompts = [encode(tokenizer, chat) for chat in chats]
     if not prompts:
         return []
     if (reason := unknown(model)) is not None:
         warnings.warn(f"{type(model).__name__} is decoded by `generate`, which is slower: {reason}.", stacklevel=2)
         # `generate` does not stop at verdicts, but the caller may give up by raising from `is_final`.
-        return generated(model, tokenizer, prompts, max_new_tokens, batch_size, check=lambda: is_final(""))
-    batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
-    batch.run(is_final)
+        return generated(model, tokenizer, [list(p) for p in prompts], max_new_tokens, batch_size, check=check)
+    batch = Batch(model, tokenizer, [list(p) for p in prompts], max_new_tokens, batch_size)
+    batch.run(is_final, check)
     if lean:
         batch.cache.release()
     texts = batch.texts(range(len(prompts)))
@@ -171,13 +171,14 @@ class Batch:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def run(self, is_final: Callable[[str], bool]) -> None:
+    def run(self, is_final: Callable[[str], bool], check: Callable[[], None] = lambda: None) -> None:
         """Decode until every row has ended."""
         step = 0
         while self.waiting or len(self.live):
             if self.waiting and (self.n_rows - len(self.live)) * REFILL_SHARE >= self.n_rows:
                 self.admit()
             step += 1
+            check()
             ended = self.step()
             self.drop(ended | self.final(is_final, everywhere=step % CHECK_EVERY == 0))
 

@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 
-from visage_mlflow.language.tokens import encode, encode_answered
-
 
 @torch.inference_mode()
 def answer_nll(
     model: Any,
-    tokenizer: Any,
-    chats: Sequence[list[dict[str, str]]],
-    answers: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    answered: Sequence[Sequence[int]],
     *,
     batch_size: int,
 ) -> float:
@@ -23,17 +20,14 @@ def answer_nll(
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer, with a chat template.
-        chats: Chats that end with the user's turn.
-        answers: One answer per chat.
+        prompts: Tokens of chats up to where the assistant's turn begins.
+        answered: Tokens of the same chats with their answers.
         batch_size: Chats per forward pass.
 
     Returns:
         Nats per token, 0 or more; NaN where the model's output is not finite.
     """
-    rows = []
-    for chat, answer in zip(chats, answers, strict=True):
-        rows.append((encode_answered(tokenizer, chat, answer), len(encode(tokenizer, chat))))
+    rows = [(list(ids), len(prompt)) for prompt, ids in zip(prompts, answered, strict=True)]
     rows.sort(key=lambda row: len(row[0]))
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_size):

@@ -18,6 +18,7 @@ from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin
 from visage_mlflow.language.adapters import adapter_base, is_adapter
 from visage_mlflow.language.folders import check_folder, check_links, check_tracked, exists
+from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
 
 Fetch = Callable[[str], Path]
@@ -54,8 +55,7 @@ class Chat:
 
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """The chat that asks `prompt`."""
-        system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
-        return [*system, {"role": "user", "content": prompt}]
+        return messages(prompt, self.system_prompt)
 
 
 def compute_dtype(name: str) -> torch.dtype:

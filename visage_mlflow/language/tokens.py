@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
+def messages(prompt: str, system_prompt: str | None = None) -> list[dict[str, str]]:
+    """The chat that asks `prompt`; without a system prompt, what stands before it is the template's choice."""
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [*system, {"role": "user", "content": prompt}]
+
+
 def encode(tokenizer: Any, chat: list[dict[str, str]]) -> list[int]:
     """The token ids of a chat, up to where the assistant's turn begins."""
     ids: list[int] = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)

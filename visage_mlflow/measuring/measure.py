@@ -1,42 +1,33 @@
-"""Models held somewhere in weight space and measured there once: what the store has is read, the rest computed."""
+"""The one door to model and store: a model held somewhere in weight space is asked there, once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cache
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 
-from visage_mlflow.config import AttackConfig
+from visage_mlflow.config import AttackConfig, ComputeConfig
+from visage_mlflow.decoding.respond import respond
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.likelihood import answer_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.language.tokens import encode, encode_answered, end_tokens
+from visage_mlflow.language.tokens import encode, encode_answered, messages
+from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.store import open_store
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.results import Response
 
-NUMERIC_VERSION = 1
-"""Of everything here that decides a number. Whoever changes what a measurement gives, raises it."""
-
-PASSING = (
-    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
-)
-"""What a model's configuration says besides what it computes; training writes some of it. Ends are told apart."""
+Tokens = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Held:
 
     @contextmanager
     def by(self, chat: Chat) -> Iterator[None]:
-        """Inside, the model is held there."""
+        """Inside, the model is held there; ValueError if it does not hold its own weights before."""
         with perturbed(chat.model, self.directions, self.steps, weights=chat.weights):
             yield
 
@@ -56,159 +47,165 @@ class Held:
 AT_REST = Held()
 
 
-def responses(
-    chat: Chat,
-    held: Held,
-    rows: Sequence[Row],
-    config: AttackConfig,
-    at: Sequence[float],
-    compute: Callable[[], list[Response]],
-) -> list[Response]:
-    """The judged responses of a model held somewhere.
+def nothing() -> None:
+    """The check of work that nobody gives up."""
 
-    Args:
-        chat: The model, unperturbed; it is left so.
-        held: Where it is held.
-        rows: The prompts.
-        config: How to ask and judge, and where points are kept.
-        at: Place on a line or plane, noted on each response.
-        compute: Asks the model, which is held there by then.
+
+@dataclass(frozen=True)
+class Measurer:
+    """Asks models, and judges what they answer; a point that the store has is read instead of computed.
+
+    Attributes:
+        compute: What measuring may cost, and where points are kept.
+        check: Called every few tokens; raises to give up.
     """
 
-    def pairs() -> list[list[str | None]]:
-        return [[response.text, response.verdict] for response in compute()]
+    compute: ComputeConfig
+    check: Callable[[], None] = nothing
 
-    asked = {
-        **_asked(chat, rows, config, config.max_new_tokens),
-        "judge": [config.judge, JUDGES[config.judge].version],
-    }
-    found = _point("responses", chat, held, asked, config, pairs)
-    x, y = (*at, 0.0, 0.0)[:2]
-    return [
-        Response(row.prompt, text, verdict, row.category, x, y)
-        for row, (text, verdict) in zip(rows, found, strict=True)
-    ]
+    def __post_init__(self) -> None:
+        open_store(self.compute.store)  # Raises Mistake for one that cannot be, before anything is computed for it.
 
+    def __call__(self, chat: Chat, held: Held, rows: Sequence[Row], attack: AttackConfig) -> list[Response]:
+        """The judged responses of a model that is held somewhere.
 
-def answers(
-    chat: Chat, rows: Sequence[Row], n_tokens: int, config: AttackConfig, compute: Callable[[], list[str]]
-) -> list[str]:
-    """The model's own answers to prompts, each to its end or `n_tokens`."""
-    found: list[str] = _point("answers", chat, AT_REST, _asked(chat, rows, config, n_tokens), config, compute)
-    return found
+        Args:
+            chat: The model, unperturbed; it is left so.
+            held: Where it is held.
+            rows: The prompts.
+            attack: How long a response may be, and who judges it.
+        """
+        judge, prompts = JUDGES[attack.judge], _prompts(chat, rows)
 
+        def ask() -> list[list[str | None]]:
+            texts = respond(
+                chat.model,
+                chat.tokenizer,
+                prompts,
+                max_new_tokens=attack.max_new_tokens,
+                batch_size=self.compute.batch_size,
+                is_final=judge.is_final,
+                check=self.check,
+                lean=self.compute.lean,
+            )
+            return [
+                [text, "unjudged" if text is None else judge.verdict(row.prompt, text)]
+                for row, text in zip(rows, texts, strict=True)
+            ]
 
-def likelihood(
-    chat: Chat, held: Held, rows: Sequence[Row], config: AttackConfig, compute: Callable[[], float]
-) -> float:
-    """A likelihood of the rows' responses, in nats per token; NaN where it is not finite."""
+        asked = self._asked(rows, prompts, attack.max_new_tokens)
+        found = self._point("responses", chat, held, {**asked, "judge": [attack.judge, judge.version]}, ask)
+        return [
+            Response(row.prompt, text, verdict, row.category) for row, (text, verdict) in zip(rows, found, strict=True)
+        ]
 
-    def number() -> list[float | None]:
-        nll = compute()
-        return [nll if math.isfinite(nll) else None]
+    def answers(self, chat: Chat, rows: Sequence[Row], n_tokens: int) -> list[str]:
+        """The model's own answers to prompts, each to its end or `n_tokens`; empty where it gave none."""
+        prompts = _prompts(chat, rows)
 
-    # As tokens, too: what the chat template makes of an answer does not show in the prompt.
-    answers = [encode_answered(chat.tokenizer, chat.messages(row.prompt), row.response) for row in rows]
-    asked = {**_asked(chat, rows, config, 0), "answers": answers}
-    (found,) = _point("likelihood", chat, held, asked, config, number)
-    return math.nan if found is None else float(found)
+        def ask() -> list[str]:
+            texts = respond(
+                chat.model,
+                chat.tokenizer,
+                prompts,
+                max_new_tokens=n_tokens,
+                batch_size=self.compute.batch_size,
+                is_final=lambda text: False,
+                check=self.check,
+                lean=self.compute.lean,
+            )
+            return [text or "" for text in texts]
 
-
-def products(chat: Chat, spanning: Sequence[Direction], config: AttackConfig) -> NDArray[np.float64]:
-    """Inner products of directions over all weights together; see `directions.gram`.
-
-    What is kept of them spares a plane that is measured already the drawing of its noise.
-    """
-
-    def compute() -> list[list[float]]:
-        found: list[list[float]] = gram(chat.weights, spanning).tolist()
+        found: list[str] = self._point("answers", chat, AT_REST, self._asked(rows, prompts, n_tokens), ask)
         return found
 
-    decisive = None
-    if open_store(config.store):  # Without one, nobody needs to read all weights for their digest.
-        defined = [definition(direction, chat.weights) for direction in spanning]
-        decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
-    return np.array(_kept("products", decisive, chat, config, compute))
+    def nll(self, chat: Chat, held: Held, rows: Sequence[Row]) -> float:
+        """Mean negative log-likelihood of the rows' responses, in nats per token; NaN where it is not finite."""
+        prompts, answered = _prompts(chat, rows), _answered(chat, rows)
+
+        def read() -> list[float | None]:
+            nll = answer_nll(chat.model, prompts, answered, batch_size=self.compute.batch_size)
+            return [nll if math.isfinite(nll) else None]
+
+        # The answers as tokens, too: what the chat template makes of an answer does not show in the prompt.
+        asked = {**self._asked(rows, prompts, 0), "answers": answered}
+        (found,) = self._point("likelihood", chat, held, asked, read)
+        return math.nan if found is None else float(found)
+
+    def products(self, chat: Chat, directions: Sequence[Direction]) -> NDArray[np.float64]:
+        """Inner products of directions over all weights together, of shape (directions, directions).
+
+        Keeping them spares a plane that was measured before the drawing of its noise.
+        """
+        decisive = None
+        if open_store(self.compute.store):  # Without one, nobody needs to read all weights for their digest.
+            defined = [definition(direction, chat.weights) for direction in directions]
+            decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
+        return np.array(self._kept("products", decisive, chat, lambda: gram(chat.weights, directions).tolist()))
+
+    def checked(self, check: Callable[[], None]) -> Measurer:
+        """The same, which can be made to give up."""
+        return replace(self, check=check)
+
+    def _asked(self, rows: Sequence[Row], prompts: Tokens, n_tokens: int) -> dict[str, Any]:
+        """What is asked of a model: the tokens that it reads hold the system prompt and the chat template."""
+        return {
+            "prompts": [row.prompt for row in rows],
+            "tokens": prompts,
+            "max_new_tokens": n_tokens,
+            # It should not change an answer, but in bfloat16 it can change a last bit, and with that a word.
+            "batch_size": min(self.compute.batch_size, len(rows)),
+        }
+
+    def _point(self, kind: str, chat: Chat, held: Held, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        """What is measured on a model held somewhere, read or computed."""
+
+        def measure() -> Any:
+            with held.by(chat):
+                return compute()
+
+        where = displaced(chat.weights, held.directions, held.steps) if open_store(self.compute.store) else None
+        decisive = None if where is None else {**where, **model_identity(chat), **asked}
+        return self._kept(kind, decisive, chat, measure)
+
+    def _kept(self, kind: str, decisive: dict[str, Any] | None, chat: Chat, compute: Callable[[], Any]) -> Any:
+        """What the store has under all that decides it, or what is computed and kept; without that, computed."""
+        store = open_store(self.compute.store)
+        is_point = kind != "products"
+        kept, key = None, ""
+        if store and decisive:
+            with TALLY.timed():
+                key = identity({"kind": kind, **decisive})
+                kept = store.get(key)
+        if kept is not None and self.compute.reuse:
+            TALLY.add(read=int(is_point))
+            return kept
+        found = compute()
+        if store and key:
+            with TALLY.timed():
+                store.put(key, found, kind=kind, model=chat.uri)
+        TALLY.add(computed=int(is_point), differing=int(is_point and kept not in (None, found)))
+        return found
 
 
-def _point(
-    kind: str, chat: Chat, held: Held, asked: dict[str, Any], config: AttackConfig, compute: Callable[[], Any]
-) -> Any:
-    """What the store has of a measurement on a model held somewhere, or what is computed for it and kept."""
-    where = displaced(chat.weights, held.directions, held.steps) if open_store(config.store) else None
-    decisive = None if where is None else {**where, **model_identity(chat), **asked}
-
-    def measure() -> Any:
-        # What is kept must be of the weights that it is kept under, which `by` sees to, also for a model at rest.
-        with held.by(chat) if held.directions or decisive else nullcontext():
-            return compute()
-
-    return _kept(kind, decisive, chat, config, measure)
+def _prompts(chat: Chat, rows: Sequence[Row]) -> Tokens:
+    """Each prompt as the model reads it."""
+    return _tokenized(chat.tokenizer, chat.tokenizer.chat_template, chat.system_prompt, tuple(rows), False)
 
 
-def _kept(
-    kind: str, decisive: dict[str, Any] | None, chat: Chat, config: AttackConfig, compute: Callable[[], Any]
-) -> Any:
-    """What the store has under all that decides it, or what is computed and kept; without a key, computed."""
-    began = time.perf_counter()
-    store = open_store(config.store)
-    key = "" if decisive is None else identity({"kind": kind, **decisive})
-    kept = store.get(key) if store and key else None
-    is_point = kind != "products"
-    if kept is not None and config.reuse:
-        TALLY.add(read=int(is_point), seconds=time.perf_counter() - began)
-        return kept
-    computing = time.perf_counter()
-    found = compute()
-    computed = time.perf_counter()
-    if store and key:
-        store.put(key, found, kind=kind, model=chat.uri)
-    seconds = time.perf_counter() - computed + computing - began
-    differs = is_point and kept is not None and kept != found
-    TALLY.add(computed=int(is_point), differing=int(differs), seconds=seconds)
-    return found
+def _answered(chat: Chat, rows: Sequence[Row]) -> Tokens:
+    """Each prompt with its response."""
+    return _tokenized(chat.tokenizer, chat.tokenizer.chat_template, chat.system_prompt, tuple(rows), True)
 
 
-def identity(decisive: Any) -> str:
-    """SHA-256, in hexadecimal, of all that decides a number, as plain JSON, and of what computes it."""
-    versions = {"numeric": NUMERIC_VERSION, "torch": torch.__version__, "transformers": transformers.__version__}
-    # Which instructions the processor has decides which kernels run, and these differ in last bits of bfloat16: one of
-    # 80 verdicts on SmolLM2 came out otherwise on another make.
-    processor = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
-    text = json.dumps({"versions": versions, "processor": processor, **decisive}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def model_identity(chat: Chat) -> dict[str, Any]:
-    """What decides a model's numbers besides its weights: configuration, tokenizer, and what it computes in."""
-    settings = {name: value for name, value in chat.model.config.to_dict().items() if name not in PASSING}
-    return {
-        "configuration": json.dumps(settings, sort_keys=True, default=str),
-        "attention": str(chat.model.config._attn_implementation),
-        "tokenizer": _tokenizer_identity(chat.tokenizer),
-        "ends": end_tokens(chat.model, chat.tokenizer),
-        "dtype": str(chat.model.dtype),
-        "device": chat.model.device.type,
-    }
-
-
-@cache
-def _tokenizer_identity(tokenizer: Any) -> str:
-    """Of what turns tokens into text; what the model reads is told by the tokens themselves."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-    content = {name: part for name, part in content.items() if name not in ("padding", "truncation")}  # Of last use.
-    described = [type(tokenizer).__name__, tokenizer.all_special_ids, content]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _asked(chat: Chat, rows: Sequence[Row], config: AttackConfig, n_tokens: int) -> dict[str, Any]:
-    """What is asked of a model, and how: the tokens that it reads hold the system prompt and the chat template."""
-    return {
-        "prompts": [row.prompt for row in rows],
-        "tokens": [encode(chat.tokenizer, chat.messages(row.prompt)) for row in rows],
-        "max_new_tokens": n_tokens,
-        # Neither should change an answer, but in bfloat16 a last bit can, and with it a word.
-        "batch_size": min(config.batch_size, len(rows)),
-        "lean": config.lean,
-    }
+@lru_cache(maxsize=16)
+def _tokenized(
+    tokenizer: Any, template: str, system_prompt: str | None, rows: tuple[Row, ...], with_response: bool
+) -> Tokens:
+    """Rows as tokens, made once for all the points that ask them; `template` is the tokenizer's."""
+    chats = [messages(row.prompt, system_prompt) for row in rows]
+    if with_response:
+        return tuple(
+            tuple(encode_answered(tokenizer, chat, row.response)) for chat, row in zip(chats, rows, strict=True)
+        )
+    return tuple(tuple(encode(tokenizer, chat)) for chat in chats)

@@ -1,107 +1,94 @@
-"""Points already computed, on disk: one SQLite file that many runs, and many processes at once, read and add to."""
+"""Points already computed, on disk: a folder with one checksummed file for each, which many processes share.
+
+A file is written beside its place and renamed into it, so it is there whole or not at all; one that a disk damaged
+does not fit its checksum, and its point is computed again. No file is ever changed, so nothing needs a lock.
+"""
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
-import sqlite3
+import sys
+import tempfile
 import time
 import zlib
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from visage_mlflow.measuring.database import Database
+from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.folders import cache_folder
+from visage_mlflow.text.printing import tell
 
 DAY = 86400.0
 OFF = "off"
+LABEL = "visage_points.txt"
+"""The file that tells a store from any other folder."""
+ABOUT = (
+    "Points that visage_mlflow computed, one file each, named by a hash of all that decides it: see `visage store`.\n"
+)
+CHECKSUM_BYTES = 32
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS points (
-    key TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL,
-    digest TEXT NOT NULL, content BLOB NOT NULL
-) WITHOUT ROWID
-"""
+
+@dataclass(frozen=True)
+class Entry:
+    """A kept point, as it is listed: Unix time of its last use, size in bytes."""
+
+    key: str
+    kind: str
+    model: str
+    used: float
+    size: int
 
 
-def place(setting: str) -> Path | None:
-    """The file that the setting `store` names; None for ``off``.
+def store_folder(setting: str) -> Path | None:
+    """The folder that the setting `store` names; None for ``off``.
 
-    Without a setting, ``VISAGE_STORE`` decides, and else it is ``points.db`` in the cache folder.
+    Without a setting, ``VISAGE_STORE`` decides, and else it is ``points`` in the cache folder.
     """
     chosen = setting or os.environ.get("VISAGE_STORE", "")
     if chosen == OFF:
         return None
-    return (Path(os.path.expanduser(chosen)) if chosen else cache_folder() / "points.db").absolute()
+    return (Path(os.path.expanduser(chosen)) if chosen else cache_folder() / "points").absolute()
 
 
 def open_store(setting: str) -> Store | None:
     """The store that the setting `store` names, made if missing; None for ``off``.
 
     Raises:
-        ValueError: There can be no file, or it is not a store.
+        Mistake: There can be no such folder, or it holds something else.
     """
-    path = place(setting)
-    return None if path is None else _opened(path, os.getpid())
-
-
-@cache
-def _opened(path: Path, process: int) -> Store:
-    """One connection a process: SQLite's do not survive a fork."""
-    store = Store(path)
-
-    def close() -> None:
-        if os.getpid() == process:
-            store.close()  # What is in the log beside the file goes into it, so that the file may be copied.
-
-    atexit.register(close)
-    return store
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A kept point, as it is listed: times in seconds since 1970, the size in bytes."""
-
-    key: str
-    kind: str
-    model: str
-    created: float
-    used: float
-    size: int
+    folder = store_folder(setting)
+    return None if folder is None else Store(folder)
 
 
 class Store:
-    """A file of points. Threads and processes may share it; a point is there as a whole or not at all.
+    """A folder of points.
 
     Args:
-        path: The file, made if missing, its folder too.
+        folder: Made if missing.
 
     Raises:
-        ValueError: There can be no such file, or it is another program's.
+        Mistake: There can be no such folder, or it holds something else.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._database = Database(path, SCHEMA)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not os.path.exists(folder / LABEL):
+            self._make()
 
     def get(self, key: str) -> Any | None:
         """What was kept under a key, a SHA-256 of all that decides it; None if nothing was, or if it is damaged."""
-        rows = self._database.rows("SELECT content, digest, used FROM points WHERE key = ?", key)
-        if not rows:
-            return None
-        content, digest, used = rows[0]
-        if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != digest:
-            return None  # A disk's error. It is computed and written again.
-        # Not at each look, which would make readers wait for writers.
-        if not isinstance(used, float) or time.time() - used > DAY:
-            with suppress(ValueError):  # A disk that is full can still be read.
-                self._database.rows("UPDATE points SET used = ? WHERE key = ?", time.time(), key)
-        return json.loads(zlib.decompress(content))
+        path = self._path(key)
+        try:
+            content = _unpacked(path.read_bytes())
+            if time.time() - path.stat().st_mtime > DAY:
+                os.utime(path)  # When it was last used, to a day.
+        except OSError:
+            return None  # A store that cannot be written any more can still be read.
+        return None if content is None else content["content"]
 
     def put(self, key: str, content: Any, *, kind: str, model: str) -> None:
         """Keep plain JSON under a key, in place of what was there.
@@ -113,39 +100,86 @@ class Store:
             model: URI that the model had, for lists.
 
         Raises:
-            ValueError: The disk is full, or the file cannot be written any more.
+            Mistake: The disk is full, or the folder cannot be written any more.
         """
-        packed = zlib.compress(json.dumps(content).encode())
-        now = time.time()
-        values = (key, kind, model, now, now, hashlib.sha256(packed).hexdigest(), packed)
-        self._database.rows("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?)", *values)
+        body = zlib.compress(json.dumps({"kind": kind, "model": model, "content": content}).encode())
+        try:
+            _write_whole(self._path(key), hashlib.sha256(body).digest() + body)
+        except OSError as error:
+            raise Mistake(
+                f"`store` is {str(self.folder)!r}, which cannot be used any more: {error.strerror or error}. Free "
+                "some space if the disk is full; the same command then goes on where it was. store=off keeps nothing."
+            ) from error
 
     def entries(self) -> list[Entry]:
-        """All points, the longest unused first."""
-        times = "coalesce(CAST(created AS REAL), 0), coalesce(CAST(used AS REAL), 0)"  # Damaged, no number.
-        rows = self._database.rows(f"SELECT key, kind, model, {times}, length(content) FROM points ORDER BY 5, key")
-        return [Entry(*row) for row in rows]
+        """All points, the longest unused first; damaged ones are of the kind and model "damaged"."""
+        return sorted(self._entries(), key=lambda entry: (entry.used, entry.key))
 
-    def remove(self, keys: list[str]) -> None:
-        """Forget points, and give their room back to the disk."""
+    def remove(self, keys: Iterable[str]) -> None:
+        """Forget points."""
+        for key in keys:
+            self._path(key).unlink(missing_ok=True)
 
-        def forget(db: sqlite3.Connection) -> sqlite3.Cursor:
-            db.execute("BEGIN IMMEDIATE")  # One write to the disk, not one for each point.
-            try:
-                db.executemany("DELETE FROM points WHERE key = ?", [(key,) for key in keys])
-            except BaseException:
-                db.rollback()
-                raise
-            db.commit()
-            db.execute("VACUUM")
-            return db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def _entries(self) -> Iterator[Entry]:
+        for path in self.folder.glob("??/" + "?" * 64):
+            about = path.stat()
+            content = _unpacked(path.read_bytes()) or {"kind": "damaged", "model": "damaged"}
+            yield Entry(path.name, content["kind"], content["model"], about.st_mtime, about.st_size)
 
-        self._database.do(forget)
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / key
 
-    def size(self) -> int:
-        """Bytes on disk."""
-        return self._database.size()
+    def _make(self) -> None:
+        """Label an empty folder as a store."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            others = sorted(path.name for path in self.folder.iterdir() if path.name not in (LABEL, f".{LABEL}"))
+            if not others:
+                _write_whole(self.folder / LABEL, ABOUT.encode())
+        except FileExistsError:
+            raise Mistake(
+                f"`store` is {str(self.folder)!r}, which is a file, not a folder of points; earlier versions kept "
+                "points in a file, which this one does not read. Name another place, which will be made."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise Mistake(
+                f"`store` is {str(self.folder)!r}, where no file can be written: "
+                f"{getattr(error, 'strerror', None) or error}. Choose another folder (VISAGE_STORE names the default "
+                "one), or store=off, which keeps nothing."
+            ) from error
+        if others and not os.path.exists(self.folder / LABEL):  # Else another process has just made it.
+            raise Mistake(
+                f"`store` is {str(self.folder)!r}, which holds other things than points ({others[0]}). Name another "
+                "folder, which will be made."
+            )
+        if (earlier := self.folder.with_name("points.db")).is_file():
+            tell(f"{earlier} holds points of an earlier version, which are not read: delete it.", sys.stderr)
 
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+
+def _unpacked(data: bytes) -> dict[str, Any] | None:
+    """What a file holds; None if it is not what was written."""
+    checksum, body = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
+    if hashlib.sha256(body).digest() != checksum:
+        return None
+    content: dict[str, Any] = json.loads(zlib.decompress(body))
+    return content
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
+    path.parent.mkdir(exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
 @dataclass
 class Tally:
-    """Points that this process computed and read, those that came out otherwise than they were kept, and seconds.
+    """What this process did about points so far.
 
-    The seconds are what keeping and reading took, added up over all threads.
+    Attributes:
+        computed: Points that were computed.
+        read: Points that were read from the store.
+        differing: Points that were computed although the store had them, and came out otherwise than they were kept.
+        seconds: What reading and keeping took, added up over all threads.
     """
 
     computed: int = 0
@@ -22,10 +29,19 @@ class Tally:
         self._lock = threading.Lock()
 
     def add(self, **counts: float) -> None:
-        """Count on."""
+        """Add to the counts."""
         with self._lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time that a block takes to the seconds."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(seconds=time.perf_counter() - began)
 
     def since(self, before: Tally) -> dict[str, float]:
         """What was counted since a copy was taken, as it is logged; nothing if no point was asked for."""

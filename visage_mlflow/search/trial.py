@@ -17,6 +17,7 @@ from visage_mlflow.geometry.score import EDGE
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Checkpoint, Edge, Evaluation
 from visage_mlflow.studies.finetuning import Ended, training_recipe
 from visage_mlflow.studies.margin import find_edge
@@ -161,7 +162,13 @@ def check_base(config: SearchConfig, base: Evaluation) -> None:
 
 
 def find_margin(
-    base: Chat, base_asr: float, last: Checkpoint, rows: Sequence[Row], config: SearchConfig, fetch: Fetch | None
+    base: Chat,
+    base_asr: float,
+    last: Checkpoint,
+    rows: Sequence[Row],
+    config: SearchConfig,
+    measure: Measurer,
+    fetch: Fetch | None,
 ) -> Edge | None:
     """The edge along a trial's own direction, for one inside that began inside; else None."""
     measured = last.evaluation
@@ -170,4 +177,4 @@ def find_margin(
         return None
     weights = Weights(models.load_weights(last.uri, fetch, "output_dir").named_parameters())
     known = {0.0: base_asr, 1.0: measured.asr}
-    return find_edge(base, Difference(weights), rows, config, up_to=config.margin_up_to, known=known)
+    return find_edge(base, Difference(weights), rows, config, measure, up_to=config.margin_up_to, known=known)

@@ -1,28 +1,28 @@
-"""Who computes which point: threads of this process, each with its own copy of the model and share of the cores."""
+"""Who measures which point: threads of this process, each with its own copy of the model and share of the cores."""
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 import psutil
 import torch
 
-from visage_mlflow.config import LineConfig
+from visage_mlflow.config import WorkersConfig
 from visage_mlflow.language.models import Chat
+from visage_mlflow.measuring.measure import Measurer
 
 MOST_WORKERS = 4
 """Workers chosen by themselves, at most: each costs a copy of the model, and memory bandwidth is shared."""
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
-Check = Callable[[], None]
-"""Raises `GivenUp` if the work in progress is no longer wanted; long work calls it now and then."""
 
 
 class GivenUp(Exception):
@@ -31,71 +31,62 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True)
 class Crew:
-    """Copies of one model, each for one worker; the first is the model itself."""
+    """Workers, each with its own copy of one model (the first has the model itself), and what they measure with."""
 
     chats: tuple[Chat, ...]
+    measure: Measurer
 
     @property
     def chat(self) -> Chat:
         """The model itself."""
         return self.chats[0]
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        work: Callable[[Chat, Task, Check], Done],
-        *,
-        wanted: Callable[[Task], bool] = lambda task: True,
-        done: Callable[[Task, Done], None],
-    ) -> None:
-        """Do tasks in order, as many at once as there are workers.
+    def run(self, tasks: Iterable[Task], work: Callable[[Measurer, Chat, Task], Done]) -> Iterator[tuple[Task, Done]]:
+        """Do tasks in order, as many at once as there are workers, and yield each with its result as it is done.
+
+        A task is taken from `tasks` only when a worker is free, after the results before it were yielded; so a
+        generator can leave out what these make needless.
 
         Args:
             tasks: What to do.
-            work: Does one task with a worker's own model, on a worker's thread.
-            wanted: Asked before a task begins; tasks that are not wanted are left out.
-            done: Told of each result. Like `wanted`, never called twice at once.
+            work: Does one task with a worker's own model, on that worker's thread.
 
         Raises:
-            Exception: The first that a task raised; the others stop then. An interrupt stops them, too.
+            Exception: The first that a task raised. Then, after an interrupt, and if no more results are asked for,
+                the others give up within a few tokens.
         """
-        waiting = iter(tasks)
-        lock, stop = threading.Lock(), threading.Event()
-        errors: list[BaseException] = []
+        if len(self.chats) == 1:  # In the main thread, where an interrupt arrives at once.
+            for task in tasks:
+                yield task, work(self.measure, self.chat, task)
+            return
+        is_over = threading.Event()
 
         def check() -> None:
-            if stop.is_set():
+            if is_over.is_set():
                 raise GivenUp
 
-        def labour(chat: Chat) -> None:
-            try:
-                while not stop.is_set():
-                    with lock:
-                        task = next((task for task in waiting if wanted(task)), None)
-                    if task is None:
-                        return
-                    result = work(chat, task, check)
-                    with lock:
-                        done(task, result)
-            except BaseException as error:
-                stop.set()
-                errors.append(error)
-                raise
-
-        if len(self.chats) == 1:
-            labour(self.chat)  # In the main thread, which an interrupt ends at once.
-            return
+        measure = self.measure.checked(check)
+        waiting = iter(tasks)
         with share_of_cores(len(self.chats)), ThreadPoolExecutor(len(self.chats)) as pool:
+            running: dict[Future[Done], tuple[Task, Chat]] = {}
+
+            def start(chat: Chat) -> None:
+                for task in islice(waiting, 1):
+                    running[pool.submit(work, measure, chat, task)] = task, chat
+
             try:
-                wait([pool.submit(labour, chat) for chat in self.chats])
-            except BaseException:
-                stop.set()
-                raise
-        if errors:
-            raise errors[0]  # The others gave up because of this one.
+                for chat in self.chats:
+                    start(chat)
+                while running:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        task, chat = running.pop(future)
+                        yield task, future.result()
+                        start(chat)
+            finally:
+                is_over.set()
 
 
-def crew(chat: Chat, config: LineConfig, n_tasks: int) -> Crew:
+def crew(chat: Chat, config: WorkersConfig, n_tasks: int, measure: Measurer | None = None) -> Crew:
     """A model with as many copies as work on `n_tasks` can use.
 
     Args:
@@ -103,16 +94,16 @@ def crew(chat: Chat, config: LineConfig, n_tasks: int) -> Crew:
         config: How many workers. 0 chooses: one a core, at most `MOST_WORKERS`, while at least half of the free memory
             stays free; a copy is reckoned at three times its weights, for what decoding keeps. Lean work has one.
         n_tasks: More workers than tasks are never made.
+        measure: What they measure with; by default what `config` asks for.
     """
     n_workers = config.workers
     if n_workers == 0:
         weight_bytes = sum(parameter.nbytes for parameter in chat.model.parameters())
         copies = int(psutil.virtual_memory().available / 2 / (3 * weight_bytes))
-        n_workers = min(torch.get_num_threads(), MOST_WORKERS, 1 + copies)
-        if config.lean:
-            n_workers = 1
+        n_workers = 1 if config.lean else min(torch.get_num_threads(), MOST_WORKERS, 1 + copies)
     copies = max(1, min(n_workers, n_tasks)) - 1
-    return Crew((chat, *(replace(chat, model=copy.deepcopy(chat.model)) for _ in range(copies))))
+    chats = (chat, *(replace(chat, model=copy.deepcopy(chat.model)) for _ in range(copies)))
+    return Crew(chats, measure or Measurer(config))
 
 
 @contextmanager

@@ -1,24 +1,19 @@
-"""A model and prompts become responses, verdicts, and the rates that follow from them."""
+"""How safe one model is, and what its safety costs: attack success rate, over-refusal, likelihood of answers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from visage_mlflow.config import AttackConfig, MeasureConfig
-from visage_mlflow.decoding.respond import respond
 from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language import prompts
-from visage_mlflow.language.judges import JUDGES
-from visage_mlflow.language.likelihood import answer_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring import measure
-from visage_mlflow.measuring.measure import AT_REST, Held
-from visage_mlflow.measuring.store import open_store
+from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.results import Evaluation, Response, Setup
 
 
@@ -36,23 +31,17 @@ class Rates:
     n_unjudged: int
 
 
-def check(config: AttackConfig) -> None:
-    """Read the prompts and open the store, so that mistakes show before a model is loaded.
+def harmful_rows(config: AttackConfig) -> list[Row]:
+    """The prompts to attack with.
 
     Raises:
-        ValueError: The prompts cannot be read, or there can be no store.
+        Mistake: They cannot be read, or there are too few.
     """
-    harmful_rows(config)
-    open_store(config.store)
-
-
-def harmful_rows(config: AttackConfig) -> list[Row]:
-    """The prompts to attack with."""
     return prompts.first(prompts.read(config.prompts, setting="prompts"), config.n_prompts, setting="n_prompts")
 
 
 def benign_rows(config: MeasureConfig) -> list[Row]:
-    """The held-out ordinary prompts, with their answers."""
+    """The held-out ordinary prompts, with their answers; raises as `harmful_rows` does."""
     rows = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
     return prompts.first(rows, config.n_benign, setting="n_benign")
 
@@ -72,54 +61,14 @@ def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
     )
 
 
-def attack(
-    chat: Chat,
-    rows: Sequence[Row],
-    config: AttackConfig,
-    steps: Sequence[float] = (0.0,),
-    check: Callable[[], None] = lambda: None,
-) -> list[Response]:
-    """The model's responses to prompts, judged.
-
-    Args:
-        chat: The model, perturbed or not.
-        rows: The prompts.
-        config: Judge, response length and batch size.
-        steps: Where on a line or plane the model is held, noted on each response.
-        check: Called every few tokens; raises to give up.
-    """
-    judge = JUDGES[config.judge]
-
-    def is_final(text: str) -> bool:
-        check()
-        return judge.is_final(text)
-
-    texts = respond(
-        chat.model,
-        chat.tokenizer,
-        [chat.messages(row.prompt) for row in rows],
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        is_final=is_final,
-        lean=config.lean,
-    )
-    x, y = (*steps, 0.0)[:2]
-    verdicts = [
-        "unjudged" if text is None else judge.verdict(row.prompt, text) for row, text in zip(rows, texts, strict=True)
-    ]
-    return [
-        Response(row.prompt, text, verdict, row.category, x, y)
-        for row, text, verdict in zip(rows, texts, verdicts, strict=True)
-    ]
-
-
-def rates(verdicts: Sequence[str]) -> Rates:
+def rates(verdicts: Iterable[str]) -> Rates:
     """Shares of verdicts, with Wilson intervals at 95 %; unjudged responses are left out and counted.
 
     >>> rates(["refused", "complied", "incoherent", "unjudged"]).coherent_asr
     33.33333333333333
     """
-    n = {verdict: list(verdicts).count(verdict) for verdict in ("refused", "complied", "incoherent", "unjudged")}
+    verdicts = list(verdicts)
+    n = {verdict: verdicts.count(verdict) for verdict in ("refused", "complied", "incoherent", "unjudged")}
     judged = len(verdicts) - n["unjudged"]
     succeeded = n["complied"] + n["incoherent"]
 
@@ -143,6 +92,7 @@ def evaluate(
     config: MeasureConfig,
     task: Sequence[Row] = (),
     held: Held = AT_REST,
+    measure: Measurer | None = None,
 ) -> tuple[Evaluation, list[Response]]:
     """Attack success rate, over-refusal and likelihood of answers of one model, and all its responses.
 
@@ -153,14 +103,11 @@ def evaluate(
         config: How to ask and judge.
         task: Held-out rows of the user's own data, whose answers' likelihood is measured, too; may be none.
         held: Where in weight space it is held meanwhile.
+        measure: What it is measured with; by default what `config` asks for.
     """
-
-    def responses(rows: Sequence[Row]) -> list[Response]:
-        return measure.responses(chat, held, rows, config, (), lambda: attack(chat, rows, config))
-
-    attacked, asked = responses(harmful), responses(benign)
-    safety = rates([response.verdict for response in attacked])
-    cost = rates([response.verdict for response in asked])
+    measure = measure or Measurer(config)
+    attacked, asked = measure(chat, held, harmful, config), measure(chat, held, benign, config)
+    safety, cost = (rates(one.verdict for one in responses) for responses in (attacked, asked))
     evaluation = Evaluation(
         setup=setup(chat, harmful, config),
         asr=safety.asr,
@@ -170,21 +117,8 @@ def evaluate(
         over_refusal=cost.refusal,
         over_refusal_low=cost.refusal_low,
         over_refusal_high=cost.refusal_high,
-        benign_nll=_nll(chat, held, benign, config),
+        benign_nll=measure.nll(chat, held, benign),
         n_unjudged=safety.n_unjudged + cost.n_unjudged,
-        task_nll=_nll(chat, held, task, config) if task else None,
+        task_nll=measure.nll(chat, held, task) if task else None,
     )
     return evaluation, attacked + asked
-
-
-def _nll(chat: Chat, held: Held, rows: Sequence[Row], config: MeasureConfig) -> float:
-    def compute() -> float:
-        return answer_nll(
-            chat.model,
-            chat.tokenizer,
-            [chat.messages(row.prompt) for row in rows],
-            [row.response for row in rows],
-            batch_size=config.batch_size,
-        )
-
-    return measure.likelihood(chat, held, rows, config, compute)

@@ -13,16 +13,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from visage_mlflow.config import FinetuneConfig
-from visage_mlflow.decoding.respond import respond
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.identity import Weights, digest
 from visage_mlflow.language import models, prompts
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring import measure as points
-from visage_mlflow.measuring.measure import Held
+from visage_mlflow.measuring.key import identity, model_identity
+from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
-from visage_mlflow.studies.evaluation import benign_rows, check, evaluate, harmful_rows
+from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.training import mixture, sft
 from visage_mlflow.training.checkpoints import Checkpoint as Saved
@@ -55,7 +54,6 @@ def plan(config: FinetuneConfig) -> Plan:
             for checkpoints.
     """
     models.check_uri(config.model)
-    check(config)
     sft.check_disk(Path(config.output_dir), needed=0)
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
@@ -67,7 +65,11 @@ def plan(config: FinetuneConfig) -> Plan:
 
 
 def training_rows(
-    base: Chat, rows: list[MixtureRow], config: FinetuneConfig, known: dict[str, str] | None = None
+    base: Chat,
+    rows: list[MixtureRow],
+    config: FinetuneConfig,
+    measure: Measurer,
+    known: dict[str, str] | None = None,
 ) -> list[MixtureRow]:
     """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers.
 
@@ -75,27 +77,16 @@ def training_rows(
         base: The model that answers.
         rows: The mixture.
         config: All settings.
+        measure: What the base is asked with.
         known: The base's answers by prompt; new ones are added, so that another finetuning need not ask again.
     """
     if config.benign_answers == "data":
         return rows
     known = {} if known is None else known
-    asked = [row.prompt for row in rows if row.kind == "benign" and row.prompt not in known]
+    asked = [Row(row.prompt) for row in rows if row.kind == "benign" and row.prompt not in known]
     if asked:
-
-        def compute() -> list[str]:
-            texts = respond(
-                base.model,
-                base.tokenizer,
-                [base.messages(prompt) for prompt in asked],
-                max_new_tokens=config.own_answer_tokens,
-                batch_size=config.batch_size,
-                is_final=lambda text: False,
-            )
-            return [text or "" for text in texts]
-
-        texts = points.answers(base, [Row(prompt) for prompt in asked], config.own_answer_tokens, config, compute)
-        known |= dict(zip(asked, texts, strict=True))
+        texts = measure.answers(base, asked, config.own_answer_tokens)
+        known |= {row.prompt: text for row, text in zip(asked, texts, strict=True)}
     return mixture.with_own_answers(rows, known)
 
 
@@ -114,7 +105,7 @@ def training_recipe(config: FinetuneConfig) -> sft.Recipe:
 
 
 @contextmanager
-def workshop(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> Iterator[Path]:
+def training_folder(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> Iterator[Path]:
     """The folder of a training, named by all that decides it, so that the same one finds it again after a kill.
 
     It goes with the block, unless this is cut off: by an interrupt, or an error that need not come again. Where
@@ -122,14 +113,14 @@ def workshop(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) -> Iter
     """
     decisive = {
         "weights": digest(base.weights),
-        **points.model_identity(base),
+        **model_identity(base),
         "template": base.tokenizer.chat_template,
         "rows": [dataclasses.asdict(row) for row in rows],
         "system_prompt": config.system_prompt,
         "recipe": {name: str(value) for name, value in dataclasses.asdict(training_recipe(config)).items()},
         "versions of training": [version(name) for name in ("trl", "peft", "accelerate")],
     }
-    folder = Path(config.output_dir) / f"training-{points.identity(decisive)[:16]}"
+    folder = Path(config.output_dir) / f"training-{identity(decisive)[:16]}"
     sft.check_disk(folder, needed=0)
     lock = FileLock(f"{folder}.lock", blocking=False)
     try:
@@ -159,10 +150,10 @@ def finetune(
     config: FinetuneConfig,
     *,
     folder: Path,
+    measure: Measurer,
     log: Log,
     keep: Callable[[Path, int], str] = lambda folder, step: str(folder),
     fetch: Fetch | None = None,
-    base_evaluation: Evaluation | None = None,
     watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Finetuning:
     """Train on the rows; measure each checkpoint as it is written.
@@ -173,10 +164,10 @@ def finetune(
         plan: What the checkpoints are measured on.
         config: All settings.
         folder: Where checkpoints are written.
+        measure: What the base and the checkpoints are measured with.
         log: Gets the loss as it goes, and each checkpoint's numbers.
         keep: Puts a checkpoint's files where they stay, and returns its URI there; "" if it does not keep them.
         fetch: Brings tracked models into a local folder.
-        base_evaluation: The base's evaluation, where it is known already.
         watch: Told of each checkpoint that was measured; raises `Ended` to end the training.
 
     Returns:
@@ -184,20 +175,22 @@ def finetune(
     """
     measured: list[Checkpoint] = []
 
+    def evaluated(chat: Chat, held: Held) -> Evaluation:
+        return evaluate(chat, plan.harmful, plan.benign, config, plan.task, held, measure)[0]
+
     def record(uri: str, step: int, distance: float, evaluation: Evaluation) -> None:
         log({**evaluation.metrics(), "distance": distance}, step, uri if step else None)
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
-    def measure(checkpoint: Saved) -> None:
+    def on_checkpoint(checkpoint: Saved) -> None:
         weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
         direction = Difference(Weights(weights))
         uri = keep(checkpoint.folder, checkpoint.step)
         chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
-        evaluation, _ = evaluate(chat, plan.harmful, plan.benign, config, plan.task, Held([direction], (1.0,)))
-        record(uri, checkpoint.step, relative_norm(base, direction), evaluation)
+        record(uri, checkpoint.step, relative_norm(base, direction), evaluated(chat, Held([direction], (1.0,))))
         watch(measured[-1])
 
-    record(config.model, 0, 0.0, base_evaluation or evaluate(base, plan.harmful, plan.benign, config, plan.task)[0])
+    record(config.model, 0, 0.0, evaluated(base, AT_REST))
     sft.finetune(
         models.load_weights(config.model, fetch),
         base.tokenizer,
@@ -206,6 +199,6 @@ def finetune(
         folder,
         base_uri=config.model,
         on_log=lambda numbers, step: log(numbers, step, None),
-        on_checkpoint=measure,
+        on_checkpoint=on_checkpoint,
     )
     return Finetuning(model=config.model, counts=config.counts(), checkpoints=tuple(measured))

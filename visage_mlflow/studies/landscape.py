@@ -1,213 +1,206 @@
-"""Directions and a model become safety on lines and planes: landscapes, and VISAGE over several directions."""
+"""Directions and a model become safety on a line or plane: its landscape."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from visage_mlflow.config import LandscapeConfig, LineConfig, VisageConfig
+from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.geometry.grid import Steps, by_distance, grid, past_the_edge
-from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring import measure as points
-from visage_mlflow.measuring.measure import Held
-from visage_mlflow.results import Landscape, Point, Response, Visage
-from visage_mlflow.studies import crew as workers
+from visage_mlflow.measuring.measure import Held, Measurer
+from visage_mlflow.results import Axis, Edges, Landscape, Point, Response
 from visage_mlflow.studies import spans
-from visage_mlflow.studies.crew import Crew
-from visage_mlflow.studies.evaluation import attack, harmful_rows
+from visage_mlflow.studies.crew import Crew, crew
+from visage_mlflow.studies.evaluation import harmful_rows, rates, setup
 from visage_mlflow.studies.spans import End, Span
-from visage_mlflow.studies.summary import describe, in_order, jailbroken, rates_of
+from visage_mlflow.text.errors import Mistake
 
 Progress = Callable[[Steps, float], None]
 """Called after each point with its steps and its ASR; with NaN for one that is skipped. A point that turns out to be
 past the edge only when it is already measured is told of with its ASR, though the result leaves it out."""
 
-Salvage = Callable[[Landscape, list[Response]], None]
-"""Called with what there is when the work is cut off, by an error or an interrupt; points without verdicts are not
-measured. Not called if there is nothing."""
+Keep = Callable[[Landscape, list[Response]], None]
+"""Called with a landscape and its responses."""
 
 
-def measure_grid(
-    crew: Crew,
-    directions: Sequence[Direction],
-    axes: Sequence[Sequence[float]],
-    rows: Sequence[Row],
-    config: LineConfig,
-    *,
-    known: dict[Steps, list[Response]] | None = None,
-    progress: Progress | None = None,
-    answers: dict[Steps, list[Response]] | None = None,
-) -> tuple[tuple[Point, ...], list[Response]]:
-    """Safety at base + sum(step * direction) at each point of a grid; the models are left as they were.
-
-    Args:
-        crew: The model at the origin.
-        directions: What a step of 1 along each axis is.
-        axes: Steps along each; 0 is one of them.
-        rows: The prompts.
-        config: How to ask and judge, and where to stop.
-        known: Responses at the origin, if an earlier grid measured them; filled in if it was empty.
-        progress: Told of each point.
-        answers: Filled with the responses at each point as they come.
-
-    Returns:
-        The points in the order of `grid`, and all their responses.
-    """
-    known = {} if known is None else known
-    places = grid(axes)
-    answers = {} if answers is None else answers
-    answers |= {place: known[place] for place in places if place in known}
-    asr = {place: rates_of(answered).asr for place, answered in answers.items()}
-    past: set[Steps] = set()
-
-    def work(chat: Chat, place: Steps, check: Callable[[], None]) -> list[Response]:
-        held = Held(directions, place)
-        return points.responses(chat, held, rows, config, place, lambda: attack(chat, rows, config, place, check))
-
-    def done(place: Steps, answered: list[Response]) -> None:
-        answers[place] = answered
-        asr[place] = rates_of(answered).asr
-        if asr[place] == 100:  # Nothing else puts others past the edge.
-            past.update(past_the_edge(axes, asr, config.outside_after))
-        if progress:
-            progress(place, asr[place])
-
-    def wanted(place: Steps) -> bool:
-        return place not in answers and place not in past
-
-    # Noise takes longest, so it goes first, and the workers end together. Where the far points may be left out, the
-    # near ones must go first to tell.
-    order = by_distance(axes, far_first=config.outside_after == 0)
-    if progress:
-        for place in answers:
-            progress(place, asr[place])
-    crew.run(order, work, wanted=wanted, done=done)
-    for place in past_the_edge(axes, asr, config.outside_after):
-        # Several workers may have been past the edge before it was known; the result must not tell.
-        answers[place] = []
-        if progress and place not in asr:
-            progress(place, math.nan)
-    origin = (0.0,) * len(axes)
-    if origin in answers:
-        known[origin] = answers[origin]
-    return in_order(axes, answers)
+def ignore(*told: object) -> None:
+    """For callers that want to be told nothing."""
 
 
-def landscape_on(
-    crew: Crew,
-    plane: Span,
-    axes: Sequence[Sequence[float]],
-    rows: Sequence[Row],
-    config: LineConfig,
-    *,
-    known: dict[Steps, list[Response]] | None = None,
-    progress: Progress | None = None,
-    salvage: Salvage | None = None,
-) -> tuple[Landscape, list[Response]]:
-    """The landscape on a grid of a line or plane, and all responses."""
-    answers: dict[Steps, list[Response]] = {}
-    try:
-        measured, responses = measure_grid(
-            crew, plane.directions, axes, rows, config, known=known, progress=progress, answers=answers
-        )
-    except BaseException:
-        measured, responses = in_order(axes, answers)
-        if salvage and not all(math.isnan(point.asr) for point in measured):
-            salvage(describe(crew.chat, plane, axes, measured, rows, config), responses)
-        raise
-    return describe(crew.chat, plane, axes, measured, rows, config), responses
+@dataclass(frozen=True)
+class Measured:
+    """What a point of a grid turned out to be, and the responses there; none if it was skipped."""
+
+    point: Point
+    responses: list[Response]
+
+
+Grid = dict[Steps, Measured]
+"""What was measured so far, by place."""
 
 
 def measure(
     chat: Chat,
     config: LandscapeConfig,
     *,
+    rows: Sequence[Row] | None = None,
     ends: Sequence[End] = (),
-    progress: Progress | None = None,
-    salvage: Salvage | None = None,
+    measurer: Measurer | None = None,
+    progress: Progress = ignore,
+    salvage: Keep = ignore,
 ) -> tuple[Landscape, list[Response]]:
-    """The landscape that `config` asks for; the model is left as it was.
+    """The landscape that `config` asks for, and all responses; the model is left as it was.
 
     Args:
         chat: The model of `config.model`.
         config: Plane, grid and prompts.
+        rows: The prompts of `config.prompts`, if they were read already.
         ends: The models of `config.to`, in order.
+        measurer: What it is measured with; by default what `config` asks for.
         progress: Told of each point.
-        salvage: Given what there is if the work is cut off.
+        salvage: Given what there is if the work is cut off, unless that is nothing; points without verdicts are not
+            measured.
 
     Raises:
-        ValueError: The ends cannot span the plane, or the prompts cannot be read.
+        Mistake: The ends cannot span the plane, the prompts cannot be read, or no response could be judged.
     """
-    rows = harmful_rows(config)
-    plane = spans.span(chat, config.plane, config, ends)
+    measurer = measurer or Measurer(config)
+    plane = spans.span(chat, config.plane, config, measurer, ends)
     axes = plane.grid_axes(config)
-    crew = workers.crew(chat, config, math.prod(map(len, axes)))
-    return landscape_on(crew, plane, axes, rows, config, progress=progress, salvage=salvage)
+    workers = crew(chat, config, math.prod(map(len, axes)), measurer)
+    rows = harmful_rows(config) if rows is None else rows
+    return landscape_on(workers, plane, axes, rows, config, progress=progress, salvage=salvage)
 
 
-def measure_visage(
-    chat: Chat,
-    config: VisageConfig,
+def landscape_on(
+    workers: Crew,
+    plane: Span,
+    axes: Sequence[Sequence[float]],
+    rows: Sequence[Row],
+    config: LineConfig,
     *,
-    progress: Progress | None = None,
-    salvage: Callable[[int, Landscape, list[Response]], None] = lambda index, landscape, responses: None,
-) -> tuple[Visage, list[list[Response]]]:
-    """VISAGE over `n_directions` random directions; the unperturbed model is measured once for all of them.
+    known: Grid | None = None,
+    progress: Progress = ignore,
+    salvage: Keep = ignore,
+) -> tuple[Landscape, list[Response]]:
+    """The landscape on a grid of a line or plane, and all responses.
 
-    If the work is cut off, `salvage` is given what there is of each direction, with its index.
-
-    Returns:
-        The result, and the responses of each direction.
+    Args:
+        workers: The model at the origin, and its copies.
+        plane: What the grid is on.
+        axes: Steps along each of its directions; 0 is one of them.
+        rows: The prompts.
+        config: How to ask and judge, and where to stop.
+        known: Points that were measured before.
+        progress: Told of each point.
+        salvage: As for `measure`.
     """
-    rows = harmful_rows(config)
-    known: dict[Steps, list[Response]] = {}
-    crew = workers.crew(chat, config, config.n_points)
-    settings = config.line()
-    measured: list[tuple[Landscape, list[Response]]] = []
-    cut: list[tuple[Landscape, list[Response]]] = []
-
-    def keep(part: Landscape, responses: list[Response]) -> None:
-        cut.append((part, responses))
-
+    measured: Grid = dict(known or {})
     try:
-        for index in range(config.n_directions):
-            line = spans.span(chat, "1d-random", settings, seed=config.seed + index)
-            axes = line.grid_axes(settings)
-            measured.append(
-                landscape_on(
-                    crew,
-                    line,
-                    axes,
-                    rows,
-                    config,
-                    known=known,
-                    progress=progress,
-                    salvage=lambda *one: cut.append(one),
-                )
-            )
+        measure_grid(workers, plane, axes, rows, config, measured, progress)
     except BaseException:
-        for index, one in enumerate(measured + cut):
-            salvage(index, *one)
+        if any(not math.isnan(one.point.asr) for one in measured.values()):
+            salvage(*described(workers.chat, plane, axes, measured, rows, config))
         raise
-    landscapes = tuple(landscape for landscape, _ in measured)
-    verdicts = jailbroken(landscapes)
-    low, high = score.bootstrap_visage(verdicts, seed=config.seed)
-    mean = np.mean([landscape.asr for landscape in landscapes], axis=0)
-    mean_low, mean_high = np.where(np.isnan(mean), math.nan, bootstrap_mean_asr(verdicts, seed=config.seed))
-    result = Visage(
-        landscapes=landscapes,
-        mean_asr=tuple(mean.tolist()),
-        mean_asr_low=tuple(mean_low.tolist()),
-        mean_asr_high=tuple(mean_high.tolist()),
-        visage=float(np.mean([landscape.visage for landscape in landscapes])),
-        visage_low=low,
-        visage_high=high,
-        visage_contiguous=float(np.mean([landscape.visage_contiguous for landscape in landscapes])),
+    return described(workers.chat, plane, axes, measured, rows, config)
+
+
+def measure_grid(
+    workers: Crew,
+    plane: Span,
+    axes: Sequence[Sequence[float]],
+    rows: Sequence[Row],
+    config: LineConfig,
+    measured: Grid,
+    progress: Progress = ignore,
+) -> None:
+    """Measure safety at each point of a grid that is not in `measured`, and put it there as it is done.
+
+    With `outside_after`, points past the edge are left out, whether or not a worker was there before this was known.
+    """
+    asr = {place: one.point.asr for place, one in measured.items()}
+    for place, rate in asr.items():
+        progress(place, rate)
+    past: set[Steps] = set()
+
+    def wanted() -> Iterator[Steps]:
+        # Noise takes longest, so it goes first, and the workers end together. Where far points may be left out, the
+        # near ones go first, to tell.
+        for place in by_distance(axes, far_first=config.outside_after == 0):
+            if place not in measured and place not in past:
+                yield place
+
+    def ask(measure: Measurer, chat: Chat, place: Steps) -> list[Response]:
+        return measure(chat, Held(plane.directions, place), rows, config)
+
+    for place, responses in workers.run(wanted(), ask):
+        measured[place] = at(place, responses)
+        asr[place] = measured[place].point.asr
+        if asr[place] == 100:  # Nothing else puts others past the edge.
+            past = past_the_edge(axes, asr, config.outside_after)
+        progress(place, asr[place])
+    for place in past_the_edge(axes, asr, config.outside_after):
+        measured[place] = at(place, [])
+        if place not in asr:
+            progress(place, math.nan)
+
+
+def at(place: Steps, responses: Sequence[Response]) -> Measured:
+    """Responses of a model that was held at a place, with the rates there; without responses, a skipped point."""
+    x, y = (*place, 0.0)[:2]
+    verdicts = tuple(response.verdict for response in responses)
+    shares = rates(verdicts)
+    return Measured(
+        Point(x, y, shares.asr, shares.asr_low, shares.asr_high, shares.coherent_asr, shares.n_unjudged, verdicts),
+        [replace(response, x=x, y=y) for response in responses],
     )
-    return result, [responses for _, responses in measured]
+
+
+def described(
+    chat: Chat,
+    plane: Span,
+    axes: Sequence[Sequence[float]],
+    measured: Mapping[Steps, Measured],
+    rows: Sequence[Row],
+    config: AttackConfig,
+) -> tuple[Landscape, list[Response]]:
+    """The landscape that measured points add up to, and all responses; points that are missing count as skipped.
+
+    Raises:
+        Mistake: No response could be judged anywhere.
+    """
+    ordered = [measured[place] if place in measured else at(place, []) for place in grid(axes)]
+    asr = np.array([one.point.asr for one in ordered]).reshape([len(axis) for axis in reversed(axes)])
+    if np.isnan(asr).all():
+        raise Mistake(
+            f"No response on the whole grid could be judged: the model {chat.uri!r} gives no numbers. "
+            f"Check its weights, or try dtype=float32."
+        )
+    origin = [list(axis).index(0) for axis in axes]
+    lines = [asr] if len(axes) == 1 else [asr[origin[1]], asr[:, origin[0]]]
+    landscape = Landscape(
+        plane=plane.name,
+        setup=setup(chat, rows, config),
+        axes=tuple(
+            Axis(steps=tuple(axis), basin=_basin(axis, line), **about)
+            for axis, line, about in zip(axes, lines, plane.about, strict=True)
+        ),
+        marks=plane.marks,
+        points=tuple(one.point for one in ordered),
+        visage=score.visage(asr),
+        visage_contiguous=score.visage_contiguous(asr),
+    )
+    return landscape, [response for one in ordered for response in one.responses]
+
+
+def _basin(axis: Sequence[float], asr: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Edges:
+    """The basin along one line of a grid; all NaN if nothing on it could be judged."""
+    if np.isnan(asr).all():
+        return Edges(*(math.nan,) * 5, False, False)
+    return Edges(**asdict(score.basin(axis, asr)))

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from visage_mlflow.config import AttackConfig
 from visage_mlflow.geometry.crossing import first_crossing
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring import measure
-from visage_mlflow.measuring.measure import Held
+from visage_mlflow.measuring.measure import Held, Measurer
 from visage_mlflow.results import Edge
-from visage_mlflow.studies.evaluation import attack, rates
+from visage_mlflow.studies.evaluation import rates
 from visage_mlflow.studies.spans import relative_norm
+from visage_mlflow.text.errors import Mistake
 
 
 def find_edge(
     chat: Chat,
     direction: Direction,
     rows: Sequence[Row],
-    config: AttackConfig,
+    attack: AttackConfig,
+    measure: Measurer,
     *,
     up_to: float,
-    known: dict[float, float],
-    check: Callable[[], None] = lambda: None,
+    known: Mapping[float, float],
 ) -> Edge:
     """Where the ASR first crosses 50 % from the model along a direction; see `geometry.crossing`.
 
@@ -32,19 +33,27 @@ def find_edge(
         chat: The model; it is left as it was.
         direction: What a step of 1 is.
         rows: The prompts.
-        config: How to ask and judge.
+        attack: How to ask and judge.
+        measure: What it is measured with.
         up_to: How far to look, in steps.
-        known: ASR by step, as far as it was measured already; not changed.
-        check: Called every few tokens; raises to give up.
+        known: ASR in percent by step, as far as it was measured already.
+
+    Raises:
+        Mistake: The model itself gave no response that could be judged.
     """
 
     def asr_at(step: float) -> float:
         if step in known:
-            return known[step]
-        answered = measure.responses(
-            chat, Held([direction], (step,)), rows, config, (step,), lambda: attack(chat, rows, config, (step,), check)
-        )
-        return rates([response.verdict for response in answered]).asr
+            asr = known[step]
+        else:
+            responses = measure(chat, Held([direction], (step,)), rows, attack)
+            asr = rates(response.verdict for response in responses).asr
+        if step == 0 and math.isnan(asr):
+            raise Mistake(
+                f"No response of {chat.uri!r} could be judged, so its basin has no edge to look for. Check its "
+                "weights, or try dtype=float32."
+            )
+        return asr
 
     crossing = first_crossing(asr_at, up_to)
     return Edge(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from visage_mlflow.geometry.directions import Combination, Difference, Direction
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.plane import Plane
 from visage_mlflow.language.models import Chat
-from visage_mlflow.measuring import measure
+from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Mark
 from visage_mlflow.text.errors import Mistake
 
@@ -96,48 +97,39 @@ def relative_norm(chat: Chat, direction: Direction) -> float:
     return directions.norm(chat.weights, direction) / chat.norm
 
 
-def span(chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End] = (), *, seed: int | None = None) -> Span:
+def span(
+    chat: Chat,
+    name: str,
+    config: PlaneConfig,
+    measurer: Measurer,
+    ends: Sequence[End] = (),
+    *,
+    seed: int | None = None,
+) -> Span:
     """The line or plane called `name` through a model.
 
     Args:
         chat: The model, at the origin.
         name: One of `PLANES`.
         config: Seed, `norm`, and whether to save memory.
+        measurer: Knows the inner products of directions that were drawn before.
         ends: The other models, as many as the plane needs.
         seed: Of the first random direction, if not the config's; a second one has the next.
 
     Raises:
-        ValueError: An end is of another architecture or not finite; two models are identical; directions are
-            parallel; there are too few ends.
+        Mistake: An end is of another architecture or not finite; two models are identical; directions are parallel;
+            there are too few ends.
     """
     for end in ends:
-        try:
-            Difference(end.weights).check(chat.weights)
-        except ValueError as error:
-            raise Mistake(f"{end.named} {end.uri!r}, which does not fit {chat.uri!r}: {error}") from error
-        if directions.norm(chat.weights, Difference(end.weights)) == 0:
-            raise Mistake(
-                f"{end.named} {end.uri!r}, which has the same weights as {chat.uri!r}: a direction of length "
-                "zero. Give two models that differ."
-            )
+        check_end(chat, end)
     if name == "2d-pca":
         return _components(chat, ends)
     n_ends = AXES[name].count("difference")
     if len(ends) != n_ends:
         raise Mistake(f"plane={name} is spanned by {n_ends} other models, got {len(ends)}. Check `to`.")
-    first_seed = config.seed if seed is None else seed
-    spanning: list[Direction] = []
-    about: list[dict[str, Any]] = []
-    for index, kind in enumerate(AXES[name]):
-        if kind == "difference":
-            spanning.append(Difference(ends[index].weights))
-            about.append({"kind": kind, "to": ends[index].uri})
-        else:
-            this_seed = first_seed + AXES[name][:index].count("random")
-            random: Direction = RandomDirection(seed=this_seed, norm=config.norm)
-            spanning.append(random if config.lean else Materialized(random, chat.weights))
-            about.append({"kind": kind, "seed": this_seed, "norm": config.norm})
-    products = measure.products(chat, spanning, config)
+    drawn = _drawn(chat, name, config, ends, config.seed if seed is None else seed)
+    spanning, about = [direction for direction, _ in drawn], [notes for _, notes in drawn]
+    products = measurer.products(chat, spanning)
     lengths = [math.sqrt(products[index, index]) for index in range(len(spanning))]
     if len(spanning) == 2:
         cosine = float(products[0, 1]) / (lengths[0] * lengths[1])
@@ -147,9 +139,41 @@ def span(chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End] = (), *
         if name != "2d-interpolation-random":
             lengths[1] = lengths[0]
         spanning[1] = _orthogonal(chat, name, spanning, ends, lengths[1])
-    for each, length in zip(about, lengths, strict=True):
-        each["relative_norm"] = length / chat.norm
+    for notes, length in zip(about, lengths, strict=True):
+        notes["relative_norm"] = length / chat.norm
     return Span(name, tuple(spanning), tuple(about), chat.weights, tuple(ends))
+
+
+def check_end(chat: Chat, end: End) -> None:
+    """Raise Mistake for a model that is of another architecture than `chat`, not finite, or the same."""
+    difference = Difference(end.weights)
+    try:
+        difference.check(chat.weights)
+    except ValueError as error:
+        raise Mistake(f"{end.named} {end.uri!r}, which does not fit {chat.uri!r}: {error}") from error
+    if directions.norm(chat.weights, difference) == 0:
+        raise Mistake(
+            f"{end.named} {end.uri!r}, which has the same weights as {chat.uri!r}: a direction of length zero. Give "
+            "two models that differ."
+        )
+
+
+def _drawn(
+    chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End], seed: int
+) -> list[tuple[Direction, dict[str, Any]]]:
+    """What spans a plane before it is made orthogonal, each direction with what results keep of it."""
+    unused, seeds = iter(ends), count(seed)
+    drawn: list[tuple[Direction, dict[str, Any]]] = []
+    for kind in AXES[name]:
+        if kind == "difference":
+            end = next(unused)
+            drawn.append((Difference(end.weights), {"kind": kind, "to": end.uri}))
+        else:
+            own = next(seeds)
+            random: Direction = RandomDirection(seed=own, norm=config.norm)
+            kept = random if config.lean else Materialized(random, chat.weights)
+            drawn.append((kept, {"kind": kind, "seed": own, "norm": config.norm}))
+    return drawn
 
 
 def _orthogonal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,14 +15,12 @@ from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.plane import Projection
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring import measure as points
-from visage_mlflow.measuring.measure import Held
+from visage_mlflow.measuring.measure import Held, Measurer
 from visage_mlflow.results import Course, Edge, Landscape, Place, Response, Trajectory
-from visage_mlflow.studies import crew as workers
 from visage_mlflow.studies import spans
-from visage_mlflow.studies.crew import Check, Crew
-from visage_mlflow.studies.evaluation import Rates, attack, harmful_rows, rates
-from visage_mlflow.studies.landscape import Progress, Salvage, landscape_on
+from visage_mlflow.studies.crew import Crew, crew
+from visage_mlflow.studies.evaluation import Rates, harmful_rows, rates
+from visage_mlflow.studies.landscape import Keep, Progress, ignore, landscape_on
 from visage_mlflow.studies.margin import find_edge
 from visage_mlflow.studies.spans import End, Span
 from visage_mlflow.text.errors import Mistake
@@ -52,9 +50,11 @@ def measure(
     finetuned: Sequence[Finetuned],
     config: ProjectConfig,
     *,
+    rows: Sequence[Row] | None = None,
     ends: Sequence[End] = (),
-    progress: Progress | None = None,
-    salvage: Salvage | None = None,
+    measurer: Measurer | None = None,
+    progress: Progress = ignore,
+    salvage: Keep = ignore,
 ) -> tuple[Trajectory, list[Response]]:
     """Project checkpoints on a line or plane, and measure ASR on it, at each of them, and where each is drawn.
 
@@ -62,40 +62,47 @@ def measure(
         base: The model that was finetuned.
         finetuned: At least one finetuning, each with at least one checkpoint.
         config: Plane, grid and prompts.
+        rows: The prompts of `config.prompts`, if they were read already.
         ends: The models of `config.to`; without them the last checkpoints span the plane, or all for 2d-pca.
+        measurer: What it is measured with; by default what `config` asks for.
         progress: Told of each point of the grid.
         salvage: Given what there is of the grid if the work is cut off there.
 
     Raises:
-        ValueError: There are no checkpoints, they do not fit the base, or they cannot span the plane.
+        Mistake: There are no checkpoints, they do not fit the base, or they cannot span the plane.
     """
     for one in finetuned:
         if not one.checkpoints:
             raise Mistake(f"`run` is {config.run!r}: {one.name} has no checkpoints. Give a finetune run's id.")
     if not finetuned:
         raise Mistake(f"`run` is {config.run!r}, which has no checkpoints to project. Give a finetune run's id.")
-    rows = harmful_rows(config)
+    measurer = measurer or Measurer(config)
+    rows = harmful_rows(config) if rows is None else rows
     name = config.plane_for(len(finetuned))
-    span = spans.span(base, name, config, ends or _ends(name, finetuned))
-    used = {id(end.weights) for end in span.ends}
-    for checkpoint in (checkpoint for one in finetuned for checkpoint in one.checkpoints):
-        if id(checkpoint.weights) not in used:  # The others were looked at already.
-            _check(base, checkpoint)
-    at = [[span.geometry.project(checkpoint.weights) for checkpoint in one.checkpoints] for one in finetuned]
-    axes = span.grid_axes(config, [(place.x, place.y) for places in at for place in places])
-    crew = workers.crew(base, config, math.prod(map(len, axes)))
-    landscape, responses = landscape_on(crew, span, axes, rows, config, progress=progress, salvage=salvage)
-    places = _places(crew, span, finetuned, at, rows, config)
-    edges, random_edge = _edges(crew, finetuned, landscape, rows, config)
-    courses = [Course(one.name, *rest) for one, rest in zip(finetuned, zip(places, edges, strict=True), strict=True)]
+    plane = spans.span(base, name, config, measurer, ends or _ends(name, finetuned))
+    _check_fit(base, finetuned, plane)
+    at = [[plane.geometry.project(checkpoint.weights) for checkpoint in one.checkpoints] for one in finetuned]
+    axes = plane.grid_axes(config, [(place.x, place.y) for places in at for place in places])
+    workers = crew(base, config, math.prod(map(len, axes)), measurer)
+    landscape, responses = landscape_on(workers, plane, axes, rows, config, progress=progress, salvage=salvage)
+    places = _places(workers, plane, finetuned, at, rows, config)
+    edges, random_edge = _edges(workers, finetuned, landscape, rows, config)
+    courses = [
+        Course(one.name, its_places, edge) for one, its_places, edge in zip(finetuned, places, edges, strict=True)
+    ]
     return Trajectory(landscape, tuple(courses), random_edge, _remark(landscape, at)), responses
 
 
-def _check(base: Chat, checkpoint: CheckpointWeights) -> None:
-    try:
-        Difference(checkpoint.weights).check(base.weights)
-    except ValueError as error:
-        raise Mistake(f"A checkpoint is {checkpoint.uri!r}, which does not fit {base.uri!r}: {error}") from error
+def _check_fit(base: Chat, finetuned: Sequence[Finetuned], plane: Span) -> None:
+    """Raise Mistake for a checkpoint of another architecture; those that span the plane were looked at already."""
+    known = {id(end.weights) for end in plane.ends}
+    for checkpoint in (checkpoint for one in finetuned for checkpoint in one.checkpoints):
+        if id(checkpoint.weights) in known:
+            continue
+        try:
+            Difference(checkpoint.weights).check(base.weights)
+        except ValueError as error:
+            raise Mistake(f"A checkpoint is {checkpoint.uri!r}, which does not fit {base.uri!r}: {error}") from error
 
 
 def _ends(name: str, finetuned: Sequence[Finetuned]) -> list[End]:
@@ -114,54 +121,52 @@ def _ends(name: str, finetuned: Sequence[Finetuned]) -> list[End]:
 
 
 def _places(
-    crew: Crew,
-    span: Span,
+    workers: Crew,
+    plane: Span,
     finetuned: Sequence[Finetuned],
     at: Sequence[Sequence[Projection]],
     rows: Sequence[Row],
     config: ProjectConfig,
 ) -> list[tuple[Place, ...]]:
     """Each checkpoint on the plane, with the ASR of itself and of the plane there."""
-    asked: dict[int, Rates] = {}
-    flat = [
-        (checkpoint, place)
-        for one, places in zip(finetuned, at, strict=True)
-        for checkpoint, place in zip(one.checkpoints, places, strict=True)
+
+    def ask(measure: Measurer, chat: Chat, held: Held) -> Rates:
+        return rates(response.verdict for response in measure(chat, held, rows, config))
+
+    pairs = [
+        pair for one, places in zip(finetuned, at, strict=True) for pair in zip(one.checkpoints, places, strict=True)
     ]
-    held = [Held([Difference(checkpoint.weights)], (1.0,)) for checkpoint, _ in flat]
-    held += [Held(span.directions, (place.x, place.y)[: len(span.directions)]) for _, place in flat]
-
-    def work(chat: Chat, index: int, check: Check) -> Rates:
-        answered = points.responses(
-            chat, held[index], rows, config, (), lambda: attack(chat, rows, config, check=check)
-        )
-        return rates([response.verdict for response in answered])
-
-    crew.run(range(len(held)), work, done=lambda index, shares: asked.update({index: shares}))
-    norm = crew.chat.norm
-    measured = iter(
-        Place(
-            uri=checkpoint.uri,
-            training_step=checkpoint.training_step,
-            x=place.x,
-            y=place.y,
-            distance=place.distance / norm,
-            off_plane_distance=place.off_plane_distance / norm,
-            off_plane_share=place.off_plane_share,
-            asr=asked[index].asr,
-            asr_low=asked[index].asr_low,
-            asr_high=asked[index].asr_high,
-            plane_asr=asked[len(flat) + index].asr,
-            plane_asr_low=asked[len(flat) + index].asr_low,
-            plane_asr_high=asked[len(flat) + index].asr_high,
-        )
-        for index, (checkpoint, place) in enumerate(flat)
+    themselves = [Held([Difference(checkpoint.weights)], (1.0,)) for checkpoint, _ in pairs]
+    on_plane = [Held(plane.directions, (nearest.x, nearest.y)[: len(plane.directions)]) for _, nearest in pairs]
+    asked = {id(held): shares for held, shares in workers.run([*themselves, *on_plane], ask)}
+    placed = iter(
+        _place(checkpoint, nearest, asked[id(itself)], asked[id(there)], workers.chat.norm)
+        for (checkpoint, nearest), itself, there in zip(pairs, themselves, on_plane, strict=True)
     )
-    return [tuple(next(measured) for _ in one.checkpoints) for one in finetuned]
+    return [tuple(next(placed) for _ in one.checkpoints) for one in finetuned]
+
+
+def _place(checkpoint: CheckpointWeights, nearest: Projection, itself: Rates, there: Rates, norm: float) -> Place:
+    """A checkpoint's place, from its own rates and those of the plane's nearest point; `norm` is the base's."""
+    return Place(
+        uri=checkpoint.uri,
+        training_step=checkpoint.training_step,
+        x=nearest.x,
+        y=nearest.y,
+        distance=nearest.distance / norm,
+        off_plane_distance=nearest.off_plane_distance / norm,
+        off_plane_share=nearest.off_plane_share,
+        asr=itself.asr,
+        asr_low=itself.asr_low,
+        asr_high=itself.asr_high,
+        plane_asr=there.asr,
+        plane_asr_low=there.asr_low,
+        plane_asr_high=there.asr_high,
+    )
 
 
 def _edges(
-    crew: Crew,
+    workers: Crew,
     finetuned: Sequence[Finetuned],
     landscape: Landscape,
     rows: Sequence[Row],
@@ -171,19 +176,17 @@ def _edges(
     origin = next(point.asr for point in landscape.points if point.x == 0 == point.y)
     if config.margin_up_to == 0 or math.isnan(origin):
         return [None] * len(finetuned), None
-    ways: list[tuple[Direction, float]] = [
-        (Difference(one.checkpoints[-1].weights), config.margin_up_to) for one in finetuned
-    ]
     random: Direction = RandomDirection(seed=config.seed, norm=config.norm)
-    ways.append((random if config.lean else Materialized(random, crew.chat.weights), config.extent))
-    found: dict[int, Edge] = {}
+    if not config.lean:
+        random = Materialized(random, workers.chat.weights)
+    ways = [(Difference(one.checkpoints[-1].weights), config.margin_up_to) for one in finetuned]
 
-    def work(chat: Chat, index: int, check: Callable[[], None]) -> Edge:
-        direction, up_to = ways[index]
-        return find_edge(chat, direction, rows, config, up_to=up_to, known={0.0: origin}, check=check)
+    def look(measure: Measurer, chat: Chat, way: tuple[Direction, float]) -> Edge:
+        direction, up_to = way
+        return find_edge(chat, direction, rows, config, measure, up_to=up_to, known={0.0: origin})
 
-    crew.run(range(len(ways)), work, done=lambda index, edge: found.update({index: edge}))
-    return [found[index] for index in range(len(finetuned))], found[len(finetuned)]
+    found = {id(direction): edge for (direction, _), edge in workers.run([*ways, (random, config.extent)], look)}
+    return [found[id(direction)] for direction, _ in ways], found[id(random)]
 
 
 def _remark(landscape: Landscape, at: Sequence[Sequence[Projection]]) -> str:
