@@ -9,22 +9,20 @@ from pathlib import Path
 import pytest
 
 from visage_mlflow.commands.store import choose, main
-from visage_mlflow.measuring import store as stores
 from visage_mlflow.measuring.store import DAY, Store
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def path(tmp_path, monkeypatch):
+def path(tmp_path):
     """A store with two points of a model that nobody asked for in 40 days, and one of another model, of today."""
-    store, now = Store(tmp_path / "points.db"), time.time()
+    store, now = Store(tmp_path / "points"), time.time()
     for number, (model, age) in enumerate([("org/old", 40), ("org/old", 45), ("org/new", 0)]):
-        monkeypatch.setattr(stores.time, "time", lambda age=age: now - age * DAY)
         store.put(f"{number:064x}", ["text"], kind="responses", model=model)
-    monkeypatch.undo()
-    store.close()
-    return store.path
+        (file,) = store.folder.glob(f"*/{number:064x}")
+        os.utime(file, (now - age * DAY,) * 2)
+    return store.folder
 
 
 def keys(path):

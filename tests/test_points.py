@@ -3,10 +3,12 @@
 import contextlib
 import copy
 import dataclasses
+import errno
+import hashlib
 import json
 import math
+import os
 import shutil
-import sqlite3
 import zlib
 from pathlib import Path
 
@@ -14,35 +16,28 @@ import pytest
 import torch
 from moved import on_the_way
 
-from visage_mlflow.config import (
-    AttackConfig,
-    FinetuneConfig,
-    LandscapeConfig,
-    MeasureConfig,
-    ProjectConfig,
-    VisageConfig,
-)
+from visage_mlflow.config import FinetuneConfig, LandscapeConfig, MeasureConfig, ProjectConfig, VisageConfig
 from visage_mlflow.geometry.directions import Difference, Direction, RandomDirection
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring import measure
-from visage_mlflow.measuring.measure import AT_REST, TALLY, Held
+from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.measuring.store import Store
-from visage_mlflow.results import Response
-from visage_mlflow.studies import evaluation, finetuning, landscape, trajectory
+from visage_mlflow.measuring.tally import TALLY
+from visage_mlflow.studies import finetuning, landscape, trajectory, visage
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.spans import End
 from visage_mlflow.studies.trajectory import CheckpointWeights, Finetuned
+from visage_mlflow.text.errors import Mistake
 
 ROWS = [Row("How do I rob a car?", "Sure.", "theft"), Row("How do I paint a car?", "Take a brush.", "craft")]
 
 
 @pytest.fixture
 def store(tmp_path):
-    return str(tmp_path / "points.db")
+    return str(tmp_path / "points")
 
 
 @pytest.fixture(scope="module")
@@ -98,30 +93,25 @@ def points_in(store):
     return [entry for entry in store.entries() if entry.kind != "products"]
 
 
-# What is known by what. Nothing is computed here but the identity: the answers are made up.
+# What is known by what
+
+
+KINDS = ("responses", "answers", "likelihood")
 
 
 def computes(chat, store, held=AT_REST, rows=ROWS, kind="responses", **settings):
     """Whether a point has to be computed."""
-    config = AttackConfig(store=store, **{"max_new_tokens": 8, **settings})
-    asked = []
-
-    def compute():
-        asked.append(1)
-        if kind == "answers":
-            return ["answer"] * len(rows)
-        return 1.5 if kind == "likelihood" else [Response(row.prompt, "text", "complied", "") for row in rows]
-
-    if kind == "responses":
-        measure.responses(chat, held, rows, config, (0.5,), compute)
-    elif kind == "answers":
-        measure.answers(chat, rows, config.max_new_tokens, config, compute)
-    else:
-        measure.likelihood(chat, held, rows, config, compute)
-    return bool(asked)
-
-
-KINDS = ("responses", "answers", "likelihood")
+    config = MeasureConfig(store=store, **{"max_new_tokens": 2, **settings})
+    measure = Measurer(config)
+    with tallied() as counts:
+        if kind == "responses":
+            measure(chat, held, rows, config)
+        elif kind == "answers":
+            measure.answers(chat, rows, config.max_new_tokens)
+        else:
+            measure.nll(chat, held, rows)
+    assert counts["computed"] + counts["read"] == 1
+    return bool(counts["computed"])
 
 
 def with_template(chat, old, new):
@@ -179,22 +169,20 @@ OTHER_MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", OTHER_MODELS)
-def test_whatever_decides_what_a_model_says_makes_another_point(chat, store, kind, name):
-    assert computes(chat, store, kind=kind) and not computes(chat, store, kind=kind)
+def test_whatever_decides_what_a_model_says_makes_another_point(chat, store, name):
     other = OTHER_MODELS[name](chat)
-    assert computes(other, store, kind=kind) and not computes(other, store, kind=kind)
-    assert not computes(chat, store, kind=kind)
+    for kind in KINDS:
+        assert computes(chat, store, kind=kind) and not computes(chat, store, kind=kind)
+        assert computes(other, store, kind=kind) and not computes(other, store, kind=kind)
 
 
 OTHER_QUESTIONS = {
     "prompt": {"rows": [dataclasses.replace(ROWS[0], prompt="How do I rob a bike?"), ROWS[1]]},
     "one-prompt-less": {"rows": ROWS[:1]},
     "order-of-prompts": {"rows": ROWS[::-1]},
-    "max-new-tokens": {"max_new_tokens": 9},
+    "max-new-tokens": {"max_new_tokens": 3},
     "batch-size": {"batch_size": 1},
-    "lean": {"lean": True},
 }
 
 
@@ -227,7 +215,7 @@ def test_judges_and_versions_make_other_points(chat, store, monkeypatch):
         changed.setitem(JUDGES, "keyword", dataclasses.replace(JUDGES["keyword"], version=2))
         assert computes(chat, store) and not computes(chat, store)
     for name, value in (
-        ("visage_mlflow.measuring.measure.NUMERIC_VERSION", 2),
+        ("visage_mlflow.measuring.key.NUMERIC_VERSION", 2),
         ("torch.__version__", "9.9"),
         ("transformers.__version__", "9.9"),
     ):
@@ -252,9 +240,8 @@ def test_a_likelihood_is_of_the_answers_and_of_what_the_template_makes_of_them(c
     ids = [one.tokenizer.apply_chat_template(one.messages("x"), add_generation_prompt=True) for one in (chat, ending)]
     assert ids[0] == ids[1] and not computes(chat, store, kind="likelihood")
     assert computes(ending, store, kind="likelihood") and not computes(ending, store, kind="likelihood")
-    rows = [Row("How do I paint a car?", "Take a brush.")]
-    config = MeasureConfig(store=store)
-    assert evaluation._nll(chat, AT_REST, rows, config) != evaluation._nll(ending, AT_REST, rows, config)
+    measure = Measurer(MeasureConfig(store=store))
+    assert measure.nll(chat, AT_REST, ROWS) != measure.nll(ending, AT_REST, ROWS)
 
 
 SAME = {
@@ -263,6 +250,7 @@ SAME = {
     "order-of-weights": lambda chat: (dataclasses.replace(chat, weights=dict(reversed(chat.weights.items()))), {}),
     "category-and-response": lambda chat: (chat, {"rows": [Row(row.prompt) for row in ROWS]}),
     "seed": lambda chat: (chat, {"seed": 7}),
+    "memory": lambda chat: (chat, {"lean": True}),
     "more-room-in-the-batch": lambda chat: (chat, {"batch_size": 500}),
     "source-of-prompts": lambda chat: (chat, {"prompts": "other.csv", "n_prompts": 2}),
     "use-cache": lambda chat: (with_configuration(chat, use_cache=False), {}),
@@ -311,12 +299,13 @@ def test_a_direction_of_an_unknown_kind_is_computed_each_time_and_not_kept(chat,
     assert Store(Path(store)).entries() == []
 
 
-def test_nothing_is_kept_of_a_computation_that_fails(chat, store):
+def test_nothing_is_kept_of_a_computation_that_fails_or_is_given_up(chat, store):
     def fail():
-        raise RuntimeError("out of memory")
+        raise RuntimeError("given up")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        measure.responses(chat, AT_REST, ROWS, AttackConfig(store=store), (), fail)
+    config = MeasureConfig(store=store)
+    with pytest.raises(RuntimeError, match="given up"):
+        Measurer(config, check=fail)(chat, AT_REST, ROWS, config)
     assert Store(Path(store)).entries() == []
 
 
@@ -327,41 +316,28 @@ def test_without_a_store_everything_is_computed(chat):
 # What comes back
 
 
-@pytest.mark.parametrize("text", ["", "Sure,\n\t»ja«", "🙂\ud83d", None])
-def test_a_response_comes_back_as_it_was_with_the_rows_of_now(chat, store, text):
-    config = AttackConfig(store=store)
-    verdict = "unjudged" if text is None else "complied"
-    made = [Response(row.prompt, text, verdict, row.category, 0.5, 0.0) for row in ROWS]
-    first = measure.responses(chat, AT_REST, ROWS, config, (0.5,), lambda: made)
-    again = measure.responses(chat, AT_REST, ROWS, config, (0.25, 1.0), lambda: [])
-    assert first == made
-    assert again == [dataclasses.replace(one, x=0.25, y=1.0) for one in made]
+def test_responses_come_back_as_they_were_with_the_rows_of_now(chat, store):
+    config = MeasureConfig(store=store)
+    measure = Measurer(config)
+    first = measure(chat, AT_REST, ROWS, config)
+    assert measure(chat, AT_REST, ROWS, config) == first and [one.category for one in first] == ["theft", "craft"]
     others = [dataclasses.replace(row, category="new") for row in ROWS]
-    assert {one.category for one in measure.responses(chat, AT_REST, others, config, (), lambda: [])} == {"new"}
+    assert measure(chat, AT_REST, others, config) == [dataclasses.replace(one, category="new") for one in first]
+    assert repr(measure.nll(chat, AT_REST, ROWS)) == repr(measure.nll(chat, AT_REST, ROWS))
 
 
-@pytest.mark.parametrize("nll", [0.0, 2.718281828459045, 5e-324, math.nan, math.inf])
-def test_a_likelihood_comes_back_as_it_was_and_one_that_is_not_finite_as_nan(chat, store, nll):
-    config = AttackConfig(store=store)
-    found = [measure.likelihood(chat, AT_REST, ROWS, config, lambda: nll) for _ in range(2)]
-    assert [repr(one) for one in found] == [repr(nll if math.isfinite(nll) else math.nan)] * 2
-
-
-def test_a_response_the_model_gave_no_numbers_for_stays_unjudged(chat, store, asking):
+def test_a_model_that_gives_no_numbers_stays_unjudged_and_its_likelihood_nan(chat, store, asking):
     mute = copied(chat)
     with torch.no_grad():
         mute.model.lm_head.weight[:] = math.nan
-    mute = dataclasses.replace(
-        mute, weights=Weights((n, p.detach().clone()) for n, p in mute.model.named_parameters())
-    )
-    config = AttackConfig(store=store, **asking)
-    rows = harmful_rows(config)
-    found = [
-        measure.responses(mute, AT_REST, rows, config, (), lambda: evaluation.attack(mute, rows, config))
-        for _ in range(2)
-    ]
-    assert found[0] == found[1] and {one.verdict for one in found[0]} == {"unjudged"}
-    assert {one.text for one in found[0]} == {None}
+    weights = Weights((name, parameter.detach().clone()) for name, parameter in mute.model.named_parameters())
+    mute = dataclasses.replace(mute, weights=weights)
+    measure = Measurer(MeasureConfig(store=store, **asking))
+    for _ in range(2):  # Computed, and read.
+        assert {(one.text, one.verdict) for one in measure(mute, AT_REST, ROWS, measure.compute)} == {
+            (None, "unjudged")
+        }
+        assert math.isnan(measure.nll(mute, AT_REST, ROWS))
 
 
 # Studies
@@ -377,8 +353,9 @@ def twice(study):
     return result, again
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("plane", ["1d-random", "2d-random", "1d-interpolation", "2d-interpolation-random"])
+@pytest.mark.parametrize(
+    ("plane", "workers"), [("1d-random", 1), ("1d-interpolation", 3), ("2d-interpolation-random", 2)]
+)
 def test_a_landscape_is_not_computed_again_and_is_the_one_that_is_computed(chat, base, store, asking, plane, workers):
     ends = [End("end", base.weights)] if "interpolation" in plane else []
     settings = {
@@ -398,11 +375,11 @@ def test_a_landscape_is_not_computed_again_and_is_the_one_that_is_computed(chat,
 
 def test_visage_is_not_computed_again_and_its_directions_are_the_landscapes(chat, store, asking):
     config = VisageConfig(n_directions=2, n_points=5, extent=0.8, store=store, **asking)
-    result, again = twice(lambda: landscape.measure_visage(chat, config))
+    result, again = twice(lambda: visage.measure(chat, config))
     assert result == again and len(points_in(Store(Path(store)))) == 9
     with forwards() as passes:
         alone, _ = landscape.measure(chat, LandscapeConfig(seed=1, n_points=5, extent=0.8, store=store, **asking))
-    assert passes == [0] and alone == result[0].landscapes[1]
+    assert passes == [0] and alone == result.landscapes[1]
 
 
 def test_an_evaluation_is_not_computed_again(chat, store, measuring):
@@ -473,9 +450,12 @@ def test_checkpoints_share_their_points_with_evaluations_of_them_and_with_the_sa
         return str(kept[step])
 
     def train(number):
-        rows = finetuning.training_rows(chat, plan.rows, config)
+        measure = Measurer(config)
+        rows = finetuning.training_rows(chat, plan.rows, config, measure)
         folder = tmp_path / f"training-{number}"
-        return finetuning.finetune(chat, rows, plan, config, folder=folder, log=lambda *_: None, keep=keep)
+        return finetuning.finetune(
+            chat, rows, plan, config, folder=folder, measure=measure, log=lambda *_: None, keep=keep
+        )
 
     first = train(1)
     assert list(kept) == [3, 6]
@@ -498,15 +478,13 @@ def test_checkpoints_share_their_points_with_evaluations_of_them_and_with_the_sa
 
 def tamper(store, kind):
     """Change each kept point of a kind, as a whole, sound one."""
-    import hashlib
-
-    with sqlite3.connect(store) as connection:
-        for key, content in connection.execute("SELECT key, content FROM points WHERE kind = ?", (kind,)).fetchall():
-            found = json.loads(zlib.decompress(content))
+    for path in Path(store).glob("??/*"):
+        kept = json.loads(zlib.decompress(path.read_bytes()[32:]))
+        if kept["kind"] == kind:
+            found = kept["content"]
             found[0] = [found[0][0], "unjudged"] if kind == "responses" else found[0] + 1
-            packed = zlib.compress(json.dumps(found).encode())
-            values = (packed, hashlib.sha256(packed).hexdigest(), key)
-            connection.execute("UPDATE points SET content = ?, digest = ? WHERE key = ?", values)
+            body = zlib.compress(json.dumps(kept).encode())
+            path.write_bytes(hashlib.sha256(body).digest() + body)
 
 
 def test_what_is_computed_anew_counts_what_differs_and_mends_it(chat, store, measuring):
@@ -534,26 +512,32 @@ def test_what_is_computed_anew_counts_what_differs_and_mends_it(chat, store, mea
 def test_a_damaged_point_is_computed_again(chat, store, asking):
     config = LandscapeConfig(n_points=5, extent=0.8, workers=1, store=store, **asking)
     first = landscape.measure(chat, config)
-    with sqlite3.connect(store) as connection:
-        (key, content) = connection.execute("SELECT key, content FROM points WHERE kind = 'responses'").fetchone()
-        connection.execute("UPDATE points SET content = ? WHERE key = ?", (content[:-1] + b"\0", key))
+    path = Store(Path(store))._path(points_in(Store(Path(store)))[0].key)
+    path.write_bytes(path.read_bytes()[:-1])
     with tallied() as counts:
         assert landscape.measure(chat, config) == first
     assert counts == {"computed": 1, "read": 4, "differing": 0}
 
 
-def test_a_store_that_fails_ends_the_study_in_one_line_and_leaves_the_model_as_it_was(chat, store, asking):
+def test_a_store_that_fails_ends_the_study_in_one_line_and_leaves_the_model_as_it_was(
+    chat, store, asking, monkeypatch
+):
     before = {name: parameter.detach().clone() for name, parameter in chat.model.named_parameters()}
-    plane = {"plane": "2d-random", "n_points": 7, "extent": 0.8}
-    config = LandscapeConfig(workers=1, store=store, **plane, **asking)
-    opened = measure.open_store(store)
-    opened._database.rows("PRAGMA max_page_count = 5")  # As a full disk.
-    with pytest.raises(ValueError, match="`store` is .* full") as caught:
+    config = LandscapeConfig(workers=1, store=store, n_points=7, extent=0.8, **asking)
+    replace, written = os.replace, []
+
+    def full(*paths):
+        written.append(paths)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(*paths)
+
+    with monkeypatch.context() as changed, pytest.raises(Mistake, match="`store` is .*No space left") as caught:
+        changed.setattr(os, "replace", full)
         landscape.measure(chat, config)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(parameter, before[name]) for name, parameter in chat.model.named_parameters())
-    n_kept = len(points_in(opened))
-    opened._database.rows("PRAGMA max_page_count = 100000")
+    n_kept = len(points_in(Store(Path(store))))
     with tallied() as counts:
         landscape.measure(chat, config)
-    assert counts["read"] == n_kept > 0 and counts["computed"] == 49 - n_kept
+    assert counts["read"] == n_kept > 0 and counts["computed"] == 7 - n_kept

@@ -133,9 +133,9 @@ class Store:
         """Label an empty folder as a store."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            others = sorted(path.name for path in self.folder.iterdir() if path.name not in (LABEL, f".{LABEL}"))
+            others = sorted(path.name for path in self.folder.iterdir() if path.name != LABEL)
             if not others:
-                _write_whole(self.folder / LABEL, ABOUT.encode())
+                (self.folder / LABEL).write_text(ABOUT, encoding="utf-8")
         except FileExistsError:
             raise Mistake(
                 f"`store` is {str(self.folder)!r}, which is a file, not a folder of points; earlier versions kept "
@@ -147,7 +147,7 @@ class Store:
                 f"{getattr(error, 'strerror', None) or error}. Choose another folder (VISAGE_STORE names the default "
                 "one), or store=off, which keeps nothing."
             ) from error
-        if others and not os.path.exists(self.folder / LABEL):  # Else another process has just made it.
+        if not os.path.exists(self.folder / LABEL):  # Else another process has just made it.
             raise Mistake(
                 f"`store` is {str(self.folder)!r}, which holds other things than points ({others[0]}). Name another "
                 "folder, which will be made."

@@ -140,18 +140,18 @@ def measure_grid(
         return measure(chat, Held(plane.directions, place), rows, config)
 
     for place, responses in workers.run(wanted(), ask):
-        measured[place] = at(place, responses)
+        measured[place] = measured_at(place, responses)
         asr[place] = measured[place].point.asr
         if asr[place] == 100:  # Nothing else puts others past the edge.
             past = past_the_edge(axes, asr, config.outside_after)
         progress(place, asr[place])
     for place in past_the_edge(axes, asr, config.outside_after):
-        measured[place] = at(place, [])
+        measured[place] = measured_at(place, [])
         if place not in asr:
             progress(place, math.nan)
 
 
-def at(place: Steps, responses: Sequence[Response]) -> Measured:
+def measured_at(place: Steps, responses: Sequence[Response]) -> Measured:
     """Responses of a model that was held at a place, with the rates there; without responses, a skipped point."""
     x, y = (*place, 0.0)[:2]
     verdicts = tuple(response.verdict for response in responses)
@@ -175,7 +175,7 @@ def described(
     Raises:
         Mistake: No response could be judged anywhere.
     """
-    ordered = [measured[place] if place in measured else at(place, []) for place in grid(axes)]
+    ordered = [measured[place] if place in measured else measured_at(place, []) for place in grid(axes)]
     asr = np.array([one.point.asr for one in ordered]).reshape([len(axis) for axis in reversed(axes)])
     if np.isnan(asr).all():
         raise Mistake(

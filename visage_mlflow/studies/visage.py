@@ -18,7 +18,7 @@ from visage_mlflow.results import Landscape, Response, Visage
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
 from visage_mlflow.studies.evaluation import harmful_rows
-from visage_mlflow.studies.landscape import Grid, Progress, at, ignore, landscape_on
+from visage_mlflow.studies.landscape import Grid, Progress, ignore, landscape_on, measured_at
 
 KeepDirection = Callable[[int, Landscape, list[Response]], None]
 """Called with a direction's number, its landscape and its responses."""
@@ -71,7 +71,7 @@ def measure(
         )
         keep(number, landscape, responses)
         landscapes.append(landscape)
-        origin = origin or {(0.0,): at((0.0,), [response for response in responses if response.x == 0])}
+        origin = origin or {(0.0,): measured_at((0.0,), [response for response in responses if response.x == 0])}
     return combined(landscapes, config.seed)
 
 
