@@ -80,14 +80,15 @@ def check_number(declared: Field[Any], value: float) -> None:
     """Raise Mistake for a number outside of its setting's bounds."""
     name, default = declared.name, declared.default or 0.5
     least, above, most = (declared.metadata[rule] for rule in ("least", "above", "most"))
-    if most is not None and most < value < math.inf:
+    if least is not None and "float" in str(declared.type):
+        if not least <= value <= most:
+            raise Mistake(f"`{name}` must be between {least} and {most}, got {value}. Try {default}.")
+    elif most is not None and most < value < math.inf:
         raise Mistake(f"`{name}` must be at most {most}, got {value}. Try {most}.")
-    if above is not None and not above < value < math.inf:
-        raise Mistake(f"`{name}` must be a finite number above {above}, got {value}. Try {default}.")
-    if least is not None and not least <= value < math.inf:
-        if "float" in str(declared.type):
-            raise Mistake(f"`{name}` must be a finite number, {least} or more, got {value}. Try {default}.")
+    elif least is not None and value < least:
         raise Mistake(f"`{name}` must be a whole number of at least {least}, got {value}. Try {least}.")
+    elif above is not None and not above < value < math.inf:
+        raise Mistake(f"`{name}` must be a finite number above {above}, got {value}. Try {default}.")
 
 
 def at_most(config_class: type[Settings], name: str, value: float) -> None:
