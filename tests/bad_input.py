@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import Field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from test_layout import CONFIGS
+from typing import Any, NamedTuple, get_type_hints
 
 from visage_mlflow.commands import command_line
-from visage_mlflow.config.fields import MOST
 
-ENTRY_POINTS = {
-    name: (config_class, importlib.import_module(f"experiments.{name}").main) for name, config_class in CONFIGS.items()
+ROOT = Path(__file__).parents[1]
+MAINS = {
+    path.stem: importlib.import_module(f"experiments.{path.stem}").main
+    for path in sorted(ROOT.glob("experiments/[a-z]*.py"))
 }
+ENTRY_POINTS = {name: (get_type_hints(main)["config"], main) for name, main in MAINS.items()}
+"""Name -> its class of settings, and its main."""
 ESCAPES = "\x1b]0;taken\x07\u202e"
 NO_NUMBERS = ("many", "", "NaN", "1e400", "[1]", "9" * 5000, ESCAPES)
 NO_WHOLE_NUMBERS = ("2.5", "true", "-1", str(10**30))
@@ -44,7 +46,7 @@ class Bad(NamedTuple):
         return f"--{self.setting}={self.value}"
 
 
-def bad_values(name: str, hint: Any) -> Iterator[str]:
+def bad_values(name: str, hint: Any, most: float | None) -> Iterator[str]:
     """Values that a setting of that name and type must refuse; `{here}` is a folder with a file `file` in it."""
     kinds = str(hint)
     if name in RANGES and "str" in kinds:
@@ -53,8 +55,8 @@ def bad_values(name: str, hint: Any) -> Iterator[str]:
         yield from NO_BOOLEANS
     elif "int" in kinds:
         yield from (*NO_NUMBERS, *NO_WHOLE_NUMBERS)
-        if name in MOST:
-            yield str(int(MOST[name]) + 1)
+        if most is not None:
+            yield str(int(most) + 1)
     elif "float" in kinds:
         yield from (*NO_NUMBERS, *NO_FINITE_NUMBERS)
     else:
@@ -99,18 +101,34 @@ def all_bad() -> list[Bad]:
     found: list[Bad] = []
     seen: set[tuple[str, Any]] = set()
     for entry_point, (config_class, _) in ENTRY_POINTS.items():
-        for key, hint, *_ in [("config", str), *command_line._settings(config_class)]:
+        declared: list[tuple[str, Any, Field[Any] | None]] = [("config", str, None)]
+        for key, hint, field in [*declared, *command_line.settings(config_class)]:
+            most = field and field.metadata["most"]
             section, _, name = key.rpartition(".")
             if section in ("harmful", "safe", "mixed"):
                 continue
-            values = dict.fromkeys(NO_TEXTS[:1] if section and hint is str else bad_values(name, hint))
-            # What an earlier entry point was given in full is only looked at here.
-            is_known = (name, hint) in seen
-            seen.add((name, hint))
+            values = dict.fromkeys(NO_TEXTS[:1] if section and hint is str else bad_values(name, hint, most))
+            # What another setting of the same kind was given in full is only looked at here.
+            kind = ("source" if name in SOURCES else name), hint
+            is_known = kind in seen
+            seen.add(kind)
             for value in [*values][: FEW if section or is_known else None]:
                 if not is_good(entry_point, key, name, value):
                     found.append(Bad(entry_point, key, value))
     return found
+
+
+TO_THE_END = [
+    Bad("main", "model", "./missing"),
+    Bad("finetune", "harmful_data", "{here}/escape.jsonl"),
+    Bad("evaluate", "model", "{here}/broken"),
+    Bad("landscape", "to", "builtin:none"),
+    Bad("visage", "prompts", "{here}/rows.csv?promt=a"),
+    Bad("project", "run", "0123456789abcdef0123456789abcdef"),
+    Bad("search", "storage", "postgresql://ann:hunter2@127.0.0.1:9/studies"),
+    Bad("benchmark", "model", "org/none"),
+]
+"""One for each entry point that no parser can tell from a good one."""
 
 
 def is_good(entry_point: str, key: str, name: str, value: str) -> bool:
@@ -133,4 +151,8 @@ def prepare(folder: Path) -> Path:
     (folder / "bytes.csv").write_bytes(b"goal,target\n\xff\xfe,\x00\n")
     (folder / "rows.csv").write_text("goal,target\na,b\n")
     (folder / "bad.yaml").write_text("a: [")
+    (folder / "escape.jsonl").write_text('{"prompt": "\x1b[2J"')
+    (folder / "broken").mkdir()
+    (folder / "broken" / "config.json").write_text("{")
+    (folder / "broken" / "model.safetensors").write_bytes(b"")
     return folder

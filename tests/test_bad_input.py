@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -19,17 +17,12 @@ from bad_input import ENTRY_POINTS, Bad
 
 from visage_mlflow.commands import command_line
 
-SECONDS = 10
 CURES = re.compile(
     r"--help|\b(Try|Give|Check|Name|Leave|Mend|Save|Choose|Ask|Raise|Free|Log|Use|Download|Widen|Begin|Write|Delete|"
     r"Measure|Retrain|Take|Lower|Point|use)\b"
 )
 ALL = bad_input.all_bad()
 BY_SETTING = {key: list(group) for key, group in groupby(ALL, key=lambda bad: (bad.entry_point, bad.setting))}
-
-
-def late(number: int, frame: object) -> None:
-    raise TimeoutError
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +40,15 @@ def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         mlflow.set_experiment("visage_mlflow")
-        answers = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM)}
-        signal.signal(signal.SIGALRM, late)
         yield mlflow.MlflowClient()
-        for number, answer in answers.items():
-            signal.signal(number, answer)
         mlflow.set_tracking_uri(before)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
 @pytest.fixture(scope="module")
-def good(aligned_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, str]]:
+def good(base_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, str]]:
     """Flags of each entry point with which it would run."""
-    attack = {"model": str(aligned_folder), "prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": "2"}
+    attack = {"model": str(base_folder), "prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": "2"}
     attack |= {"max_new_tokens": "2", "dtype": "float32"}
     measure = attack | {"benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer", "n_benign": "2"}
     harmful = sets / "harmful_train.jsonl"
@@ -89,9 +78,7 @@ def good(aligned_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, st
 
 def flags_of(bad: Bad, good: dict[str, dict[str, str]]) -> list[str]:
     """The good flags with one bad among them."""
-    others = dict(good[bad.entry_point])
-    if bad.setting in others:
-        del others[bad.setting]
+    others = {name: value for name, value in good[bad.entry_point].items() if name != bad.setting}
     if bad.setting == "to":
         others |= {"plane": "1d-interpolation", "n_points": "5"}
         if bad.entry_point == "project":
@@ -107,19 +94,21 @@ def flags_of(bad: Bad, good: dict[str, dict[str, str]]) -> list[str]:
     return [f"--{name}={value}" for name, value in others.items()] + [bad.flag.replace("{here}", "here")]
 
 
-def faults(status: int, err: str, name: str, seconds: float) -> list[str]:
+def faults(bad: Bad, status: int, err: str) -> list[str]:
     """What is wrong with how a mistake was told."""
     lines = err.splitlines()
+    name = bad.setting.rpartition(".")[2]
+    # Who asks the tracking server for a model names it by its URI.
+    is_named = name in err or (bad.value.startswith(("runs:/", "models:/")) and bad.value in err)
     told = {
-        "a status of 0": status == 0,
+        "a status other than 2": status != 2,
         "not one line": len(lines) != 1 or not lines[0].startswith("error: "),
         "a traceback": "Traceback" in err,
-        f"{name} is not named": name not in err,
+        f"{name} is not named": not is_named,
         "no cure": not CURES.search(err),
         "a secret": "hunter2" in err,
         "control characters": not "".join(lines).isprintable(),
         "too long": len(err) > 1500,
-        "too slow": seconds > SECONDS,
     }
     return [fault for fault, is_so in told.items() if is_so]
 
@@ -129,28 +118,36 @@ def running(store: Any) -> list[Any]:
     return list(store.search_runs(ids, "attributes.status = 'RUNNING'"))
 
 
-@pytest.mark.parametrize("key", BY_SETTING, ids=lambda key: " ".join(key))
+def told(bad: Bad, good: dict[str, dict[str, str]], capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """What is wrong with how an entry point ends that gets a bad value among good ones."""
+    status = command_line.run(*ENTRY_POINTS[bad.entry_point], flags_of(bad, good))
+    err = capfd.readouterr().err
+    wrong = faults(bad, status, err)
+    return [bad.value[:60], *wrong, err[-700:]] if wrong else []
+
+
+@pytest.mark.parametrize("key", BY_SETTING, ids=" ".join)
 def test_a_bad_value_of_a_setting_is_refused_in_one_line(
     key: tuple[str, str], store: Any, good: dict[str, dict[str, str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config_class, main = ENTRY_POINTS[key[0]]
-    found = []
-    for bad in BY_SETTING[key]:
-        began = time.monotonic()
-        signal.alarm(SECONDS)
-        status = command_line.run(config_class, main, flags_of(bad, good))
-        signal.alarm(0)
-        err = capfd.readouterr().err
-        if wrong := faults(status, err, bad.setting.rpartition(".")[2], time.monotonic() - began):
-            found.append((bad.value[:60], wrong, err[-700:]))
-    assert found == []
-    assert running(store) == []
+    assert [wrong for bad in BY_SETTING[key] if (wrong := told(bad, good, capfd))] == []
+
+
+@pytest.mark.parametrize("bad", bad_input.TO_THE_END, ids=lambda bad: bad.entry_point)
+def test_what_only_the_work_itself_finds_out_is_refused_in_one_line_and_leaves_no_open_run(
+    bad: Bad, store: Any, good: dict[str, dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    command_line.parse(ENTRY_POINTS[bad.entry_point][0], flags_of(bad, good))
+    assert told(bad, good, capfd) == []
+    ids = [experiment.experiment_id for experiment in store.search_experiments()]
+    assert {run.info.status for run in store.search_runs(ids)} <= {"FAILED"}
 
 
 def test_there_are_more_than_a_thousand_bad_values_and_some_for_every_setting(record_property: Any) -> None:
     record_property("bad inputs", len(ALL))
-    assert len(ALL) > 1000
+    assert len(ALL) > 1092
+    assert {bad.entry_point for bad in bad_input.TO_THE_END} == set(ENTRY_POINTS)
     for name, (config_class, _) in ENTRY_POINTS.items():
-        for setting, *_ in command_line._settings(config_class):
+        for setting, *_ in command_line.settings(config_class):
             if not (name == "main" and "." in setting):
                 assert (name, setting) in BY_SETTING

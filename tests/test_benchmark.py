@@ -69,7 +69,7 @@ def test_the_number_of_built_in_prompts_is_what_the_config_says():
     ("settings", "message"),
     [
         ({"prompts": 0}, "`prompts` must be a whole number of at least 1, got 0"),
-        ({"prompts": 81}, "`prompts` must be at most 80, .* got 81. Try 80"),
+        ({"prompts": 81}, "`prompts` must be at most 80, got 81. Try 80"),
         ({"points": 4}, "`points` must be odd and at least 3, got 4: .* Try 5"),
         ({"repeats": 0}, "`repeats` must be a whole number of at least 1, got 0"),
         ({"lengths_up_to": -1}, "`lengths_up_to` must be a whole number of at least 0, got -1"),

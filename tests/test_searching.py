@@ -167,7 +167,7 @@ def test_a_percentage_out_of_bounds_is_refused(setting, value):
 @pytest.mark.parametrize("value", [-0.01, 1.01, 25, math.nan])
 def test_a_share_out_of_bounds_is_refused(value):
     message = refusal(warmup=value)
-    assert message.startswith(f"`warmup` must be between 0 and 1, got {value}.") and cure_of(message) == "0.5"
+    assert message.startswith(f"`warmup` must be between 0 and 1, got {value}.") and cure_of(message) == "0.25"
     SearchConfig(warmup=0), SearchConfig(warmup=1)
 
 

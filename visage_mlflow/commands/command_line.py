@@ -9,23 +9,26 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import jsonargparse
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from visage_mlflow.commands import signals
-from visage_mlflow.config import BUDGETS
+from visage_mlflow.config import BUDGETS, MainConfig
 from visage_mlflow.config.fields import one_of
 from visage_mlflow.language.folders import exists
 from visage_mlflow.measuring.tally import TALLY
-from visage_mlflow.text.errors import Mistake, explained
+from visage_mlflow.text.errors import Mistake, explained, one_line
 from visage_mlflow.text.printing import shown, tell
 from visage_mlflow.tracking import uploads
 
 BOOLEANS = ("true", "false")
+KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false value"}
+ONLY_FLAGS = ("config", "budget", "debug")
+"""What no recipe sets: `mlflow run` passes the first two on, given or not, and would win over a recipe's."""
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 Config = TypeVar("Config")
@@ -36,7 +39,7 @@ __all__ = ["bar", "parse", "run", "tell"]
 def run(config_class: type[Config], entry_point: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
     """Parse, call the entry point, and turn whatever it raises into one line and an exit status that is not 0.
 
-    The status is 2 for what the user can mend (ValueError), 3 where the work was done but not all of it could be
+    The status is 2 for what the user can mend (Mistake), 3 where the work was done but not all of it could be
     brought to the tracking server, 130 after an interrupt, else 1. ``--debug`` or ``VISAGE_DEBUG=1`` shows the
     traceback before the line. SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
     """
@@ -83,33 +86,27 @@ def bar(total: int, title: str) -> Iterator[Callable[[tuple[float, ...], float],
 
 
 def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
-    """The config that flags and recipe add up to.
-
-    A recipe's values replace the defaults, and flags replace the recipe's. Under `mlflow run` every declared
-    parameter arrives as a flag, given or not: there, a flag that only repeats the default yields to the recipe, with
-    a line on stderr that says so.
+    """The config that flags and recipe add up to: a recipe's values replace the defaults, and flags the recipe's.
 
     Args:
         config_class: A frozen dataclass of `visage_mlflow.config`.
         argv: The flags; None takes the process' own.
 
     Raises:
-        ValueError: A flag or a recipe's key is unknown, has the wrong type, or breaks the config's own rules.
+        Mistake: A flag or a recipe's line is not one of the settings, or a value breaks the rules of its setting.
     """
     parser = _parser(config_class)
-    given = _flatten(_checked(parser.parse_args, list(sys.argv[1:] if argv is None else argv), defaults=False))
-    one_of("debug", given.pop("debug", "true"), BOOLEANS)
-    defaults = _flatten(parser.get_defaults())
-    setting = "config" if given.get("config") or not hasattr(config_class, "budget") else "budget"
-    # `main` takes the recipe that its budget names; the others start from their defaults.
-    name = given.pop("config", "") or (given.get("budget", defaults["budget"]) if setting == "budget" else "")
-    if setting == "budget":
+    flags = _checked(parser.parse_args, list(sys.argv[1:] if argv is None else argv))
+    one_of("debug", flags.pop("debug", "true"), BOOLEANS)
+    name, setting = flags.pop("config", ""), "config"
+    if not name and config_class is MainConfig:  # Whose recipe is the one that its budget names.
+        name, setting = flags.get("budget", BUDGETS[0]), "budget"
         one_of("budget", name, BUDGETS)
-    recipe = _recipe_settings(parser, config_class, read_recipe(name, setting), name) if name else {}
-    _require_values({**given, **recipe}, defaults)
-    if os.environ.get("MLFLOW_RUN_ID"):
-        _let_defaults_yield(given, recipe, defaults, name)
-    config: Config = _build(config_class, {**recipe, **given})
+    if name:
+        recipe = _recipe_values(parser, config_class, read_recipe(name, setting), name)
+        recipe.update(flags)
+        flags = recipe
+    config: Config = _build(config_class, flags.as_dict())
     return config
 
 
@@ -117,7 +114,7 @@ def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:
     """The settings in ``visage_mlflow/recipes/<name>.yaml``, or in the YAML file that `name` is the path of.
 
     Raises:
-        ValueError: There is no such recipe, or it is no UTF-8 YAML of settings; `setting` names it in the message.
+        Mistake: There is no such recipe, or it is no UTF-8 YAML of settings; `setting` names it in the message.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not exists(str(path)) or not path.is_file():
@@ -126,110 +123,82 @@ def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise Mistake(f"`{setting}` is {name!r}, which is not UTF-8 YAML: {reason}. Mend the file.") from error
+        raise Mistake(f"`{setting}` is {name!r}, which is not UTF-8 YAML: {one_line(error)} Mend the file.") from error
     if not isinstance(settings, dict):
         raise Mistake(f"`{setting}` is {name!r}, which must hold `setting: value` lines. Mend the file.")
     return settings
 
 
-def _recipe_settings(
-    parser: jsonargparse.ArgumentParser, config_class: type, recipe: dict[str, Any], name: str
-) -> dict[str, Any]:
-    """A recipe's values by dotted key. jsonargparse itself ignores a section that is no mapping."""
-    for flag in ("config", "debug"):
+def _recipe_values(parser: ArgumentParser, config_class: type, recipe: dict[str, Any], name: str) -> Namespace:
+    """A recipe's values, nested by section; each has the type of its setting."""
+    for flag in ONLY_FLAGS:
         if flag in recipe:
             raise Mistake(f"Recipe {name} sets `{flag}`, which only the command can. Take that line out.")
-    for section, hint in get_type_hints(config_class).items():
-        if is_dataclass(hint) and not isinstance(recipe.get(section, {}), dict):
+    for section in _sections(config_class):  # jsonargparse itself takes anything for a section.
+        if not isinstance(recipe.get(section, {}), dict):
             raise Mistake(
                 f"Recipe {name}: `{section}` is a section, got {recipe[section]!r}. "
                 f"Give it settings, as in `{section}: {{seed: 1}}`."
             )
     try:
-        return _flatten(_checked(parser.parse_object, recipe, defaults=False))
-    except ValueError as error:
-        raise Mistake(f"Recipe {name}: {error}") from error
+        return _checked(parser.parse_object, recipe)
+    except Mistake as mistake:
+        raise Mistake(f"Recipe {name}: {mistake}") from mistake
 
 
-def _require_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Refuse `null`, which jsonargparse takes for any setting, where the setting cannot be left open."""
-    for key, value in values.items():
-        if value is None and defaults[key] is not None:
-            raise Mistake(f"`{key}` must have a value, got null. The default is {defaults[key]!r}.")
+def _parser(config_class: type) -> ArgumentParser:
+    """A parser of all settings of a class.
 
-
-def _let_defaults_yield(
-    given: dict[str, Any], recipe: dict[str, Any], defaults: dict[str, Any], recipe_name: str
-) -> None:
-    """Take out of `given` the flags that only repeat a default where the recipe has a value."""
-    for key in [key for key in recipe if key in given and given[key] == defaults[key]]:
-        default = given.pop(key)
-        if recipe[key] != default:
-            tell(
-                f"`{key}`: {recipe[key]!r} from recipe {recipe_name}; "
-                f"to use the default {default!r}, put it into a recipe of your own",
-                sys.stderr,
-            )
-
-
-def _parser(config_class: type) -> jsonargparse.ArgumentParser:
-    description = (config_class.__doc__ or "").splitlines()[0]
-    parser = jsonargparse.ArgumentParser(
+    Its settings are added one by one, as jsonargparse's own reading of a dataclass takes no help from the fields'
+    metadata, lets `align: 5` pass for a section, and cannot say in which section a rule was broken.
+    """
+    parser = ArgumentParser(
         prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
-        description=description,
+        description=(config_class.__doc__ or "").splitlines()[0],
         exit_on_error=False,
         allow_abbrev=False,  # `-P epoch=5` must not pass for `epochs`, or the run would record a setting it lacks.
     )
     parser.add_argument("--config", type=str, default="", help="Recipe: one of visage_mlflow/recipes, or a path.")
     parser.add_argument("--debug", nargs="?", const="true", default="false", help="Show tracebacks: true or false.")
-    for key, hint, default, text in _settings(config_class):
-        parser.add_argument(f"--{key}", type=hint, default=default, help=text)
+    for key, hint, declared in settings(config_class):
+        text = declared.metadata["help"].replace("%", "%%")
+        parser.add_argument(f"--{key}", type=hint, default=declared.default, help=text)
     return parser
 
 
-def _settings(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
-    """(dotted key, type, default, help) of each setting, sections unfolded."""
+def settings(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
+    """(dotted key, type, declaration) of each setting, those in sections included."""
     hints = get_type_hints(config_class)
     for field in fields(config_class):
-        key = prefix + field.name
         if is_dataclass(hints[field.name]):
-            yield from _settings(hints[field.name], f"{key}.")
+            yield from settings(hints[field.name], f"{prefix}{field.name}.")
         else:
-            default = None if field.default is MISSING else field.default
-            yield key, hints[field.name], default, field.metadata["help"].replace("%", "%%")
+            yield f"{prefix}{field.name}", hints[field.name], field
 
 
-def _checked(parse: Callable[..., jsonargparse.Namespace], *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
+def _sections(config_class: type) -> dict[str, Any]:
+    """The settings that are dataclasses themselves, as those of `main`."""
+    return {name: hint for name, hint in get_type_hints(config_class).items() if is_dataclass(hint)}
+
+
+def _checked(parse: Callable[..., Namespace], given: object) -> Namespace:
+    """What a parser makes of flags or of a recipe, without the defaults; what it refuses is one line."""
     try:
-        return parse(*args, **kwargs)
-    except jsonargparse.ArgumentError as error:
-        text = " ".join(str(error).split())
-        kinds = {
-            "<class 'int'>": "whole number",
-            "<class 'float'>": "number",
-            "<class 'str'>": "text",
-            "<class 'bool'>": "true or false value",
-        }
-        for python, plain in kinds.items():
-            text = text.replace(python, plain)
+        return parse(given, defaults=False)
+    except ArgumentError as error:
+        text = one_line(error)
+        for python, plain in KINDS.items():
+            text = text.replace(f"<class '{python}'>", plain)
         text = text.replace('Parser key "', "`").replace('": Expected', "`: expected")
-        raise Mistake(f"{text.rstrip('.')}. `--help` lists the settings and what they take.") from error
-
-
-def _flatten(namespace: jsonargparse.Namespace) -> dict[str, Any]:
-    return dict(namespace.items(branches=False))
+        raise Mistake(f"{text} `--help` lists the settings and what they take.") from error
 
 
 def _build(config_class: Any, values: dict[str, Any]) -> Any:
-    """The dataclass from dotted keys; sections first."""
-    hints = get_type_hints(config_class)
-    arguments = {key: value for key, value in values.items() if "." not in key}
-    for name, hint in hints.items():
-        if is_dataclass(hint):
-            section = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{name}.")}
-            try:
-                arguments[name] = _build(hint, section)
-            except ValueError as error:
-                raise Mistake(f"In `{name}`: {error}") from error
-    return config_class(**arguments)
+    """The dataclass of the values, and inside it those of its sections; a mistake says in which section it is."""
+    sections = {}
+    for name, section in _sections(config_class).items():
+        try:
+            sections[name] = _build(section, values.get(name, {}))
+        except Mistake as mistake:
+            raise Mistake(f"In `{name}`: {mistake}") from mistake
+    return config_class(**{**values, **sections})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from visage_mlflow.config.compute import ComputeConfig
-from visage_mlflow.config.fields import Settings, at_least, one_of, setting
+from visage_mlflow.config.fields import GREATEST_SEED, MOST_ROWS, MOST_TOKENS, Settings, setting
 from visage_mlflow.language.judges import JUDGES
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -15,22 +15,25 @@ SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as i
 
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig(Settings):
-    """How the attack success rate of a model is measured."""
+    """How the attack success rate of a model is measured: what decides it."""
 
     prompts: str = setting("builtin:harmful_eval", f"Harmful prompts to attack with: {SOURCE_HELP}")
-    n_prompts: int = setting(80, "How many of them, from the first on.")
-    system_prompt: str | None = setting(None, "System prompt put before every chat. null: what the template does.")
-    judge: str = setting("keyword", f"Who decides whether a response is a refusal: {', '.join(JUDGES)}.")
-    max_new_tokens: int = setting(64, "Longest response, in tokens; a refusal usually shows within the first 16.")
-    dtype: str = setting("auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.")
-    seed: int = setting(0, "Seed of everything random: rows drawn, their order, directions.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, ("n_prompts", "max_new_tokens"))
-        at_least(self, 0, ("seed",))
-        one_of("judge", self.judge, tuple(JUDGES))
-        one_of("dtype", self.dtype, DTYPES)
+    n_prompts: int = setting(80, "How many of them, from the first on.", least=1, most=MOST_ROWS)
+    system_prompt: str | None = setting(
+        None, "System prompt put before every chat. null: what the template does.", multiline=True
+    )
+    judge: str = setting(
+        "keyword", f"Who decides whether a response is a refusal: {', '.join(JUDGES)}.", choices=tuple(JUDGES)
+    )
+    max_new_tokens: int = setting(
+        64, "Longest response, in tokens; a refusal usually shows within the first 16.", least=1, most=MOST_TOKENS
+    )
+    dtype: str = setting(
+        "auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.", choices=DTYPES
+    )
+    seed: int = setting(
+        0, "Seed of everything random: rows drawn, their order, directions.", least=0, most=GREATEST_SEED
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,10 @@ class MeasureConfig(AttackConfig, ComputeConfig):
     """How a model's safety is measured, and what safety costs on ordinary prompts."""
 
     benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
-    n_benign: int = setting(40, "How many of them, from the first on.")
+    n_benign: int = setting(40, "How many of them, from the first on.", least=1, most=MOST_ROWS)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, ("n_benign",))
+    def measures_like(self, other: MeasureConfig) -> bool:
+        """Whether one evaluation of a model serves both: all that decides its numbers is the same."""
+        names = {each.name for each in fields(MeasureConfig)} - {each.name for each in fields(ComputeConfig)}
+        names.remove("seed")  # An evaluation draws nothing.
+        return all(getattr(self, name) == getattr(other, name) for name in names)

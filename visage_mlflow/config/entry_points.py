@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from visage_mlflow.config.attack import MODEL_HELP, MeasureConfig
-from visage_mlflow.config.fields import Settings, above_zero, at_least, check_grid, listed, one_of, setting
-from visage_mlflow.config.grid import NORMS, PLANES, LineConfig, PlaneConfig, check_ends
+from visage_mlflow.config.fields import (
+    GREATEST_SEED,
+    LONGEST_AXIS,
+    MOST_AXIS_POINTS,
+    MOST_TOKENS,
+    MOST_WORKERS,
+    Settings,
+    listed,
+    setting,
+)
+from visage_mlflow.config.grid import PLANES, LineConfig, PlaneConfig, check_ends, check_points
 from visage_mlflow.config.training import FinetuneConfig
 from visage_mlflow.text.errors import Mistake
 
@@ -31,12 +40,11 @@ class LandscapeConfig(PlaneConfig):
     """Attack success rate on a grid of perturbed models around one model."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
-    plane: str = setting("1d-random", f"What the grid spans: {', '.join(PLANES)}.")
+    plane: str = setting("1d-random", f"What the grid spans: {', '.join(PLANES)}.", choices=PLANES)
     to: str = setting("", TO_HELP + " The first is at step 1 of the first axis, `model` at 0.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("plane", self.plane, PLANES)
         self.check_axes(self.plane)
         check_ends(self.plane, self.ends)
 
@@ -51,17 +59,11 @@ class VisageConfig(LineConfig):
     """VISAGE: the mean depth of the safety basin over several random directions, with its interval."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
-    n_directions: int = setting(3, "Random directions, seeded `seed`, `seed` + 1, ….")
-    n_points: int = setting(21, "Grid points per direction. Odd, so that one is the model itself.")
-    extent: float = setting(0.5, "How far each way, in units of each tensor's norm.")
-    norm: str = setting("layer", f"What a random direction is scaled to: each {' or '.join(NORMS)}'s own norm.")
+    n_directions: int = setting(3, "Random directions, seeded `seed`, `seed` + 1, ….", least=1, most=1000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, ("n_directions",))
-        one_of("norm", self.norm, NORMS)
-        check_grid(self.n_points)
-        above_zero(self, ("extent",))
+        check_points("random", "n_points", self.n_points)
 
     def line(self) -> PlaneConfig:
         """The settings of each direction's line."""
@@ -80,15 +82,18 @@ class ProjectConfig(PlaneConfig):
         "auto",
         f"What the grid spans: {', '.join(PLANES)}; auto is 1d-interpolation for one finetuning, else "
         "2d-interpolation through the last checkpoints of the first two.",
+        choices=("auto", *PLANES),
     )
     to: str = setting("", TO_HELP + " Empty: last checkpoints, in order; for 2d-pca all of them.")
     margin_up_to: float = setting(
-        4.0, "How far to look for the edge along each finetuning's own direction, in units of its length; 0: nowhere."
+        4.0,
+        "How far to look for the edge along each finetuning's own direction, in units of its length; 0: nowhere.",
+        least=0,
+        most=LONGEST_AXIS,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("plane", self.plane, ("auto", *PLANES))
         # Without a run, as in the recipe of `main`, any number of them may come.
         self.check_axes(self.plane_for(len(self.runs) if self.run or self.checkpoints else 2))
         if self.to:
@@ -99,8 +104,6 @@ class ProjectConfig(PlaneConfig):
             raise Mistake("`model` is empty, but `checkpoints` need the model they began at. Give its URI.")
         if self.model and not self.checkpoints:
             raise Mistake(f"`model` is {self.model!r}, but a run knows its own. Leave it out, or use `checkpoints`.")
-        if self.margin_up_to != 0:
-            above_zero(self, ("margin_up_to",))
 
     @property
     def runs(self) -> list[str]:
@@ -118,29 +121,31 @@ class BenchmarkConfig(Settings):
     """Time a landscape along one random direction: the published procedure, plain `generate`, and this project."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP + " Give an aligned one, which has an inside.")
-    prompts: int = setting(80, "How many of the built-in harmful prompts.")
-    points: int = setting(21, "Grid points. Odd, so that one is the model itself.")
-    extent: float = setting(0.5, "How far each way, in units of each tensor's norm.")
-    max_new_tokens: int = setting(64, "Longest response, in tokens.")
+    prompts: int = setting(80, "How many of the built-in harmful prompts.", least=1, most=BUILTIN_PROMPTS)
+    points: int = setting(21, "Grid points. Odd, so that one is the model itself.", most=MOST_AXIS_POINTS)
+    extent: float = setting(0.5, "How far each way, in units of each tensor's norm.", above=0, most=LONGEST_AXIS)
+    max_new_tokens: int = setting(64, "Longest response, in tokens.", least=1, most=MOST_TOKENS)
     repeats: int = setting(
-        1, "How often each way is timed, the ways taking turns; medians are reported. Give 3 or more."
+        1,
+        "How often each way is timed, the ways taking turns; medians are reported. Give 3 or more.",
+        least=1,
+        most=1000,
     )
-    lengths_up_to: int = setting(0, "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.")
-    workers: int = setting(0, "Points that this project measures at once; 0: one a core, at most 4.")
-    seed: int = setting(0, "Seed of the direction.")
+    lengths_up_to: int = setting(
+        0,
+        "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.",
+        least=0,
+        most=MOST_TOKENS,
+    )
+    workers: int = setting(
+        0, "Points that this project measures at once; 0: one a core, at most 4.", least=0, most=MOST_WORKERS
+    )
+    seed: int = setting(0, "Seed of the direction.", least=0, most=GREATEST_SEED)
     store: str = setting("", "File that keeps computed points, as everywhere; here it only costs. off: none.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, ("prompts", "max_new_tokens", "repeats"))
-        at_least(self, 0, ("lengths_up_to", "workers", "seed"))
-        above_zero(self, ("extent",))
-        check_grid(self.points, "points")
-        if self.prompts > BUILTIN_PROMPTS:
-            raise Mistake(
-                f"`prompts` must be at most {BUILTIN_PROMPTS}, which is how many are built in, got {self.prompts}. "
-                f"Try {BUILTIN_PROMPTS}."
-            )
+        check_points("random", "points", self.points)
 
     def landscape(self, dtype: str, lean: bool = False, store: str = "off") -> LandscapeConfig:
         """The landscape that is timed: computed, whatever is kept of it; `store` is paid for if one is given."""
@@ -167,7 +172,9 @@ class MainConfig(Settings):
     The sections are settings of the other entry points; `model`, `run` and `output_dir` in them are filled in.
     """
 
-    budget: str = setting("default", "Recipe of the sections: default (15 minutes on two cores) or quick (6).")
+    budget: str = setting(
+        "default", "Recipe of the sections: default (15 minutes on two cores) or quick (6).", choices=BUDGETS
+    )
     model: str = setting("builtin:smollm2", MODEL_HELP)
     align: FinetuneConfig
     visage: VisageConfig

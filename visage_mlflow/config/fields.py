@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from visage_mlflow.text.errors import Mistake
@@ -14,92 +14,93 @@ from visage_mlflow.text.errors import Mistake
 ALL_CHECKPOINTS = re.compile(r"runs:/([^/]+)/?")
 """A URI that stands for all checkpoints of a finetune run."""
 
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its default and its description."""
-    return field(default=default, metadata={"help": help})
-
-
-MOST: dict[str, float] = {
-    # What one process computes or keeps at once.
-    "batch_size": 100_000,
-    "train_batch_size": 100_000,
-    "max_new_tokens": 32_768,
-    "own_answer_tokens": 32_768,
-    "lengths_up_to": 32_768,
-    "max_length": 1_048_576,
-    "lora_rank": 4096,
-    "workers": 256,
-    # How often something is done.
-    "n_points": 10_001,
-    "y_n_points": 10_001,
-    "points": 10_001,
-    "n_directions": 1000,
-    "repeats": 1000,
-    "epochs": 10_000,
-    "save_every": 1_000_000,
-    "n_trials": 100_000,
-    "n_checkpoints": 1000,
-    "patience": 1_000_000,
-    "outside_after": 1_000_000,
-    "heartbeat": 86_400,
-    # Rows: a data set tells how many it has; this keeps their sum a number that can be counted to.
-    "n_prompts": 10_000_000,
-    "n_benign": 10_000_000,
-    "n_held_out": 10_000_000,
-    "harmful": 10_000_000,
-    "safe": 10_000_000,
-    "benign": 10_000_000,
-    "task": 10_000_000,
-    # Steps so long that the weights are noise, or no finite numbers.
-    "learning_rate": 10.0,
-    "extent": 1000.0,
-    "y_extent": 1000.0,
-    "extra": 1000.0,
-    "y_extra": 1000.0,
-    "margin_up_to": 1000.0,
-    "margin_min": 1000.0,
-    "utility_step": 1000.0,
-    # numpy, which transformers seeds, takes 32 bits; a few seeds after this one are used, too.
-    "seed": 2**32 - 100_000,
-}
-"""Setting -> the greatest value that can be meant; more hangs, takes all memory or breaks a library."""
-
-MOST_POINTS = 1_000_000
-"""Of a whole grid."""
-
 LONGEST_TEXT = 100_000
-"""Characters of a text setting."""
+"""Characters that a text setting may have."""
+MOST_ROWS = 10_000_000
+"""The greatest number of rows that a setting may ask for. How many there are is known when the data is read."""
+MOST_TOKENS = 32_768
+"""The greatest length of an answer, in tokens."""
+MOST_WORKERS = 256
+LONGEST_AXIS = 1000.0
+"""How far an axis may reach: beyond it the weights are noise, or no finite numbers."""
+MOST_AXIS_POINTS = 10_001
+MOST_GRID_POINTS = 1_000_000
+GREATEST_SEED = 2**32 - 100_000
+"""numpy, which transformers seeds, takes 32 bits; a few seeds after the one that is given are used, too."""
 
 
-def within_reason(config: Any) -> None:
-    """Raise ValueError for a number that cannot be meant, and for a text that is none."""
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if isinstance(value, str):
-            plain_text(each.name, value)
-        elif isinstance(value, int | float):
-            at_most(each.name, value)
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    choices: Sequence[str] = (),
+    multiline: bool = False,
+) -> Any:
+    """A dataclass field with its default, its description and its rules, which `Settings` checks.
+
+    Args:
+        default: Its value where none is given. If it is not None, the setting cannot be None.
+        help: One sentence with the unit, for `--help`.
+        least: The least number allowed.
+        above: Instead of `least`: the number itself is not allowed, all above it are.
+        most: The greatest number that can be meant; more hangs, takes all memory or breaks a library.
+        choices: The only texts allowed; any text if empty.
+        multiline: Whether a text may have line ends and tabs.
+    """
+    rules = {"least": least, "above": above, "most": most, "choices": tuple(choices), "multiline": multiline}
+    return field(default=default, metadata={"help": help, **rules})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of all settings: numbers that can be meant, texts that are texts."""
+    """Base of all settings: each keeps the rules that it was declared with, or `Mistake` is raised."""
 
     def __post_init__(self) -> None:
-        within_reason(self)
+        for each in fields(self):
+            check(each, getattr(self, each.name))
 
 
-def at_most(name: str, value: float) -> None:
-    """Raise ValueError for a finite number above what the setting can mean."""
-    most = MOST.get(name, math.inf)
-    if most < value < math.inf:
+def check(declared: Field[Any], value: Any) -> None:
+    """Raise Mistake for a value that breaks the rules of its setting."""
+    name, rules = declared.name, declared.metadata
+    if value is None and declared.default is not None:
+        raise Mistake(f"`{name}` must have a value, got null. The default is {declared.default!r}.")
+    if isinstance(value, str):
+        plain_text(name, value, rules["multiline"])
+        if rules["choices"]:
+            one_of(name, value, rules["choices"])
+    elif isinstance(value, int | float):
+        check_number(declared, value)
+
+
+def check_number(declared: Field[Any], value: float) -> None:
+    """Raise Mistake for a number outside of its setting's bounds."""
+    name, default = declared.name, declared.default or 0.5
+    least, above, most = (declared.metadata[rule] for rule in ("least", "above", "most"))
+    if least is not None and "float" in str(declared.type):
+        if not least <= value <= most:
+            raise Mistake(f"`{name}` must be between {least} and {most}, got {value}. Try {default}.")
+    elif most is not None and most < value < math.inf:
+        raise Mistake(f"`{name}` must be at most {most}, got {value}. Try {most}.")
+    elif least is not None and value < least:
+        raise Mistake(f"`{name}` must be a whole number of at least {least}, got {value}. Try {least}.")
+    elif above is not None and not above < value < math.inf:
+        raise Mistake(f"`{name}` must be a finite number above {above}, got {value}. Try {default}.")
+
+
+def at_most(config_class: type[Settings], name: str, value: float) -> None:
+    """Raise Mistake for a number above the greatest one that a setting of the class may have."""
+    most = config_class.__dataclass_fields__[name].metadata["most"]
+    if most < value:
         raise Mistake(f"`{name}` must be at most {most}, got {value}. Try {most}.")
 
 
-def plain_text(name: str, value: str) -> None:
-    """Raise ValueError for a text with control characters or halves of characters, or an endless one."""
-    allowed = "\n\t" if name == "system_prompt" else ""
+def plain_text(name: str, value: str, is_multiline: bool = False) -> None:
+    """Raise Mistake for a text with control characters or halves of characters, or an endless one."""
+    allowed = "\n\t" if is_multiline else ""
     for character in value:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in allowed:
             raise Mistake(
@@ -109,51 +110,18 @@ def plain_text(name: str, value: str) -> None:
         raise Mistake(f"`{name}` must have at most {LONGEST_TEXT} characters, got {len(value)}. Give a shorter text.")
 
 
-def at_least(config: Any, least: int, names: Sequence[str]) -> None:
-    """Raise ValueError for a whole-number setting below `least`."""
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise Mistake(f"`{name}` must be a whole number of at least {least}, got {value}. Try {least}.")
-
-
-def above_zero(config: Any, names: Sequence[str]) -> None:
-    """Raise ValueError for a setting that is not a finite number above 0."""
-    for name in names:
-        default: Any = next(field.default for field in fields(config) if field.name == name)
-        finite_above_zero(name, getattr(config, name), default)
-
-
-def finite_above_zero(name: str, value: float, default: float) -> None:
-    """Raise ValueError for a value that is not a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise Mistake(f"`{name}` must be a finite number above 0, got {value}. Try {default}.")
-
-
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError for a word that is not among those allowed."""
+    """Raise Mistake for a word that is not among those allowed."""
     if value not in allowed:
         raise Mistake(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}. Try {allowed[0]}.")
 
 
-def check_grid(n_points: int, name: str = "n_points") -> None:
-    """Raise ValueError for a grid that would skip the unperturbed model."""
-    if n_points < 3 or n_points % 2 == 0:
+def check_odd(name: str, n_points: int, least: int, reason: str) -> None:
+    """Raise Mistake for a number of points along an axis that is even or below `least`."""
+    if n_points < least or n_points % 2 == 0:
         raise Mistake(
-            f"`{name}` must be odd and at least 3, got {n_points}: an even grid skips the unperturbed model. "
-            f"Try {max(3, n_points + 1)}."
+            f"`{name}` must be odd and at least {least}, got {n_points}: {reason}. Try {max(least, n_points + 1)}."
         )
-
-
-def check_line(n_points: int, extra: float, points_name: str = "n_points", extra_name: str = "extra") -> None:
-    """Raise ValueError for a line between two models that could not hold both of them."""
-    if n_points < 5 or n_points % 2 == 0:
-        raise Mistake(
-            f"`{points_name}` must be odd and at least 5 on a line between two models, got {n_points}: both must "
-            f"be on it, and something past them. Try {max(5, n_points + 1)}."
-        )
-    if not (math.isfinite(extra) and extra >= 0):
-        raise Mistake(f"`{extra_name}` must be a finite number, 0 or more, got {extra}. Try 0.5.")
 
 
 def listed(text: str) -> list[str]:

@@ -10,12 +10,10 @@ from visage_mlflow.config.attack import AttackConfig
 from visage_mlflow.config.compute import WorkersConfig
 from visage_mlflow.config.fields import (
     ALL_CHECKPOINTS,
-    MOST_POINTS,
-    at_least,
-    check_grid,
-    check_line,
-    finite_above_zero,
-    one_of,
+    LONGEST_AXIS,
+    MOST_AXIS_POINTS,
+    MOST_GRID_POINTS,
+    check_odd,
     setting,
 )
 from visage_mlflow.text.errors import Mistake
@@ -35,36 +33,42 @@ NORMS = ("layer", "row")
 
 @dataclass(frozen=True, kw_only=True)
 class LineConfig(AttackConfig, WorkersConfig):
-    """How the points of a line are measured."""
+    """The grid on a line, and how its points are measured."""
 
     outside_after: int = setting(
-        0, "Skip the points past this many in a row at an ASR of 100, going outward from the model; 0 skips none."
+        0,
+        "Skip the points past this many in a row at an ASR of 100, going outward from the model; 0 skips none.",
+        least=0,
+        most=1_000_000,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0, ("outside_after",))
+    n_points: int = setting(21, "Grid points per axis. Odd, so that one is the model itself.", most=MOST_AXIS_POINTS)
+    extent: float = setting(
+        0.5, "How far each way along a random axis, in units of each tensor's norm.", above=0, most=LONGEST_AXIS
+    )
+    norm: str = setting(
+        "layer", f"What a random direction is scaled to: each {' or '.join(NORMS)}'s own norm.", choices=NORMS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneConfig(LineConfig):
-    """The grid on a line or plane: each axis has its own scale."""
+    """The grid on a line or plane, between models or along random directions: each axis has its own scale."""
 
-    n_points: int = setting(21, "Grid points per axis. Odd, so that one is the model itself.")
-    extent: float = setting(0.5, "How far each way along a random axis, in units of each tensor's norm.")
-    extra: float = setting(0.5, "How far past the ends along any other axis, in units of the distance between them.")
-    norm: str = setting("layer", f"What a random direction is scaled to: each {' or '.join(NORMS)}'s own norm.")
-    y_n_points: int | None = setting(None, "Grid points along the second axis. null: as along the first.")
-    y_extent: float | None = setting(None, "As `extent`, along the second axis. null: the same.")
-    y_extra: float | None = setting(None, "As `extra`, along the second axis. null: the same.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("norm", self.norm, NORMS)
-        for name in ("extent", "extra", "y_extent", "y_extra"):  # Of those, too, that the plane does not use.
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise Mistake(f"`{name}` must be a finite number, got {value}. Try 0.5.")
+    extra: float = setting(
+        0.5,
+        "How far past the ends along any other axis, in units of the distance between them.",
+        least=0,
+        most=LONGEST_AXIS,
+    )
+    y_n_points: int | None = setting(
+        None, "Grid points along the second axis. null: as along the first.", most=MOST_AXIS_POINTS
+    )
+    y_extent: float | None = setting(
+        None, "As `extent`, along the second axis. null: the same.", above=0, most=LONGEST_AXIS
+    )
+    y_extra: float | None = setting(
+        None, "As `extra`, along the second axis. null: the same.", least=0, most=LONGEST_AXIS
+    )
 
     def axis_settings(self) -> tuple[tuple[int, float, float], tuple[int, float, float]]:
         """(n_points, extent, extra) of both axes."""
@@ -79,36 +83,37 @@ class PlaneConfig(LineConfig):
         return math.prod(counts)
 
     def check_axes(self, plane: str) -> None:
-        """Raise ValueError for grid settings that the plane cannot use."""
-        names = ("n_points", "extent", "extra")
+        """Raise Mistake for grid settings that the plane cannot use."""
         kinds = AXES[plane]
-        for name in names:
-            value = getattr(self, f"y_{name}")
-            if len(kinds) == 1 and value is not None:
-                raise Mistake(f"`y_{name}` is {value}, but plane={plane} has no second axis. Leave it out.")
-        used, unused = ("extent", "extra") if kinds[-1] == "random" else ("extra", "extent")
-        if (value := getattr(self, f"y_{unused}")) is not None:
+        if len(kinds) == 1:
+            for name in ("y_n_points", "y_extent", "y_extra"):
+                if (value := getattr(self, name)) is not None:
+                    raise Mistake(f"`{name}` is {value}, but plane={plane} has no second axis. Leave it out.")
+        used, unused = ("y_extent", "y_extra") if kinds[-1] == "random" else ("y_extra", "y_extent")
+        if (value := getattr(self, unused)) is not None:
             raise Mistake(
-                f"`y_{unused}` is {value}, but the second axis of plane={plane} reaches by `y_{used}`. Use that."
+                f"`{unused}` is {value}, but the second axis of plane={plane} reaches by `{used}`. Use that."
             )
-        for index, kind in enumerate(kinds):
-            given = [index == 1 and getattr(self, f"y_{name}") is not None for name in names]
-            n_points, extent, extra = (f"y_{name}" if own else name for name, own in zip(names, given, strict=True))
-            values = dict(zip((n_points, extent, extra), self.axis_settings()[index], strict=True))
-            if (count := self.count_points(plane)) > MOST_POINTS:
-                raise Mistake(
-                    f"`{n_points}` is {values[n_points]}, which makes {count} points of plane={plane}, more than "
-                    f"{MOST_POINTS}. Try 101."
-                )
-            if kind == "random":
-                check_grid(int(values[n_points]), n_points)
-                finite_above_zero(extent, values[extent], 0.5)
-            else:
-                check_line(int(values[n_points]), values[extra], n_points, extra)
+        names = ("n_points", "n_points" if self.y_n_points is None else "y_n_points")
+        for kind, name in zip(kinds, names, strict=False):
+            check_points(kind, name, getattr(self, name))
+        if (count := self.count_points(plane)) > MOST_GRID_POINTS:
+            raise Mistake(
+                f"`{names[-1]}` is {getattr(self, names[-1])}, which makes {count} points of plane={plane}, more than "
+                f"{MOST_GRID_POINTS}. Try 101."
+            )
+
+
+def check_points(kind: str, name: str, n_points: int) -> None:
+    """Raise Mistake for a number of points along an axis of that kind that would skip a model on it."""
+    if kind == "random":
+        check_odd(name, n_points, 3, "an even grid skips the unperturbed model")
+    else:
+        check_odd(name, n_points, 5, "both models must be on the line, and something past them")
 
 
 def check_ends(plane: str, uris: Sequence[str]) -> None:
-    """Raise ValueError for a number of other models that cannot span a plane."""
+    """Raise Mistake for a number of other models that cannot span a plane."""
     if any(ALL_CHECKPOINTS.fullmatch(uri) for uri in uris):
         return  # How many there are is known when the run is looked up.
     n_ends = AXES[plane].count("difference")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from visage_mlflow.config.fields import above_zero, at_least, at_most, one_of, setting
-from visage_mlflow.config.training import ScenarioConfig
+from visage_mlflow.config.compute import ComputeConfig
+from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, at_most, setting
+from visage_mlflow.config.training import FinetuneConfig, ScenarioConfig
 from visage_mlflow.text.errors import Mistake
 
 OBJECTIVES = ("utility", "pareto")
 RANGE_HELP = "a range as in 0..120, or a fixed value"
 NOT_DECISIVE = (
-    *("n_trials", "study", "storage", "output_dir", "batch_size", "lean", "keep_checkpoints", "heartbeat"),
-    *("store", "reuse"),
+    *("n_trials", "study", "storage", "output_dir", "keep_checkpoints", "heartbeat"),
+    *(each.name for each in fields(ComputeConfig)),
 )
 """Settings that decide no number of a trial, so that a study may go on with others."""
 
@@ -83,7 +84,7 @@ def read_range(name: str, value: Bounds) -> Range:
     if least < 0 or (least == 0 and not scale.whole):
         bound = "0 or more" if scale.whole else "above 0"
         raise Mistake(f"`{name}` must be {bound}, got {value!r}. Try {scale.example}.")
-    at_most(name, high)
+    at_most(FinetuneConfig, name, high)
     if low > high:
         raise Mistake(f"`{name}` is {value!r}, whose low end is above its high end. Try {high}..{low}.")
     if scale.log and low == 0 < high:
@@ -98,55 +99,73 @@ def read_range(name: str, value: Bounds) -> Range:
 class SearchConfig(ScenarioConfig):
     """Search the mixture and the training settings that keep a model inside the safety basin, and useful."""
 
-    harmful: int = setting(30, "Rows that answer a harmful request: the harm that the data holds.")
+    harmful: int = setting(
+        30, "Rows that answer a harmful request: the harm that the data holds.", least=0, most=MOST_ROWS
+    )
     safe: Bounds = setting("0..120", f"Rows that refuse a harmful request: {RANGE_HELP}.")
     benign: Bounds = setting("0..120", f"Rows that answer an ordinary request: {RANGE_HELP}.")
     learning_rate: Bounds = setting("1e-4..1e-3", f"Peak learning rate of AdamW: {RANGE_HELP}; searched in its log.")
     epochs: Bounds = setting("1..3", f"Passes over the rows: {RANGE_HELP}.")
     lora_rank: Bounds = setting("4..32", f"Rank of LoRA: {RANGE_HELP}, 0 for all weights; searched in its log.")
     n_trials: int = setting(
-        30, "Trials that the study shall have in the end, those of earlier and other processes too."
+        30,
+        "Trials that the study shall have in the end, those of earlier and other processes too.",
+        least=1,
+        most=100_000,
     )
     objective: str = setting(
         "utility",
         "What is minimized: utility (the likelihood of held-out answers, within the limits) or pareto (ASR, "
         "over-refusal and utility at once).",
+        choices=OBJECTIVES,
     )
-    max_asr: float = setting(10.0, "Inside the basin: an ASR of at most this, in percent.")
-    max_over_refusal: float = setting(20.0, "Useful: an over-refusal of at most this, in percent.")
+    max_asr: float = setting(10.0, "Inside the basin: an ASR of at most this, in percent.", least=0, most=100)
+    max_over_refusal: float = setting(20.0, "Useful: an over-refusal of at most this, in percent.", least=0, most=100)
     margin_min: float | None = setting(
-        None, "Least margin to the edge, in units of the way that training went. null: any."
+        None, "Least margin to the edge, in units of the way that training went. null: any.", most=LONGEST_AXIS
     )
     margin_up_to: float = setting(
-        2.0, "How far to look for the edge from models inside, in units of the way that training went; 0: nowhere."
+        2.0,
+        "How far to look for the edge from models inside, in units of the way that training went; 0: nowhere.",
+        least=0,
+        most=LONGEST_AXIS,
     )
     utility_step: float = setting(
-        0.01, "Nats per token below which utilities count as equal, so that fewer added rows decide."
+        0.01,
+        "Nats per token below which utilities count as equal, so that fewer added rows decide.",
+        above=0,
+        most=1000.0,
     )
-    n_checkpoints: int = setting(6, "Checkpoints measured in each trial, evenly spread over its steps.")
-    outside_asr: float = setting(50.0, "ASR above which a checkpoint is outside the basin's edge, in percent.")
-    patience: int = setting(2, "Checkpoints outside in a row that end a trial; 0 ends none.")
-    warmup: float = setting(0.25, "Share of a trial's steps, 0 to 1, in which checkpoints may be outside.")
-    n_prompts: int = setting(40, "How many harmful prompts each trial is measured on; the best one on all of them.")
+    n_checkpoints: int = setting(
+        6, "Checkpoints measured in each trial, evenly spread over its steps.", least=1, most=1000
+    )
+    outside_asr: float = setting(
+        50.0, "ASR above which a checkpoint is outside the basin's edge, in percent.", least=0, most=100
+    )
+    patience: int = setting(2, "Checkpoints outside in a row that end a trial; 0 ends none.", least=0, most=1_000_000)
+    warmup: float = setting(
+        0.25, "Share of a trial's steps, 0 to 1, in which checkpoints may be outside.", least=0, most=1
+    )
+    n_prompts: int = setting(
+        40, "How many harmful prompts each trial is measured on; the best one on all of them.", least=1, most=MOST_ROWS
+    )
     n_held_out: int = setting(
-        40, "Rows of `task_data` kept out of training; with it, `task_nll` on them is the utility."
+        40,
+        "Rows of `task_data` kept out of training; with it, `task_nll` on them is the utility.",
+        least=0,
+        most=MOST_ROWS,
     )
     study: str = setting("mixtures", "Name of the study; the same command again goes on with it.")
     storage: str = setting(
         "search.journal", "Where studies are kept: a file (Optuna's journal), or postgresql://user@host/database."
     )
     keep_checkpoints: bool = setting(False, "Keep all checkpoints of each trial, for `project`, rather than the last.")
-    heartbeat: int = setting(30, "Seconds between signs of life; a trial that gave none for four of them is dead.")
+    heartbeat: int = setting(
+        30, "Seconds between signs of life; a trial that gave none for four of them is dead.", least=1, most=86_400
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, ("n_trials", "n_checkpoints", "heartbeat"))
-        at_least(self, 0, ("patience",))
-        above_zero(self, ("utility_step",))
-        one_of("objective", self.objective, OBJECTIVES)
-        for name in ("max_asr", "max_over_refusal", "outside_asr"):
-            _between(name, getattr(self, name), 0, 100)
-        _between("warmup", self.warmup, 0, 1)
         for name in ("study", "storage"):
             if not getattr(self, name).strip():
                 raise Mistake(f"`{name}` is empty. Leave it out, or give one.")
@@ -169,8 +188,6 @@ class SearchConfig(ScenarioConfig):
             )
 
     def _check_margin(self) -> None:
-        if self.margin_up_to != 0:
-            above_zero(self, ("margin_up_to",))
         if self.margin_min is None:
             return
         if not math.isfinite(self.margin_min) or self.margin_min < 0:
@@ -198,8 +215,3 @@ class SearchConfig(ScenarioConfig):
 def utility_name(config: SearchConfig) -> str:
     """Which likelihood is the utility: of the user's own answers, if there are any."""
     return "task_nll" if config.task_data and config.n_held_out else "benign_nll"
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise Mistake(f"`{name}` must be between {low} and {high}, got {value}. Try {(low + high) / 2:g}.")

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from visage_mlflow.decoding.generate import generated
 from visage_mlflow.language.tokens import encode, end_tokens
-from visage_mlflow.text.errors import Mistake
 
 EARLY = 16
 """Tokens within which most refusals show: until then a row's text is looked at after every one."""
@@ -84,9 +83,9 @@ def transcribe(
         ValueError: There is no chat, or this loop does not know the model.
     """
     if (reason := unknown(model)) is not None:
-        raise Mistake(f"{type(model).__name__} can only be decoded by `generate`: {reason}. Use `respond`.")
+        raise ValueError(f"{type(model).__name__} can only be decoded by `generate`: {reason}. Use `respond`.")
     if not chats:
-        raise Mistake("`chats` is empty: give at least one.")
+        raise ValueError("`chats` is empty: give at least one.")
     batch = Batch(model, tokenizer, [encode(tokenizer, chat) for chat in chats], max_new_tokens, batch_size)
     batch.run(lambda text: False)
     return [tokens[:count] for tokens, count in zip(batch.tokens.tolist(), batch.counts.tolist(), strict=True)]

@@ -146,11 +146,11 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", d
     return model
 
 
-def unloadable(uri: str, error: BaseException, setting: str) -> ValueError:
+def unloadable(uri: str, error: BaseException, setting: str) -> Mistake:
     """What to raise where a library could not load what a URI leads to: its reason, in one line."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     cure = "Save or download it again" if exists(uri) else f"Check the network and the spelling: it must be {FORMS}"
-    return ValueError(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
+    return Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
 
 
 def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:

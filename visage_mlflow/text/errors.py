@@ -14,6 +14,8 @@ LONGEST = 1200
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_FULL_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
 MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
+"""What only wrong code raises, but for `Mistake`, which is a ValueError too."""
 DEBUG = "`--debug` shows the traceback."
 
 
@@ -24,8 +26,8 @@ class Mistake(ValueError):
 def explained(error: BaseException) -> str:
     """The error in one line, without control characters and secrets.
 
-    One that says what the user can mend keeps its text, which names the setting and the cure; what is not foreseen
-    is named by its type.
+    One that says what the user can mend keeps its text, which names the setting and the cure; anything else is named
+    by its type, and called a bug where only the code can be wrong.
     """
     reason = " ".join(str(error).split()).rstrip(".")
     told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
@@ -35,6 +37,8 @@ def explained(error: BaseException) -> str:
         line = f"The disk is full ({told}). Free some space; the same command then goes on where it was."
     elif any(map(_is_out_of_memory, chain(error))):
         line = f"The memory is used up ({told}). Lower `batch_size`, or set `workers=1` or `lean=true`."
+    elif isinstance(error, BUGS):
+        line = f"This is a bug: {told}. {DEBUG}"
     else:
         line = f"{told}. {DEBUG}"
     return shortened(" ".join(shown(line).split()))

@@ -40,20 +40,21 @@ def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> 
         seed: Any whole number.
 
     Raises:
-        ValueError: A kind is unknown, a count negative or larger than its set, or all counts are zero.
+        Mistake: A count is larger than its set.
+        ValueError: A kind is unknown, a count negative, or all counts are zero.
     """
     for kind, count in counts.items():
         if kind not in KINDS:
-            raise Mistake(f"A mixture's kinds are {', '.join(KINDS)}, got {kind!r}.")
+            raise ValueError(f"A mixture's kinds are {', '.join(KINDS)}, got {kind!r}.")
         if count < 0:
-            raise Mistake(f"`{kind}` must be a number of rows, 0 or more, got {count}.")
+            raise ValueError(f"`{kind}` must be a number of rows, 0 or more, got {count}.")
         if count > len(sets.get(kind, [])):
             raise Mistake(
                 f"`{kind}` asks for {count} rows, but its data has {len(sets.get(kind, []))}. "
                 f"Ask for fewer, or give `{kind}_data` more rows."
             )
     if not any(counts.values()):
-        raise Mistake(f"`{'`, `'.join(KINDS)}` are all 0: nothing to train on. Ask for at least one row.")
+        raise ValueError(f"`{'`, `'.join(KINDS)}` are all 0: nothing to train on. Ask for at least one row.")
     taken: set[str] = set()
     rows: list[MixtureRow] = []
     for kind in KINDS:
