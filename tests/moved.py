@@ -1,4 +1,6 @@
-"""Weights moved to a known place."""
+"""Weights moved to a known place, and whether a model was left where it was."""
+
+import torch
 
 from visage_mlflow.geometry.directions import Difference, RandomDirection, orthogonal
 
@@ -13,3 +15,15 @@ def on_the_way(base, last, share, off=0.0):
         ).float()
         for name, weight in base.weights.items()
     }
+
+
+def copy_of(model):
+    """The parameters of a model as they are now."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def bitwise(left, right):
+    """Whether two sets of weights are the same in every bit."""
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name].view(torch.uint8), right[name].view(torch.uint8)) for name in left
+    )

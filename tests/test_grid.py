@@ -11,64 +11,57 @@ from visage_mlflow.geometry.grid import by_distance, grid, past_the_edge
 
 NAN = math.nan
 FIVE, SEVEN = ([float(step) for step in range(-half, half + 1)] for half in (2, 3))
+UNEVEN = [-0.3, -0.1, 0.0, 0.2, 0.25, 0.9, 1.0, 1.1]  # And longer on one side: places count, not distances.
 
 
 def test_a_grid_has_every_pair_once_the_first_axis_running_fastest():
-    assert grid([[-1, 0, 1]]) == [(-1.0,), (0.0,), (1.0,)]
     assert grid([[-1, 0, 1], [0, 5]]) == [(-1.0, 0.0), (0.0, 0.0), (1.0, 0.0), (-1.0, 5.0), (0.0, 5.0), (1.0, 5.0)]
     assert all(isinstance(step, float) for place in grid([[0, 1], [0, 2]]) for step in place)
+    assert grid([[-1, 0, 1]]) == [(-1.0,), (0.0,), (1.0,)] and grid([[0.0], []]) == []
 
 
-def test_the_grid_of_one_point_is_that_point_and_of_an_empty_axis_empty():
-    assert grid([[0.0], [0.0]]) == [(0.0, 0.0)] and grid([[0.0], []]) == []
+def test_points_by_distance_begin_at_the_origin_and_measure_each_axis_by_its_own_reach():
+    # Of reach 2 and 0.1: (1, 0) is half way out, (0, 0.1) all the way.
+    order = by_distance([[0, 1, 2], [0, 0.1]])
+    assert order[:2] == [(0.0, 0.0), (1.0, 0.0)] and set(order[2:]) == {(2.0, 0.0), (0.0, 0.1), (1.0, 0.1), (2.0, 0.1)}
+    assert by_distance([[-1, 0, 1]], far_first=True) == [(-1.0,), (1.0,), (0.0,)]
 
 
-# On a line
-
-
-def slowly_on_a_line(axis, asr, outside_after):
-    """The rule, point by point: somewhere on the way out there were `outside_after` in a row at 100."""
-    past = set()
-    for step in axis:
-        way = sorted((each for each in axis if each * step > 0 and abs(each) < abs(step)), key=abs)
-        at_100 = "".join("x" if asr.get((each,)) == 100 else "." for each in way)
-        if outside_after and "x" * outside_after in at_100:
-            past.add((step,))
-    return past
-
-
-@pytest.mark.parametrize("outside_after", [0, 1, 2, 3, 7])
-def test_on_a_line_the_rule_is_that_of_a_slow_oracle(outside_after):
-    draw = random.Random(outside_after)
-    for _ in range(200):
-        axis = sorted({0.0, *(round(draw.uniform(-1, 1), 6) for _ in range(draw.randrange(12)))})
-        asr = {(step,): draw.choice([0.0, 99.0, 100.0, 100.0, 100.0, NAN]) for step in axis if draw.random() < 0.9}
-        assert past_the_edge([axis], asr, outside_after) == slowly_on_a_line(axis, asr, outside_after)
+# By hand
 
 
 @pytest.mark.parametrize(
     ("outside_after", "past"), [(0, []), (1, [-4, -3, 2, 3, 4, 5]), (2, [3, 4, 5]), (3, []), (99, [])]
 )
-def test_on_a_line_by_hand(outside_after, past):
-    # Outward on the right: 100, 100, 50, 100, 100. On the left: 0, 100, not yet known, 100.
+def test_on_a_line_the_sides_count_alone_and_what_is_not_at_100_or_not_known_breaks_the_row(outside_after, past):
+    # Outward on the right: 100, 100, 50, 100, 100. On the left: 0, 100, not yet known, 100. The model counts for none.
     asr = {0: 100, -1: 0, -2: 100, -4: 100, 1: 100, 2: 100, 3: 50, 4: 100, 5: 100}
     found = past_the_edge([range(-4, 6)], {(float(step),): rate for step, rate in asr.items()}, outside_after)
     assert sorted(found) == [(step,) for step in past]
 
 
-def test_a_point_not_known_yet_or_nan_breaks_the_row():
-    axis = [0, 1, 2, 3, 4]
-    assert past_the_edge([axis], {(2,): 100}, 2) == set()
-    assert past_the_edge([axis], {(1,): 100, (2,): NAN, (3,): 100}, 2) == set()
-    assert past_the_edge([axis], {(2,): 100, (3,): 100}, 2) == {(4,)}
+def test_on_five_by_five_points():
+    # The way to a point of the outer ring has one inner point: half of (2, ±1) is (1, ±½), nearest to (1, 0), since a
+    # half is rounded to the even number; half of (2, 2) is (1, 1), and half of (2, 0) is (1, 0).
+    asr = dict.fromkeys(grid([FIVE, FIVE]), 0.0)
+    assert past_the_edge([FIVE, FIVE], asr, 1) == set()
+    right = {(2, -1), (2, 0), (2, 1)}
+    assert past_the_edge([FIVE, FIVE], asr | {(1, 0): 100, (-1, 1): 100}, 1) == right | {(-2, 2)}
+    assert past_the_edge([FIVE, FIVE], asr | {(1, 0): 99.9, (-1, 1): NAN}, 1) == set()
+    # With one inner point on each way, no two are in a row.
+    assert past_the_edge([FIVE, FIVE], dict.fromkeys(asr, 100.0), 2) == set()
 
 
-def test_the_model_and_the_points_next_to_it_are_never_past_the_edge():
-    axis = [-0.2, -0.1, 0.0, 0.1, 0.2]
-    assert past_the_edge([axis], {(step,): 100.0 for step in axis}, 1) == {(-0.2,), (0.2,)}
-    assert past_the_edge([axis, axis], dict.fromkeys(grid([axis, axis]), 100.0), 1) == {
-        place for place in grid([axis, axis]) if 0.2 in map(abs, place)
-    }
+def test_on_seven_by_seven_points():
+    asr = dict.fromkeys(grid([SEVEN, SEVEN]), 0.0)
+    # Behind (1, 0) are (2, -1), (2, 0), (2, 1), and (3, 0), (3, ±1), whose ways begin there. The way to (3, ±2) is
+    # (1, ±1), (2, ±1): the second of these lies past the edge, and counts as 100.
+    found = past_the_edge([SEVEN, SEVEN], asr | {(1, 0): 100.0}, 1)
+    assert found == {(2, y) for y in (-1, 0, 1)} | {(3, y) for y in (-2, -1, 0, 1, 2)}
+    # Ways: (3, 0) by (1, 0), (2, 0); (3, 1) by (1, 0), (2, 1); (3, 2) by (1, 1), (2, 1); (3, 3) by (1, 1), (2, 2).
+    asr |= {(1, 0): 100.0, (2, 0): 100.0, (2, 1): 100.0, (2, 2): 100.0}
+    assert past_the_edge([SEVEN, SEVEN], asr, 2) == {(3, 0), (3, 1)}
+    assert past_the_edge([SEVEN, SEVEN], asr | {(1, 1): 100.0}, 2) == {(3, 0), (3, 1), (3, 2), (3, 3)}
 
 
 def test_an_axis_without_the_model_is_refused():
@@ -76,89 +69,54 @@ def test_an_axis_without_the_model_is_refused():
         past_the_edge([[0.1, 0.2]], {}, 1)
 
 
-# On a plane
-
-
-def test_on_five_by_five_points_by_hand():
-    # The way to a point of the outer ring has one inner point: half of (2, ±1) is (1, ±½), nearest to (1, 0), since a
-    # half is rounded to the even number; half of (2, 2) is (1, 1), and half of (2, 0) is (1, 0).
-    asr = dict.fromkeys(grid([FIVE, FIVE]), 0.0)
-    assert past_the_edge([FIVE, FIVE], asr, 1) == set()
-    right = {(2, -1), (2, 0), (2, 1)}
-    assert past_the_edge([FIVE, FIVE], asr | {(1, 0): 100}, 1) == right
-    assert past_the_edge([FIVE, FIVE], asr | {(1, 0): 100, (-1, 1): 100}, 1) == right | {(-2, 2)}
-    assert past_the_edge([FIVE, FIVE], asr | {(1, 0): 99.9, (-1, 1): NAN}, 1) == set()
-    # With one inner point on each way, no two are in a row.
-    assert past_the_edge([FIVE, FIVE], dict.fromkeys(asr, 100.0), 2) == set()
-
-
-def test_on_seven_by_seven_points_by_hand_with_one_at_100():
-    # Behind (1, 0) are (2, -1), (2, 0), (2, 1), and (3, 0), (3, ±1), whose ways begin there. The way to (3, ±2) is
-    # (1, ±1), (2, ±1): the second of these lies past the edge, and counts as 100.
-    asr = dict.fromkeys(grid([SEVEN, SEVEN]), 0.0) | {(1, 0): 100.0}
-    assert past_the_edge([SEVEN, SEVEN], asr, 1) == {(2, y) for y in (-1, 0, 1)} | {(3, y) for y in (-2, -1, 0, 1, 2)}
-
-
-def test_on_seven_by_seven_points_by_hand_with_two_in_a_row():
-    # Ways: (3, 0) by (1, 0), (2, 0); (3, 1) by (1, 0), (2, 1); (3, 2) by (1, 1), (2, 1); (3, 3) by (1, 1), (2, 2).
-    asr = dict.fromkeys(grid([SEVEN, SEVEN]), 0.0) | {(1, 0): 100.0, (2, 0): 100.0, (2, 1): 100.0, (2, 2): 100.0}
-    assert past_the_edge([SEVEN, SEVEN], asr, 2) == {(3, 0), (3, 1)}
-    assert past_the_edge([SEVEN, SEVEN], asr | {(1, 1): 100.0}, 2) == {(3, 0), (3, 1), (3, 2), (3, 3)}
-
-
-def test_the_rows_through_the_model_follow_the_rule_of_a_line():
-    draw = random.Random(0)
-    for outside_after in (1, 2):
-        asr = {place: draw.choice([0.0, 100.0, 100.0]) for place in grid([SEVEN, SEVEN])}
-        found = past_the_edge([SEVEN, SEVEN], asr, outside_after)
-        along = {(x,): asr[x, 0] for x in SEVEN}
-        assert {(x,) for x, y in found if y == 0} == past_the_edge([SEVEN], along, outside_after)
-        across = {(y,): asr[0, y] for y in SEVEN}
-        assert {(y,) for x, y in found if x == 0} == past_the_edge([SEVEN], across, outside_after)
+# By an oracle
 
 
 def nearest(offset, ring):
     """Of the grid points in a ring, the one nearest to the ray through an offset, by trying all; even ones if tied."""
     aim = [Fraction(each * ring, max(map(abs, offset))) for each in offset]
-    around = [each for each in itertools.product(range(-ring, ring + 1), repeat=2) if max(map(abs, each)) == ring]
-    return min(around, key=lambda each: (math.dist(each, aim), sum(one % 2 for one in each)))
+    around = itertools.product(range(-ring, ring + 1), repeat=len(offset))
+    on_ring = [each for each in around if max(map(abs, each)) == ring]
+    return min(on_ring, key=lambda each: (math.dist(each, aim), sum(one % 2 for one in each)))
 
 
-def slowly(n_left, n_right, asr, outside_after):
-    """The rule by recursion, on offsets."""
+def slowly(offsets, asr, outside_after):
+    """The rule by recursion, on offsets: somewhere on the way out there were `outside_after` in a row at 100."""
 
     def is_past(offset):
         way = [nearest(offset, ring) for ring in range(1, max(map(abs, offset)))]
         at_100 = "".join("x" if is_past(each) or asr.get(each) == 100 else "." for each in way)
-        return "x" * outside_after in at_100
+        return outside_after > 0 and "x" * outside_after in at_100
 
-    return {offset for offset in itertools.product(range(-n_left, n_right + 1), repeat=2) if is_past(offset)}
+    return {offset for offset in offsets if is_past(offset)}
 
 
-@pytest.mark.parametrize("outside_after", [1, 2, 3])
-def test_on_a_plane_the_rule_is_that_of_a_slow_oracle(outside_after):
+@pytest.mark.parametrize("outside_after", [0, 1, 2, 3])
+@pytest.mark.parametrize(("n_axes", "n_draws"), [(1, 100), (2, 2)])
+def test_the_rule_is_that_of_a_slow_oracle(n_axes, n_draws, outside_after):
     draw = random.Random(outside_after)
-    axis = [-0.3, -0.1, 0.0, 0.2, 0.25, 0.9, 1.0, 1.1]  # Uneven, and longer on one side: places count, not distances.
-    for _ in range(3):
-        offsets = list(itertools.product(range(-2, 6), repeat=2))
+    for _ in range(n_draws):
+        offsets = list(itertools.product(range(-2, 6), repeat=n_axes))
         by_offset = {offset: draw.choice([0.0, 100.0, 100.0, 100.0, NAN]) for offset in offsets if draw.random() < 0.9}
-        asr = {(axis[x + 2], axis[y + 2]): rate for (x, y), rate in by_offset.items()}
-        expected = slowly(2, 5, by_offset, outside_after)
-        found = past_the_edge([axis, axis], asr, outside_after)
-        assert found == {(axis[x + 2], axis[y + 2]) for x, y in expected} and (0.0, 0.0) not in found
+        place = {offset: tuple(UNEVEN[each + 2] for each in offset) for offset in offsets}
+        found = past_the_edge([UNEVEN] * n_axes, {place[each]: by_offset[each] for each in by_offset}, outside_after)
+        assert found == {place[offset] for offset in slowly(offsets, by_offset, outside_after)}
+        assert (0.0,) * n_axes not in found
+
+
+# In any order
 
 
 @pytest.mark.parametrize("outside_after", [1, 2])
 @pytest.mark.parametrize("axes", [[SEVEN], [SEVEN, FIVE], [SEVEN, SEVEN]], ids=["7", "7x5", "7x7"])
 def test_the_more_is_known_the_more_points_lie_past_the_edge(axes, outside_after):
     draw = random.Random(1)
-    places = grid(axes)
-    for _ in range(10):
+    for _ in range(5):
         asr, past = {}, set()
-        for place in draw.sample(places, len(places)):
+        for place in draw.sample(grid(axes), len(grid(axes))):
             asr[place] = draw.choice([0.0, 100.0, 100.0, 100.0])
             more = past_the_edge(axes, asr, outside_after)
-            assert past <= more and (0.0,) * len(axes) not in more
+            assert past <= more
             past = more
 
 
@@ -168,7 +126,7 @@ def test_any_order_of_measuring_by_any_number_of_workers_leaves_out_the_same_poi
     # Points past the edge are at 50 here, where they are measured at all: that must not tell, either.
     draw = random.Random(2)
     axes = [SEVEN, SEVEN]
-    for _ in range(10):
+    for _ in range(5):
         truth = {place: draw.choice([0.0, 100.0, 100.0, 100.0]) for place in grid(axes)}
         expected = past_the_edge(axes, truth, outside_after)
         truth |= dict.fromkeys(expected, 50.0)
@@ -180,10 +138,3 @@ def test_any_order_of_measuring_by_any_number_of_workers_leaves_out_the_same_poi
             known |= {place: truth[place] for place in wanted}
         assert past_the_edge(axes, known, outside_after) == expected
         assert set(truth) - expected <= set(known)
-
-
-def test_points_by_distance_begin_at_the_origin_and_measure_each_axis_by_its_own_reach():
-    # Of reach 2 and 0.1: (1, 0) is half way out, (0, 0.1) all the way.
-    order = by_distance([[0, 1, 2], [0, 0.1]])
-    assert order[:2] == [(0.0, 0.0), (1.0, 0.0)] and set(order[2:]) == {(2.0, 0.0), (0.0, 0.1), (1.0, 0.1), (2.0, 0.1)}
-    assert by_distance([[-1, 0, 1]], far_first=True) == [(-1.0,), (1.0,), (0.0,)]

@@ -64,6 +64,7 @@ class Crew:
         def check() -> None:
             if is_over.is_set():
                 raise GivenUp
+            self.measure.check()
 
         measure = self.measure.checked(check)
         waiting = iter(tasks)
