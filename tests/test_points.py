@@ -209,8 +209,13 @@ def test_whatever_decides_where_a_model_is_held_makes_another_point(chat, store,
 
 def test_judges_and_versions_make_other_points(chat, store, monkeypatch):
     assert computes(chat, store)
-    monkeypatch.setitem(JUDGES, "another", JUDGES["keyword"])
-    assert computes(chat, store, judge="another")
+    with monkeypatch.context() as changed:
+        changed.setitem(JUDGES, "another", JUDGES["keyword"])
+        config = MeasureConfig(store=store, max_new_tokens=2)
+        object.__setattr__(config, "judge", "another")  # The setting offers only the judges that there are.
+        with tallied() as counts:
+            Measurer(config)(chat, AT_REST, ROWS, config)
+        assert counts["computed"] == 1
     with monkeypatch.context() as changed:
         changed.setitem(JUDGES, "keyword", dataclasses.replace(JUDGES["keyword"], version=2))
         assert computes(chat, store) and not computes(chat, store)
