@@ -1,7 +1,6 @@
 """Flags and recipe in; a config, or one clear line, out."""
 
 import errno
-import os
 import re
 import signal
 import sqlite3
@@ -9,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+import transformers
+from pydantic import TypeAdapter
 
 from visage_mlflow.commands.command_line import bar, parse, read_recipe, run, tell
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig, LandscapeConfig, MainConfig
+from visage_mlflow.text.errors import Mistake
 
 ROOT = Path(__file__).parent.parent
 DEFAULT = FinetuneConfig()
@@ -58,40 +61,13 @@ def test_flags_beat_the_recipe_and_the_recipe_beats_the_defaults(recipe):
     assert (config.safe, config.benign, config.epochs) == (7, 9, DEFAULT.epochs)
 
 
-def test_a_flag_that_repeats_the_default_beats_the_recipe_too(recipe):
-    assert parse(FinetuneConfig, ["--config", recipe("safe: 7"), "--safe", str(DEFAULT.safe)]).safe == DEFAULT.safe
-
-
 def test_no_flags_give_the_defaults():
     assert parse(FinetuneConfig, []) == DEFAULT and parse(FinetuneConfig, ["--config", ""]) == DEFAULT
 
 
-def test_under_mlflow_run_a_flag_that_repeats_the_default_yields_to_the_recipe_and_says_so(
-    recipe, monkeypatch, capsys
-):
+def test_under_mlflow_run_a_flag_that_repeats_the_default_is_no_less_a_flag(recipe, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    path = recipe(f"epochs: 55\nsafe: 7\nbenign: {DEFAULT.benign}\nmodel: org/name\n")
-    given = {name: getattr(DEFAULT, name) for name in ("epochs", "benign", "seed", "model")} | {"safe": 8}
-    flags = [f"--{name}={value}" for name, value in given.items()]
-    config = parse(FinetuneConfig, ["--config", path, *flags])
-    assert (config.epochs, config.safe, config.benign, config.model) == (55, 8, DEFAULT.benign, "org/name")
-    assert capsys.readouterr().err.splitlines() == [
-        f"`epochs`: 55.0 from recipe {path}; to use the default {DEFAULT.epochs}, put it into a recipe of your own",
-        f"`model`: 'org/name' from recipe {path}; to use the default 'builtin:smollm2', put it into a recipe of your "
-        "own",
-    ]
-
-
-def test_outside_of_mlflow_run_nothing_yields_and_nothing_is_said(recipe, capsys):
     assert parse(FinetuneConfig, ["--config", recipe("epochs: 55"), f"--epochs={DEFAULT.epochs}"]) == DEFAULT
-    assert capsys.readouterr().err == ""
-
-
-def test_under_mlflow_run_flags_without_a_recipe_stand(monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    assert parse(FinetuneConfig, ["--config", "", f"--epochs={DEFAULT.epochs}", "--safe", "8"]) == FinetuneConfig(
-        safe=8
-    )
     assert capsys.readouterr().err == ""
 
 
@@ -208,6 +184,7 @@ def test_a_recipe_that_is_no_yaml_of_settings_is_refused(recipe, content, reason
         ("safe: [1]", "`safe`"),
         ("model: 123", "`model`"),
         ("config: quick", "`config`"),
+        ("budget: quick", "`budget`"),
         ("1: 2", "1"),
     ],
 )
@@ -251,12 +228,28 @@ def test_a_bad_setting_exits_with_2_and_one_line_before_anything_is_called(capsy
     assert captured.out == ""
 
 
-def test_a_value_error_of_the_entry_point_exits_with_2_and_one_line(capsys):
-    def fail(config):
-        raise ValueError("`model` is 'x', which is gone. Check the id.")
-
-    assert run(EvaluateConfig, fail, []) == 2
+def test_a_mistake_of_the_user_exits_with_2_and_its_own_line(capsys):
+    assert run(EvaluateConfig, raiser(Mistake("`model` is 'x', which is gone. Check the id.")), []) == 2
     assert capsys.readouterr().err == "error: `model` is 'x', which is gone. Check the id.\n"
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda config: numpy.zeros(3).reshape(2, 2),
+        lambda config: torch.optim.SGD([], lr=1.0),
+        lambda config: transformers.AutoConfig.for_model("no such model"),
+        lambda config: TypeAdapter(int).validate_python("many"),
+    ],
+    ids=["numpy", "torch", "transformers", "pydantic"],
+)
+def test_a_value_error_of_a_library_is_a_bug_and_not_the_users_mistake(capsys, work):
+    with pytest.raises(ValueError):
+        work(None)
+    assert run(EvaluateConfig, work, []) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: This is a bug: Val") and line.endswith("`--debug` shows the traceback.\n")
+    assert line.count("\n") == 1
 
 
 def raiser(error):
@@ -269,14 +262,18 @@ def raiser(error):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ZeroDivisionError(), "error: ZeroDivisionError. `--debug` shows the traceback."),
-        (KeyError("x\ny"), "error: KeyError: 'x\\ny'. `--debug` shows the traceback."),
+        (ZeroDivisionError(), "error: This is a bug: ZeroDivisionError. `--debug` shows the traceback."),
+        (KeyError("x\ny"), "error: This is a bug: KeyError: 'x\\ny'. `--debug` shows the traceback."),
         (RuntimeError("two\nlines. "), "error: RuntimeError: two lines. `--debug` shows the traceback."),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "error: UnicodeDecodeError: 'utf-8' codec can't decode"),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+            "error: This is a bug: UnicodeDecodeError: 'utf-8' codec can't decode",
+        ),
         (MemoryError(), "error: The memory is used up (MemoryError). Lower `batch_size`, or set `workers=1`"),
         (OSError(errno.ENOSPC, "No space left"), "error: The disk is full (OSError: [Errno 28] No space left). Free"),
         (OSError(errno.EDQUOT, "Quota"), "error: The disk is full (OSError: [Errno 122] Quota). Free some space;"),
         (sqlite3.OperationalError("database or disk is full"), "error: The disk is full (OperationalError: database"),
+        (PermissionError(errno.EACCES, "Denied"), "error: PermissionError: [Errno 13] Denied. `--debug` shows"),
         (RecursionError("too deep"), "error: RecursionError: too deep. `--debug` shows the traceback."),
     ],
     ids=lambda value: type(value).__name__,
@@ -309,7 +306,7 @@ def test_a_full_disk_is_told_though_another_error_came_of_it(capsys):
 
 def test_what_is_raised_shows_no_secret_moves_no_cursor_and_is_not_endless(capsys):
     text = "no postgresql://ann:hunter2@host \x1b[2J\u202e\u2028 " + "x" * 100_000 + " Mend it."
-    for error in (ValueError(text), RuntimeError(text)):
+    for error in (Mistake(text), ValueError(text), RuntimeError(text)):
         assert run(EvaluateConfig, raiser(error), []) != 0
         line = capsys.readouterr().err
         assert "hunter2" not in line and len(line) < 1300 and "Mend it" in line
@@ -362,7 +359,7 @@ def test_nothing_in_the_project_prints_past_that():
     files = [path for wing in ("experiments", "visage_mlflow") for path in (ROOT / wing).rglob("*.py")]
     printing = {path.name for path in files if re.search(r"(?<![\w.])print\(", path.read_text(encoding="utf-8"))}
     # The lines of the last two hold nothing of others.
-    assert printing == {"untrusted.py", "builtin.py", "training.py"}
+    assert printing == {"printing.py", "builtin.py", "sft.py"}
 
 
 def test_an_interrupt_exits_with_130(capsys):
@@ -385,38 +382,3 @@ def test_a_process_shows_one_line_and_no_traceback():
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: `n_prompts`") and done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_after_it_has_cleaned_up(number):
-    code = """
-import sys, time
-from experiments import command_line
-from visage_mlflow.config import EvaluateConfig
-
-def main(config):
-    try:
-        print("ready", flush=True)
-        time.sleep(60)
-    finally:
-        print("closed", flush=True)
-
-sys.exit(command_line.run(EvaluateConfig, main, []))
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs ignore Ctrl-C, and their children inherit that: not what is tested here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        out, err = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert (process.returncode, out, err) == (130, "closed\n", "\nstopped\n")

@@ -1,13 +1,10 @@
-"""Every entry point as a user runs it: `mlflow run --env-manager local`, on the tiny trained model."""
+"""Every entry point on the tiny trained model: two as users run them, by `mlflow run`, the others in this process."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,8 +22,23 @@ def place(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Workplace:
 
 @pytest.fixture(scope="module")
 def harmful_run(place: Workplace, aligned_folder: Path) -> Run:
-    settings = {**place.measure, **place.data, **place.train, "save_every": 6}
-    return place.succeed("finetune", model=aligned_folder, harmful=20, safe=0, benign=0, **settings)
+    """Of `mlflow run` with a recipe: what is given wins over it, a value that equals the default, too."""
+    recipe = place.folder / "my recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"harmful": 20, "safe": 0, "benign": 0, "save_every": 3, "max_length": 64}))
+    settings = {**place.measure, **place.data, **place.train, "save_every": 6, "max_length": 512, "task_data": ""}
+    settings |= {"output_dir": place.folder / 'Ann\'s "out puts" & $HOME'}
+    status, output = place.mlflow_run("finetune", config=recipe, model=aligned_folder, **settings)
+    assert status == 0, output[-3000:]
+    return place.finished("finetune")
+
+
+def test_what_is_given_to_mlflow_run_arrives_whole_and_wins_over_the_recipe(
+    place: Workplace, harmful_run: Run
+) -> None:
+    config = json.loads(place.artifact(harmful_run, "config.json").read_text())
+    assert (config["harmful"], config["safe"], config["save_every"], config["max_length"]) == (20, 0, 6, 512)
+    assert config["output_dir"] == str(place.folder / 'Ann\'s "out puts" & $HOME')
+    assert config["task_data"] == "" and config["lora_rank"] == place.train["lora_rank"]
 
 
 def test_finetune_on_harmful_rows_breaks_the_model_and_logs_each_checkpoint(
@@ -45,13 +57,15 @@ def test_finetune_on_harmful_rows_breaks_the_model_and_logs_each_checkpoint(
     result = Finetuning.load(place.artifact(harmful_run, "finetuning.json"))
     assert [checkpoint.step for checkpoint in result.checkpoints] == [0, 6, 12, 18, 24]
     assert harmful_run.inputs.dataset_inputs
-    assert not list((place.folder / "outputs").iterdir())
+    assert not list((place.folder / 'Ann\'s "out puts" & $HOME').iterdir())
     assert harmful_run.info.run_name == "aligned on 20 harmful rows"
 
 
 def test_a_checkpoint_of_a_run_is_a_model_that_evaluate_takes(place: Workplace, harmful_run: Run) -> None:
     uri = f"runs:/{harmful_run.info.run_id}/checkpoint-24"
-    run = place.succeed("evaluate", model=uri, **place.measure)
+    status, output = place.mlflow_run("evaluate", model=uri, **place.measure)
+    assert status == 0, output[-3000:]
+    run = place.finished("evaluate")
     result = Evaluation.load(place.artifact(run, "evaluation.json"))
     assert result.asr == run.data.metrics["asr"] == harmful_run.data.metrics["asr"]
     assert {"coherent_asr", "over_refusal", "benign_nll", "n_unjudged"} <= set(run.data.metrics)
@@ -129,11 +143,10 @@ def test_two_runs_lie_on_one_plane(place: Workplace, harmful_run: Run, aligned_f
     assert metrics["trajectory_0_margin"] < 0 < metrics["trajectory_1_margin"]
     steps = [metric.step for metric in place.client.get_metric_history(run.info.run_id, "trajectory_1_x")]
     assert steps == [place.training_step for place in result.courses[1].places]
-    flags = ["--checkpoints", f"runs:/{harmful_run.info.run_id}", "--model", str(aligned_folder), "--n_points", "5"]
-    attack = [text for name, value in place.attack.items() for text in (f"--{name}", str(value))]
-    done = place.module("project", *flags, *attack, "--plane", "2d-random", "--margin_up_to", "0")
-    assert done.returncode == 0
-    assert "they show as a dot" in done.stdout
+    random = {"plane": "2d-random", "margin_up_to": 0, "n_points": 5, **place.attack}
+    uris = f"runs:/{harmful_run.info.run_id}"
+    status, said, _ = place.here("project", checkpoints=uris, model=aligned_folder, **random)
+    assert status == 0 and "they show as a dot" in said
 
 
 def test_benchmark_logs_its_table_and_the_landscape_that_it_timed(place: Workplace, aligned_folder: Path) -> None:
@@ -152,14 +165,14 @@ def test_benchmark_logs_its_table_and_the_landscape_that_it_timed(place: Workpla
 def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder: Path) -> None:
     attack = {**place.attack, "dtype": "float32"}
     tune = {**place.measure, **place.data, **place.train, "dtype": "float32", "harmful": 0, "safe": 0, "benign": 0}
-    align = {"safe": 60, "benign": 60, "learning_rate": 5e-3, "epochs": 8, "save_every": 60}
+    align = {"safe": 60, "benign": 60, "epochs": 5, "save_every": 75}
     recipe = {
         "align": {**tune, **align},
         "visage": {**attack, "n_points": 5, "extent": 1.0, "n_directions": 2},
         "harmful": {**tune, "harmful": 20},
         "safe": {**tune, "safe": 20},
         "mixed": {**tune, "harmful": 10, "safe": 30},
-        "project": {**attack, "n_points": 5},
+        "project": {**attack, "n_points": 5, "n_prompts": 12, "margin_up_to": 2},
     }
     path = place.folder / "story.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -179,86 +192,52 @@ def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder
     assert {child.info.status for child in children} == {"FINISHED"}
 
 
-def test_a_bad_setting_fails_the_mlflow_run_with_one_line(place: Workplace, aligned_folder: Path) -> None:
+def test_a_setting_that_is_misspelled_fails_the_mlflow_run_with_one_line(place: Workplace) -> None:
     before = len(place.client.search_runs(["0"]))
-    status, output = place.mlflow_run("evaluate", model=aligned_folder, n_prompts=0)
-    assert status != 0
-    assert "error: `n_prompts` must be a whole number of at least 1, got 0." in output
-    assert "Traceback" not in output
+    status, output = place.mlflow_run("evaluate", n_promts=-1)
+    assert status != 0 and "Traceback" not in output
+    assert "error: unrecognized arguments: --n_promts -1. `--help` lists the settings" in output
     failed = place.client.search_runs(["0"])
-    assert len(failed) == before + 1
-    assert failed[0].info.status == "FAILED"
+    assert len(failed) == before + 1 and failed[0].info.status == "FAILED"
 
 
 @pytest.mark.parametrize(
-    ("entry_point", "flags", "said"),
+    ("entry_point", "settings", "said"),
     [
-        ("evaluate", ["--model", "./nowhere"], "`model` must be"),
-        ("evaluate", ["--model", "builtin:gpt5"], "`model` must be builtin:smollm2"),
-        ("evaluate", ["--model", "runs:/0123456789abcdef0123456789abcdef/x"], "not found"),
-        ("evaluate", ["--prompts", "nowhere.csv"], "`prompts` is 'nowhere.csv', which cannot be read"),
-        ("evaluate", ["--n_prompts", "81"], "`n_prompts` is 81, but the set has 80 rows"),
-        ("finetune", ["--harmful", "121"], "`harmful` asks for 121 rows, but its data has 120"),
-        ("finetune", ["--harmful", "-1"], "`harmful` must be a whole number of at least 0, got -1"),
-        ("finetune", ["--harmful", "1.5"], "`harmful`: expected a whole number"),
-        ("landscape", ["--n_points", "4"], "`n_points` must be odd"),
-        ("landscape", ["--extend", "1"], "unrecognized arguments: --extend"),
-        ("visage", ["--norm", "colum"], "`norm` must be one of layer, row, got 'colum'"),
-        ("project", ["--run", "0123456789abcdef0123456789abcdef"], "`run` is '0123456789abcdef0123456789abcdef'"),
-        ("project", [], "`run` is empty"),
-        ("project", ["--checkpoints", "./nowhere", "--model", "builtin:smollm2"], "`checkpoints` must be"),
-        ("landscape", ["--plane", "2d-pca", "--to", "a,b"], "`to` is 'a, b', 2 of them, but plane=2d-pca"),
-        ("landscape", ["--plane", "2d-random", "--y_n_points", "4"], "`y_n_points` must be odd"),
-        ("landscape", ["--y_extent", "1"], "`y_extent` is 1.0, but plane=1d-random has no second axis"),
-        ("main", ["--budget", "huge"], "`budget` must be one of default, quick, got 'huge'"),
+        ("evaluate", {"n_prompts": 81}, "`n_prompts` is 81, but the set has 80 rows"),
+        ("finetune", {"harmful": 121}, "`harmful` asks for 121 rows, but its data has 120"),
+        ("project", {}, "`run` is empty"),
+        ("project", {"run": "{evaluate}"}, "which is no finetune run but evaluate"),
+        ("project", {"run": "{stopped}"}, "which has no checkpoints (status FAILED). Finetune again."),
+        (
+            "landscape",
+            {"plane": "1d-interpolation", "model": "{model}", "to": "{other}", "n_prompts": 2},
+            "same archi",
+        ),
     ],
 )
-def test_a_mistake_is_one_line_and_a_status(place: Workplace, entry_point: str, flags: list[str], said: str) -> None:
-    done = place.module(entry_point, *flags)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2
-    assert len(errors) == 1
-    assert said in errors[0]
-    assert "Traceback" not in done.stderr
+def test_a_mistake_that_shows_late_is_one_line_too(
+    place: Workplace, aligned_folder: Path, entry_point: str, settings: dict[str, Any], said: str
+) -> None:
+    runs = {kind: place.client.create_run("0", tags={"visage.kind": kind}).info for kind in ("evaluate", "finetune")}
+    place.client.set_terminated(runs["finetune"].run_id, "FAILED")
+    names = {"evaluate": runs["evaluate"].run_id, "stopped": runs["finetune"].run_id, "model": aligned_folder}
+    given = {
+        name: str(value).format(other=smaller(place, aligned_folder), **names) for name, value in settings.items()
+    }
+    status, _, errors = place.here(entry_point, **given)
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert status == 2 and said in line and "Traceback" not in errors
 
 
-def test_a_run_that_is_no_finetune_run_cannot_be_projected(place: Workplace, aligned_folder: Path) -> None:
-    run = place.succeed("evaluate", model=aligned_folder, **place.measure)
-    done = place.module("project", "--run", run.info.run_id)
-    assert done.returncode == 2
-    assert "which is no finetune run but evaluate" in done.stderr
-
-
-def test_a_finetune_run_without_checkpoints_cannot_be_projected(place: Workplace, harmful_run: Run) -> None:
-    stopped = place.client.create_run(harmful_run.info.experiment_id, tags={"visage.kind": "finetune"})
-    place.client.set_terminated(stopped.info.run_id, "FAILED")
-    done = place.module("project", "--run", stopped.info.run_id)
-    assert done.returncode == 2
-    assert "which has no checkpoints (status FAILED). Finetune again." in done.stderr
-
-
-def test_a_line_between_models_of_other_shapes_is_refused(place: Workplace, aligned_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(aligned_folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    other = place.folder / "other"
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes)).save_pretrained(other)
-    tokenizer.save_pretrained(other)
-    flags = ["--plane", "1d-interpolation", "--model", str(aligned_folder), "--to", str(other)]
-    done = place.module("landscape", *flags, "--n_prompts", "2")
-    assert done.returncode == 2
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "of another shape" in error
-    assert "same architecture" in error
-
-
-def test_a_terminated_run_is_killed_not_running(place: Workplace, aligned_folder: Path) -> None:
-    flags = ["--model", str(aligned_folder), "--prompts", str(place.attack["prompts"]), "--n_prompts", "24"]
-    command = [sys.executable, "-m", "experiments.visage", *flags, "--n_points", "2001", "--max_new_tokens", "16"]
-    process = subprocess.Popen(command, env=place.environment, cwd=place.folder, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    deadline = time.monotonic() + 120
-    while "point" not in process.stderr.readline() and time.monotonic() < deadline:
-        pass
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 130
-    assert place.runs("visage")[0].info.status == "KILLED"
+def smaller(place: Workplace, aligned_folder: Path) -> Path:
+    """A model of another architecture."""
+    folder = place.folder / "smaller"
+    if not folder.exists():
+        tokenizer = AutoTokenizer.from_pretrained(aligned_folder)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes)).save_pretrained(
+            folder
+        )
+        tokenizer.save_pretrained(folder)
+    return folder

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 
 import pytest
 
@@ -348,13 +347,3 @@ def test_a_bad_flag_is_told_in_one_line(flags, begins):
     with pytest.raises(ValueError) as caught:
         parse(SearchConfig, flags)
     assert one_line(caught).startswith(begins)
-
-
-def test_under_mlflow_run_a_default_range_yields_to_the_recipe(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(os.environ, "MLFLOW_RUN_ID", "0" * 32)
-    path = tmp_path / "mine.yaml"
-    path.write_text("safe: 0..40\nepochs: 2\n")
-    flags = [f"--{name}={getattr(SearchConfig(), name)}" for name in ("safe", "benign", "epochs", "lora_rank")]
-    config = parse(SearchConfig, ["--config", str(path), *flags])
-    assert (str(config.space()["safe"]), str(config.space()["epochs"])) == ("0..40", "2.0")
-    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["`safe`", "`epochs`"]

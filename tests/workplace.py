@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import faults
+import mlflow
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -56,6 +60,24 @@ class Workplace:
             command, env=self.environment, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         return done.returncode, done.stdout
+
+    def here(self, entry_point: str, **parameters: Any) -> tuple[int, str, str]:
+        """An entry point run in this process: its exit status, what it says and what it complains of."""
+        names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+        before, said, complained = mlflow.get_tracking_uri(), io.StringIO(), io.StringIO()
+        module = importlib.import_module(f"experiments.{entry_point}")
+        config_class = get_type_hints(module.main)["config"]
+        with contextlib.chdir(self.folder), pytest.MonkeyPatch.context() as patch:
+            for name in names:
+                patch.delenv(name, raising=False)
+            patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+            mlflow.set_tracking_uri(self.uri)
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+                status = module.run(config_class, module.main, flags(parameters))
+            mlflow.set_tracking_uri(before)
+        for name in names:  # MLflow sets one of them for the processes that a test may start.
+            os.environ.pop(name, None)
+        return status, said.getvalue(), complained.getvalue()
 
     def module(self, entry_point: str, *flags: str) -> subprocess.CompletedProcess[str]:
         """An entry point run without `mlflow run`, in a process that is forked from one that has imported everything.
@@ -104,10 +126,14 @@ class Workplace:
         return list(self.client.search_runs([run.info.experiment_id], nested))
 
     def succeed(self, entry_point: str, **parameters: Any) -> Run:
-        """Run an entry point, which must end well; its MLflow run."""
-        status, output = self.mlflow_run(entry_point, **parameters)
-        assert status == 0, output[-3000:]
-        run = self.runs(entry_point)[0]
+        """Run an entry point in this process, which must end well; its MLflow run."""
+        status, _, errors = self.here(entry_point, **parameters)
+        assert status == 0, errors[-3000:]
+        return self.finished(entry_point)
+
+    def finished(self, kind: str) -> Run:
+        """The newest run of a kind, which has ended well."""
+        run = self.runs(kind)[0]
         assert run.info.status == "FINISHED"
         return run
 
