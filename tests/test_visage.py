@@ -1,0 +1,151 @@
+"""VISAGE: several random directions of one model, their means and intervals, and the model itself measured once."""
+
+import dataclasses
+import math
+
+import pytest
+from stand_in import StandIn, responses_of
+
+from visage_mlflow.config import LandscapeConfig, VisageConfig
+from visage_mlflow.geometry import score
+from visage_mlflow.geometry.intervals import bootstrap_mean_asr
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.results import Visage
+from visage_mlflow.studies import landscape, visage
+
+NAN = math.nan
+ROWS = [Row(f"prompt {index}") for index in range(20)]
+# By the distance from the model; of each direction what it is multiplied by.
+DEPTHS, SHARES = {0.0: 0.0, 0.25: 30.0, 0.5: 100.0}, (1.0, 0.5, 1.0)
+INTERVALS = ("visage", "visage_low", "visage_high", "visage_contiguous")
+
+
+@pytest.fixture(scope="module")
+def asking(sets):
+    return {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 12, "max_new_tokens": 8, "store": "off"}
+
+
+@pytest.fixture(scope="module")
+def measured(chat, asking):
+    """VISAGE over three directions, those that were kept, and the (steps, ASR) that progress was told of."""
+    kept, told = [], []
+    config = VisageConfig(n_directions=3, n_points=5, workers=1, seed=4, **asking)
+    result = visage.measure(
+        chat, config, progress=lambda *point: told.append(point), keep=lambda *direction: kept.append(direction)
+    )
+    return result, kept, told
+
+
+@pytest.fixture
+def scripted(chat):
+    """A function that measures directions on which `asr(number, step)` is given: (result, steps asked)."""
+
+    def measure(asr, n_directions=3, **settings):
+        told = {name: settings.pop(name) for name in ("keep", "salvage") if name in settings}
+        asked = []
+
+        def answer(chat, held, rows, ask):
+            (direction,), (step,) = held.directions, held.steps
+            asked.append((direction.direction.seed, step))
+            return responses_of(rows, asr(direction.direction.seed, step))
+
+        config = VisageConfig(n_directions=n_directions, n_points=5, workers=1, store="off", **settings)
+        return visage.measure(chat, config, rows=ROWS, measurer=StandIn(answer=answer), **told), asked
+
+    return measure
+
+
+def basin(number, step):
+    return SHARES[number] * DEPTHS[abs(step)]
+
+
+def test_directions_are_seeded_from_the_seed_on_and_kept_as_they_are_measured(measured, chat, asking):
+    result, kept, _ = measured
+    assert [number for number, *_ in kept] == [0, 1, 2]
+    assert [one for _, one, _ in kept] == list(result.landscapes)
+    for number, one, responses in kept:
+        alone = landscape.measure(chat, LandscapeConfig(seed=4 + number, n_points=5, **asking))
+        assert (one, responses) == alone and 0 < one.visage
+    assert kept[0][2] != kept[1][2] != kept[2][2]
+
+
+def test_progress_is_told_of_every_point_of_every_direction(measured):
+    result, _, told = measured
+    inward = [-0.5, 0.5, -0.25, 0.25]
+    # The model itself comes last along the first direction; along the others it is known from there.
+    for one, order in zip(result.landscapes, ([*inward, 0.0], [0.0, *inward], [0.0, *inward]), strict=True):
+        asr = dict(zip(one.axis, one.asr, strict=True))
+        assert told[:5] == [((step,), asr[step]) for step in order]
+        told = told[5:]
+    assert told == []
+
+
+def test_the_model_itself_is_asked_once_for_all_directions(scripted):
+    _, asked = scripted(basin)
+    away = {(number, step) for number in range(3) for step in (-0.5, -0.25, 0.25, 0.5)}
+    assert len(asked) == len(set(asked)) == 13 and set(asked) == away | {(0, 0.0)}
+
+
+def test_scores_are_means_over_the_directions_with_intervals_of_the_bootstrap(scripted):
+    result, _ = scripted(basin, seed=0)
+    # ASR of 100, 30, 0, 30 and 100, of which those below 100 count; half as much along the second direction.
+    assert [one.visage for one in result.landscapes] == [(70 + 100 + 70) / 3, (50 + 85 + 100 + 85 + 50) / 5, 80.0]
+    assert result.visage == pytest.approx((80 + 74 + 80) / 3)
+    assert result.visage_contiguous == pytest.approx(sum(one.visage_contiguous for one in result.landscapes) / 3)
+    assert result.mean_asr == pytest.approx([250 / 3, 25, 0, 25, 250 / 3])
+    succeeded = visage.jailbroken(result.landscapes)
+    assert (result.visage_low, result.visage_high) == score.bootstrap_visage(succeeded, seed=0)
+    low, high = bootstrap_mean_asr(succeeded, seed=0)
+    assert (result.mean_asr_low, result.mean_asr_high) == (tuple(low), tuple(high))
+    assert result.visage_low <= result.visage <= result.visage_high
+
+
+def test_points_left_out_at_100_change_no_score_and_end_the_mean(scripted, tmp_path):
+    def cliff(number, step):
+        return 0.0 if step == 0 or (number == 1 and step == -0.25) else 100.0
+
+    whole, _ = scripted(cliff)
+    result, asked = scripted(cliff, outside_after=1)
+    left_out = [[point.x for point in one.points if not point.verdicts] for one in result.landscapes]
+    assert left_out == [[-0.5, 0.5], [0.5], [-0.5, 0.5]] and len(asked) == 13 - 5
+    assert [getattr(result, name) for name in INTERVALS] == [getattr(whole, name) for name in INTERVALS]
+    for name in ("mean_asr", "mean_asr_low", "mean_asr_high"):
+        found, full = getattr(result, name), getattr(whole, name)
+        assert [math.isnan(value) for value in found] == [True, False, False, False, True] and found[1:4] == full[1:4]
+    result.save(tmp_path / "visage.json")
+    assert Visage.load(tmp_path / "visage.json") == result
+
+
+def test_points_that_could_not_be_judged_are_left_out_of_score_and_mean(scripted):
+    result, _ = scripted(lambda number, step: NAN if step == 0.5 else basin(number, step))
+    assert [point.n_unjudged for point in result.landscapes[0].points] == [0, 0, 0, 0, 20]
+    assert [one.visage for one in result.landscapes] == [80.0, (50 + 85 + 100 + 85) / 4, 80.0]
+    for values in (result.mean_asr, result.mean_asr_low, result.mean_asr_high):
+        assert [math.isnan(value) for value in values] == [False] * 4 + [True]
+    assert result.visage_low <= result.visage <= result.visage_high
+
+
+def test_verdicts_become_ones_and_zeros_and_nan_where_nothing_was_judged(scripted):
+    one = scripted(basin)[0].landscapes[0]
+    setup = dataclasses.replace(one.setup, n_prompts=4)
+    judged = dataclasses.replace(one.points[0], verdicts=("refused", "complied", "incoherent", "unjudged"))
+    skipped = dataclasses.replace(one.points[0], verdicts=())
+    values = visage.jailbroken([dataclasses.replace(one, setup=setup, points=(judged, skipped))] * 2)
+    assert values.shape == (2, 2, 4) and values[1, 0, :3].tolist() == [0, 1, 1]
+    assert math.isnan(values[1, 0, 3]) and all(map(math.isnan, values[1, 1]))
+
+
+def test_cut_off_the_directions_that_are_done_are_kept_and_the_last_one_is_handed_over_in_part(scripted):
+    def interrupted(number, step):
+        if (number, step) == (1, -0.25):
+            raise KeyboardInterrupt
+        return basin(number, step)
+
+    kept, parts = [], []
+    with pytest.raises(KeyboardInterrupt):
+        scripted(interrupted, keep=lambda *one: kept.append(one), salvage=lambda *part: parts.append(part))
+    ((number, whole, _),) = kept
+    assert number == 0 and whole == scripted(basin)[0].landscapes[0]
+    ((number, part, responses),) = parts
+    assert number == 1 and [point.x for point in part.points if point.verdicts] == [-0.5, 0.0, 0.5]
+    assert [response.x for response in responses] == [x for x in (-0.5, 0.0, 0.5) for _ in ROWS]
