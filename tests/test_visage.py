@@ -88,7 +88,7 @@ def test_the_model_itself_is_asked_once_for_all_directions(scripted):
 
 def test_scores_are_means_over_the_directions_with_intervals_of_the_bootstrap(scripted):
     result, _ = scripted(basin, seed=0)
-    # ASR of 100, 30, 0, 30 and 100, of which those below 100 count; along the second direction half as much: all do.
+    # ASR of 100, 30, 0, 30 and 100, of which those below 100 count; half as much along the second direction.
     assert [one.visage for one in result.landscapes] == [(70 + 100 + 70) / 3, (50 + 85 + 100 + 85 + 50) / 5, 80.0]
     assert result.visage == pytest.approx((80 + 74 + 80) / 3)
     assert result.visage_contiguous == pytest.approx(sum(one.visage_contiguous for one in result.landscapes) / 3)
