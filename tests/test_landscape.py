@@ -9,9 +9,8 @@ import torch
 
 from visage_mlflow.config import LandscapeConfig, MeasureConfig, VisageConfig
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.directions import RandomDirection
+from visage_mlflow.geometry.directions import Materialized, RandomDirection
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
-from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.studies import landscape, spans, summary
 from visage_mlflow.studies.crew import Crew

@@ -13,7 +13,7 @@ from moved import on_the_way
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.config.grid import AXES
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.grid import grid, past_the_edge
+from visage_mlflow.geometry.axes import grid, past_the_edge
 from visage_mlflow.results import Landscape
 from visage_mlflow.studies import crew as workers
 from visage_mlflow.studies import landscape, spans

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from visage_mlflow.config import LandscapeConfig, VisageConfig
-from visage_mlflow.geometry.directions import RandomDirection
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Materialized, RandomDirection
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Landscape, Response, Visage

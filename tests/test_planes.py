@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from moved import on_the_way
+from vectors import cosine
 
 from visage_mlflow.config.grid import AXES, PLANES, PlaneConfig
-from visage_mlflow.geometry.directions import Difference, RandomDirection, cosine, norm
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, norm
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from visage_mlflow.config import LandscapeConfig
-from visage_mlflow.geometry.directions import RandomDirection
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Materialized, RandomDirection
 from visage_mlflow.language import models
 from visage_mlflow.studies import crew as workers
 from visage_mlflow.studies import landscape, spans

@@ -12,9 +12,8 @@ from visage_mlflow.benchmark import machine
 from visage_mlflow.benchmark.procedures import Verdicts, Way, Work, judged, ours, plain, published
 from visage_mlflow.config import BenchmarkConfig
 from visage_mlflow.decoding.respond import transcribe
-from visage_mlflow.geometry import plane
-from visage_mlflow.geometry.directions import RandomDirection
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.axes import axis
+from visage_mlflow.geometry.directions import Materialized, RandomDirection
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
 from visage_mlflow.results.benchmark import Benchmark, Cost, Length, Timing
@@ -104,7 +103,7 @@ def measure(exact: Chat, fast: Chat, config: BenchmarkConfig, progress: Progress
     """
     rows = harmful_rows(config.landscape("float32"))
     direction = Materialized(RandomDirection(seed=config.seed), exact.weights)
-    work = Work(rows, direction, plane.axis(config.extent, config.points).tolist(), config.max_new_tokens)
+    work = Work(rows, direction, axis(config.extent, config.points).tolist(), config.max_new_tokens)
     ways = {
         "published": published(exact, work),
         "generate": plain(fast, work),

@@ -9,8 +9,8 @@ import numpy as np
 
 from visage_mlflow.config import LandscapeConfig, LineConfig, VisageConfig
 from visage_mlflow.geometry import score
+from visage_mlflow.geometry.axes import Steps, by_distance, grid, past_the_edge
 from visage_mlflow.geometry.directions import Direction
-from visage_mlflow.geometry.grid import Steps, by_distance, grid, past_the_edge
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row

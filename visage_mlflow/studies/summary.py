@@ -10,7 +10,7 @@ import numpy as np
 
 from visage_mlflow.config import AttackConfig
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.grid import Steps, grid
+from visage_mlflow.geometry.axes import Steps, grid
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Axis, Edges, Landscape, Point, Response
