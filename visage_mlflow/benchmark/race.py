@@ -16,6 +16,7 @@ from visage_mlflow.geometry.axes import axis
 from visage_mlflow.geometry.directions import Materialized, RandomDirection
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
+from visage_mlflow.language.tokens import encode
 from visage_mlflow.results.benchmark import Benchmark, Cost, Length, Timing
 from visage_mlflow.studies.evaluation import harmful_rows, rates
 
@@ -174,8 +175,8 @@ def verdicts_by_length(chat: Chat, work: Work, asr: Mapping[float, float], longe
     found = []
     for step in dict.fromkeys((0.0, edge, outside)):
         with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
-            messages = [chat.messages(row.prompt) for row in work.rows]
-            tokens = transcribe(chat.model, chat.tokenizer, messages, max_new_tokens=longest, batch_size=len(messages))
+            asked = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+            tokens = transcribe(chat.model, chat.tokenizer, asked, max_new_tokens=longest, batch_size=len(asked))
         by_length = {}
         for n in [n for n in (16, 32, 64, 128, 256) if n < longest] + [longest]:
             texts = chat.tokenizer.batch_decode([row[:n] for row in tokens], skip_special_tokens=True)

@@ -53,7 +53,7 @@ def _sha256(weights: Mapping[str, Tensor]) -> str:
 def displaced(
     weights: Mapping[str, Tensor], directions: Sequence[Direction], steps: Sequence[float]
 ) -> dict[str, Any] | None:
-    """What decides the values of weights + sum(step * direction), as plain JSON; None if a direction is of no known kind.
+    """What decides the values of weights + sum(step * direction), as plain JSON; None if a direction is unknown.
 
     Directions with a step of 0 are left out. A step of exactly 1 to another model, with no other step, gives that
     model's weights exactly, and is identified by these.

@@ -16,6 +16,7 @@ from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.likelihood import answer_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.tokens import encode, encode_answered
 from visage_mlflow.measuring import measure
 from visage_mlflow.measuring.measure import AT_REST, Held
 from visage_mlflow.measuring.store import open_store
@@ -89,18 +90,14 @@ def attack(
         check: Called every few tokens; raises to give up.
     """
     judge = JUDGES[config.judge]
-
-    def is_final(text: str) -> bool:
-        check()
-        return judge.is_final(text)
-
     texts = respond(
         chat.model,
         chat.tokenizer,
-        [chat.messages(row.prompt) for row in rows],
+        [encode(chat.tokenizer, chat.messages(row.prompt)) for row in rows],
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
-        is_final=is_final,
+        is_final=judge.is_final,
+        check=check,
         lean=config.lean,
     )
     x, y = (*steps, 0.0)[:2]
@@ -179,12 +176,9 @@ def evaluate(
 
 def _nll(chat: Chat, held: Held, rows: Sequence[Row], config: MeasureConfig) -> float:
     def compute() -> float:
-        return answer_nll(
-            chat.model,
-            chat.tokenizer,
-            [chat.messages(row.prompt) for row in rows],
-            [row.response for row in rows],
-            batch_size=config.batch_size,
-        )
+        chats = [chat.messages(row.prompt) for row in rows]
+        prompts = [encode(chat.tokenizer, each) for each in chats]
+        answered = [encode_answered(chat.tokenizer, each, row.response) for each, row in zip(chats, rows, strict=True)]
+        return answer_nll(chat.model, prompts, answered, batch_size=config.batch_size)
 
     return measure.likelihood(chat, held, rows, config, compute)

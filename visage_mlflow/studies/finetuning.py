@@ -19,15 +19,16 @@ from visage_mlflow.geometry.identity import Weights, digest
 from visage_mlflow.language import models, prompts
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.tokens import encode
 from visage_mlflow.measuring import measure as points
 from visage_mlflow.measuring.measure import Held
 from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, check, evaluate, harmful_rows
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.training import mixture, sft
-from visage_mlflow.training.checkpoints import Checkpoint as Saved
+from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow
-from visage_mlflow.training.reporting import Diverged
+from visage_mlflow.training.sft import Diverged
 
 Log = Callable[[dict[str, float], int, str | None], None]
 """Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
@@ -87,10 +88,9 @@ def training_rows(
             texts = respond(
                 base.model,
                 base.tokenizer,
-                [base.messages(prompt) for prompt in asked],
+                [encode(base.tokenizer, base.messages(prompt)) for prompt in asked],
                 max_new_tokens=config.own_answer_tokens,
                 batch_size=config.batch_size,
-                is_final=lambda text: False,
             )
             return [text or "" for text in texts]
 
@@ -188,7 +188,7 @@ def finetune(
         log({**evaluation.metrics(), "distance": distance}, step, uri if step else None)
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
-    def measure(checkpoint: Saved) -> None:
+    def measure(checkpoint: SavedCheckpoint) -> None:
         weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
         direction = Difference(Weights(weights))
         uri = keep(checkpoint.folder, checkpoint.step)

@@ -40,7 +40,7 @@ def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> 
         seed: Any whole number.
 
     Raises:
-        ValueError: A kind is unknown, a count negative or larger than its set, or all counts are zero.
+        Mistake: A kind is unknown, a count negative or larger than its set, or all counts are zero.
     """
     for kind, count in counts.items():
         if kind not in KINDS:
@@ -75,7 +75,7 @@ def held_out(kind: str, count: int, n: int, sets: Mapping[str, list[Row]], seed:
         seed: The seed given to `mix`.
 
     Raises:
-        ValueError: Too few rows are left.
+        Mistake: Too few rows are left.
     """
     others = {row.prompt for name, rows in sets.items() if name != kind for row in rows}
     # What other kinds ask, too, may be drawn early or late; the rest keeps its order.
