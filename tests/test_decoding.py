@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import weakref
 
 import pytest
 import tiny
@@ -23,6 +24,8 @@ PROMPTS = [
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 N_TOKENS = 20
 TOKENIZER = tiny.build_tokenizer()
+ALONE = weakref.WeakKeyDictionary()
+"""Model -> what it answered before."""
 
 
 def untrained(family):
@@ -95,9 +98,18 @@ def text_of(tokens):
     return TOKENIZER.decode(tokens, skip_special_tokens=True)
 
 
+def alone(model, prompt, max_new_tokens=N_TOKENS):
+    """The tokens of `answer`, computed once for a model whose weights do not change."""
+    found = ALONE.setdefault(model, {})
+    key = (*prompt, max_new_tokens)
+    if key not in found:
+        found[key] = answer(model, prompt, max_new_tokens)
+    return found[key]
+
+
 def generated(model, chats, max_new_tokens=N_TOKENS):
     """What `generate` gives, one chat at a time."""
-    return [text_of(answer(model, encode(TOKENIZER, chat), max_new_tokens)) for chat in chats]
+    return [text_of(alone(model, encode(TOKENIZER, chat), max_new_tokens)) for chat in chats]
 
 
 def responses(model, chats, *, max_new_tokens=N_TOKENS, batch_size=8, **options):
@@ -220,7 +232,7 @@ def ended(text):
 
 def until_ended(model, prompt):
     """The text of `generate`, cut after the first token where `ended` holds."""
-    tokens = answer(model, prompt, EARLY)  # Until here every text is looked at.
+    tokens = alone(model, prompt, EARLY)  # Until here every text is looked at.
     texts = [text_of(tokens[: count + 1]) for count in range(len(tokens))]
     return next(filter(ended, texts), texts[-1])
 
@@ -254,9 +266,9 @@ def test_what_a_model_was_asked_before_does_not_change_its_texts(models, name):
     """Each call finds the memory of the one before, which is too small, of the right size, or too large."""
     asked = chats(PROMPTS)
     expected = generated(models[name], asked)
-    for rows, batch_size in ((2, 8), (5, 8), (5, 8), (1, 8), (5, 2), (3, 8)):
-        for system in (SYSTEM | {"content": "car " * 20}, None):
-            texts = responses(models[name], chats(PROMPTS[:rows], system), batch_size=batch_size)
+    for rows, batch_size in ((2, 8), (5, 8), (5, 8), (1, 8), (5, 2)):
+        responses(models[name], chats(PROMPTS[:rows], SYSTEM | {"content": "car " * 20}), max_new_tokens=3)
+        texts = responses(models[name], chats(PROMPTS[:rows]), batch_size=batch_size)
         assert texts == expected[:rows]
 
 

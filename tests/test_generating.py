@@ -5,7 +5,7 @@ import copy
 import pytest
 import tiny
 import torch
-from test_decoding import N_TOKENS, PROMPTS, TOKENIZER, answer, chats, responses, text_of, untrained
+from test_decoding import N_TOKENS, PROMPTS, TOKENIZER, alone, answer, chats, responses, text_of, untrained
 
 from visage_mlflow.decoding import respond as decoding
 from visage_mlflow.decoding.generate import generated
@@ -25,14 +25,14 @@ def models(aligned_folder):
     return {**{family: untrained(family) for family in families}, "aligned": tiny.load(aligned_folder)[0].eval()}
 
 
-def alone(model, prompts=ENCODED, n_tokens=N_TOKENS):
-    return [text_of(answer(model, prompt, n_tokens)) for prompt in prompts]
+def each_alone(model, n_tokens=N_TOKENS):
+    return [text_of(alone(model, prompt, n_tokens)) for prompt in ENCODED]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "aligned"])
 def test_padding_on_the_left_does_not_change_the_texts_nor_their_order(models, name):
     assert len({len(prompt) for prompt in ENCODED}) > 2
-    expected = alone(models[name])
+    expected = each_alone(models[name])
     for batch_size in (1, 2, 8):
         assert generated(models[name], TOKENIZER, ENCODED, N_TOKENS, batch_size) == expected
 
@@ -43,7 +43,7 @@ def test_no_prompts_give_no_texts(models):
 
 @pytest.mark.parametrize("n_tokens", [1, 3])
 def test_a_text_has_at_most_max_new_tokens(models, n_tokens):
-    assert generated(models["llama"], TOKENIZER, ENCODED, n_tokens, 8) == alone(models["llama"], n_tokens=n_tokens)
+    assert generated(models["llama"], TOKENIZER, ENCODED, n_tokens, 8) == each_alone(models["llama"], n_tokens)
 
 
 def test_a_row_that_broke_gives_none_and_the_others_their_texts(models):
@@ -74,7 +74,7 @@ def test_weights_that_are_not_finite_give_none_for_every_row(value):
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_a_model_that_the_loop_does_not_support_is_named_and_decoded_by_generate(models, name):
     class_name, reason = UNSUPPORTED[name]
-    expected = alone(models[name])
+    expected = each_alone(models[name])
     assert len(set(expected)) == len(PROMPTS)
     for batch_size in (2, 8):
         with pytest.warns(UserWarning, match=f"^{class_name} is decoded by `generate`, which is slower: {reason}"):
