@@ -1,7 +1,9 @@
-"""Fixtures that several test files share: the tiny models and their data files, made once per session."""
+"""Fixtures that several test files share: the tiny models, their data files, and an MLflow store."""
 
+import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ os.environ["VISAGE_STORE"] = "off"
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
+import transformers  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from visage_mlflow.language import models
 
@@ -35,16 +39,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+def made_once(folder: Path) -> Path:
+    """A folder with both tiny models, trained the first time that it is asked for on this kind of processor.
+
+    Whatever decides a bit of their weights is in the name: how they are trained, the libraries, and the instructions
+    that these use.
+    """
+    processor = sorted({**torch.cpu.get_capabilities(), "used": torch.backends.cpu.get_cpu_capability()}.items())
+    decisive = [Path(tiny.__file__).read_text(), torch.__version__, transformers.__version__, processor]
+    made = folder / hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+    with FileLock(f"{made}.lock"):
+        if not made.is_dir():
+            with tempfile.TemporaryDirectory(dir=folder) as draft:
+                base = tiny.build_model(Path(draft) / "models" / "base", aligned=False)
+                tiny.build_model(base.parent / "aligned", aligned=True, start=base)
+                base.parent.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folders(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """A folder with `base` and `aligned`: copies of those in pytest's cache, so that no test can spoil these."""
+    cache = getattr(pytestconfig, "cache", None)  # Not there with `-p no:cacheprovider`.
+    kept = cache.mkdir("tiny_models") if cache else tmp_path_factory.mktemp("tiny_models")
+    folder: Path = shutil.copytree(made_once(kept), tmp_path_factory.mktemp("models"), dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_folder(model_folders: Path) -> Path:
     """A saved chat model that helps with everything. Read it, do not write to it."""
-    return tiny.build_model(tmp_path_factory.mktemp("models") / "base", aligned=False)
+    return model_folders / "base"
 
 
 @pytest.fixture(scope="session")
-def aligned_folder(base_folder: Path) -> Path:
+def aligned_folder(model_folders: Path) -> Path:
     """The same model, taught to refuse. Read it, do not write to it."""
-    return tiny.build_model(base_folder.parent / "aligned", aligned=True, start=base_folder)
+    return model_folders / "aligned"
+
+
+@pytest.fixture
+def copy(base_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model that helps with everything, for a test to change."""
+    folder: Path = shutil.copytree(base_folder, tmp_path / "copy")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from vectors import cosine
 
-from visage_mlflow.geometry.directions import Combination, Difference, cosine, norm
-from visage_mlflow.geometry.plane import Plane, components
+from visage_mlflow.geometry.components import components
+from visage_mlflow.geometry.directions import Combination, Difference, norm
+from visage_mlflow.geometry.plane import Plane
 
 SHAPES = {"a": (30, 20), "b": (50,), "empty": (0, 3)}
 SIZE = 650

@@ -2,15 +2,17 @@
 
 import copy
 import functools
+import weakref
 
 import pytest
 import tiny
 import torch
 import transformers
 
-from visage_mlflow.decoding.respond import CHECK_EVERY, EARLY, Batch, common_prefix, respond
+from visage_mlflow.decoding.respond import CHECK_EVERY, EARLY, Batch, common_prefix, respond, transcribe
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.tokens import encode
+from visage_mlflow.text.errors import Mistake
 
 PROMPTS = [
     "How do I steal a car?",
@@ -22,6 +24,8 @@ PROMPTS = [
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 N_TOKENS = 20
 TOKENIZER = tiny.build_tokenizer()
+ALONE = weakref.WeakKeyDictionary()
+"""Model -> what it answered before."""
 
 
 def untrained(family):
@@ -55,7 +59,7 @@ def untrained(family):
         "phi3": lambda: transformers.Phi3Config(**sizes, **window),
         "qwen3": lambda: transformers.Qwen3Config(**sizes, **grouped, head_dim=8),
         "opt": lambda: transformers.OPTConfig(**sizes, word_embed_proj_dim=32, ffn_dim=48, init_std=0.5),
-        # The loop does not know these: no positions, no keys, and a bias by distance.
+        # The loop does not support these: no positions, no keys, and a bias by distance.
         "bloom": lambda: transformers.BloomConfig(**sizes),
         "mamba": lambda: transformers.MambaConfig(**sizes, state_size=4),
         "falcon": lambda: transformers.FalconConfig(**sizes, alibi=True),
@@ -81,10 +85,6 @@ def chats(prompts, system=None):
     return [[*([system] if system else []), {"role": "user", "content": prompt}] for prompt in prompts]
 
 
-def never(text):
-    return False
-
-
 def answer(model, prompt, max_new_tokens=N_TOKENS):
     """The tokens that `generate` gives for one prompt, without padding."""
     ids = torch.tensor([prompt])
@@ -98,26 +98,35 @@ def text_of(tokens):
     return TOKENIZER.decode(tokens, skip_special_tokens=True)
 
 
+def alone(model, prompt, max_new_tokens=N_TOKENS):
+    """The tokens of `answer`, computed once for a model whose weights do not change."""
+    found = ALONE.setdefault(model, {})
+    key = (*prompt, max_new_tokens)
+    if key not in found:
+        found[key] = answer(model, prompt, max_new_tokens)
+    return found[key]
+
+
 def generated(model, chats, max_new_tokens=N_TOKENS):
     """What `generate` gives, one chat at a time."""
-    return [text_of(answer(model, encode(TOKENIZER, chat), max_new_tokens)) for chat in chats]
+    return [text_of(alone(model, encode(TOKENIZER, chat), max_new_tokens)) for chat in chats]
 
 
-def responses(model, chats, *, max_new_tokens=N_TOKENS, batch_size=8, is_final=never, lean=False):
-    return respond(
-        model, TOKENIZER, chats, max_new_tokens=max_new_tokens, batch_size=batch_size, is_final=is_final, lean=lean
-    )
+def responses(model, chats, *, max_new_tokens=N_TOKENS, batch_size=8, **options):
+    prompts = [encode(TOKENIZER, chat) for chat in chats]
+    return respond(model, TOKENIZER, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, **options)
 
 
-@pytest.mark.parametrize("system", [None, SYSTEM | {"content": "car"}], ids=["template", "system"])
 @pytest.mark.parametrize("name", [*FAMILIES, "base", "aligned"])
-def test_texts_equal_those_of_generate_with_a_shared_prefix_and_left_padding(models, name, system):
-    asked = chats(PROMPTS, system)
-    lengths = {len(encode(TOKENIZER, chat)) for chat in asked}
-    assert len(lengths) > 2 and min(lengths) > 12
-    expected = generated(models[name], asked)
-    assert len(set(expected)) == len(PROMPTS) or name in ("base", "aligned")
-    assert responses(models[name], asked) == expected
+def test_texts_equal_those_of_generate_with_a_shared_prefix_and_left_padding(models, name):
+    """The prefix is that of the template, or longer by a system prompt."""
+    for system in (None, SYSTEM | {"content": "car"}):
+        asked = chats(PROMPTS, system)
+        lengths = {len(encode(TOKENIZER, chat)) for chat in asked}
+        assert len(lengths) > 2 and min(lengths) > 12
+        expected = generated(models[name], asked)
+        assert len(set(expected)) == len(PROMPTS) or name in ("base", "aligned")
+        assert responses(models[name], asked) == expected
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "aligned"])
@@ -126,41 +135,25 @@ def test_texts_equal_those_of_generate_where_prompts_share_no_first_token(models
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(4, len(TOKENIZER), (n,), generator=generator).tolist() for n in (14, 17, 20)]
     assert common_prefix(prompts) == 0
-    with torch.inference_mode():  # As in `respond`: the cache's memory belongs to that mode.
-        batch = Batch(models[name], TOKENIZER, prompts, N_TOKENS, 8)
-        batch.run(never)
-    assert batch.texts(range(3)) == [text_of(answer(models[name], prompt)) for prompt in prompts]
+    texts = respond(models[name], TOKENIZER, prompts, max_new_tokens=N_TOKENS, batch_size=8)
+    assert texts == [text_of(answer(models[name], prompt)) for prompt in prompts]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "aligned"])
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
-def test_the_batch_size_does_not_change_the_texts_nor_their_order(models, name, batch_size):
+def test_neither_batch_size_nor_order_nor_number_of_prompts_changes_a_text(models, name):
     asked = chats(PROMPTS)
-    assert responses(models[name], asked, batch_size=batch_size) == generated(models[name], asked)
-
-
-def test_responses_come_in_the_order_of_the_prompts(models):
-    asked = chats(PROMPTS)
-    texts = responses(models["llama"], asked, batch_size=2)
-    assert responses(models["llama"], asked[::-1], batch_size=2) == texts[::-1] and len(set(texts)) == len(texts)
+    expected = generated(models[name], asked)
+    for batch_size in (1, 2, 3, 100):
+        assert responses(models[name], asked, batch_size=batch_size) == expected
+    assert responses(models[name], asked[::-1], batch_size=2) == expected[::-1]
+    assert responses(models[name], asked[:1]) == expected[:1]
+    assert responses(models[name], asked[:1] * 3) == expected[:1] * 3
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 4, 5])
 def test_a_response_has_at_most_max_new_tokens(models, n_tokens):
     asked = chats(PROMPTS)
     assert responses(models["llama"], asked, max_new_tokens=n_tokens) == generated(models["llama"], asked, n_tokens)
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral", "aligned"])
-def test_a_single_prompt_is_answered(models, name):
-    asked = chats(PROMPTS[:1])
-    assert responses(models[name], asked) == generated(models[name], asked)
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral", "aligned"])
-def test_identical_prompts_get_identical_answers(models, name):
-    asked = chats(PROMPTS[:1] * 3)
-    assert responses(models[name], asked) == generated(models[name], asked[:1]) * 3
 
 
 def test_no_prompts_give_no_responses(models):
@@ -239,21 +232,23 @@ def ended(text):
 
 def until_ended(model, prompt):
     """The text of `generate`, cut after the first token where `ended` holds."""
-    tokens = answer(model, prompt, EARLY)  # Until here every text is looked at.
+    tokens = alone(model, prompt, EARLY)  # Until here every text is looked at.
     texts = [text_of(tokens[: count + 1]) for count in range(len(tokens))]
     return next(filter(ended, texts), texts[-1])
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt-neox", "aligned"])
-@pytest.mark.parametrize("batch_size", [2, 3, 9])
-def test_prompts_that_join_a_running_batch_are_answered_as_if_alone(models, monkeypatch, name, batch_size):
+def test_prompts_that_join_a_running_batch_are_answered_as_if_alone(models, monkeypatch, name):
     asked = chats([*PROMPTS, *(row["prompt"] for row in [*tiny.harmful_rows(5, seed=1), *tiny.benign_rows(5)])])
+    expected = [until_ended(models[name], encode(TOKENIZER, chat)) for chat in asked]
+    assert len({len(TOKENIZER(text)["input_ids"]) for text in expected}) > 2
     joined, admit = [], Batch.admit
     monkeypatch.setattr(Batch, "admit", lambda batch: joined.append(len(batch.live)) or admit(batch))
-    texts = responses(models[name], asked, max_new_tokens=EARLY, batch_size=batch_size, is_final=ended)
-    assert texts == [until_ended(models[name], encode(TOKENIZER, chat)) for chat in asked]
-    assert joined[0] == 0 and max(joined) > 0  # The first finds no rows; some later one finds rows under way.
-    assert len({len(TOKENIZER(text)["input_ids"]) for text in texts}) > 2
+    for batch_size in (2, 3, 9):
+        joined.clear()
+        found = responses(models[name], asked, max_new_tokens=EARLY, batch_size=batch_size, is_final=ended)
+        assert found == expected
+        assert joined[0] == 0 and max(joined) > 0  # The first finds no rows; some later one finds rows under way.
 
 
 def test_a_text_is_looked_at_after_every_early_token_and_every_few_steps_later(models):
@@ -271,9 +266,9 @@ def test_what_a_model_was_asked_before_does_not_change_its_texts(models, name):
     """Each call finds the memory of the one before, which is too small, of the right size, or too large."""
     asked = chats(PROMPTS)
     expected = generated(models[name], asked)
-    for rows, batch_size in ((2, 8), (5, 8), (5, 8), (1, 8), (5, 2), (3, 8)):
-        for system in (SYSTEM | {"content": "car " * 20}, None):
-            texts = responses(models[name], chats(PROMPTS[:rows], system), batch_size=batch_size)
+    for rows, batch_size in ((2, 8), (5, 8), (5, 8), (1, 8), (5, 2)):
+        responses(models[name], chats(PROMPTS[:rows], SYSTEM | {"content": "car " * 20}), max_new_tokens=3)
+        texts = responses(models[name], chats(PROMPTS[:rows]), batch_size=batch_size)
         assert texts == expected[:rows]
 
 
@@ -315,8 +310,7 @@ def test_only_the_rows_that_meet_the_broken_weight_give_none(broken):
     assert responses(broken, asked) == expected
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
-def test_a_row_in_the_place_of_one_that_broke_is_answered_as_if_alone(models, batch_size):
+def test_a_row_in_the_place_of_one_that_broke_is_answered_as_if_alone(models):
     """The shortest prompt's eighth token has an embedding of NaN, which then stands in columns that others pass."""
     asked = chats(["Rent", *PROMPTS[::-1]])
     answers = [answer(models["llama"], encode(TOKENIZER, chat)) for chat in asked]
@@ -327,4 +321,40 @@ def test_a_row_in_the_place_of_one_that_broke_is_answered_as_if_alone(models, ba
         broken.model.embed_tokens.weight[answers[0][7]] = float("nan")
     assert 1 <= sum(met) < 3 and met[0]
     expected = [None if fails else text_of(tokens) for fails, tokens in zip(met, answers, strict=True)]
-    assert responses(broken, asked, batch_size=batch_size) == expected
+    for batch_size in (1, 2, 3, 4):
+        assert responses(broken, asked, batch_size=batch_size) == expected
+
+
+# Giving up
+
+
+class GivenUp(Exception):
+    pass
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+@pytest.mark.filterwarnings("ignore:MambaForCausalLM is decoded by `generate`")
+def test_check_is_called_after_every_token_and_ends_the_decoding_where_it_raises(family):
+    """By the loop, and by `generate` for a model that the loop does not support."""
+    calls = []
+
+    def check():
+        calls.append(None)
+        if len(calls) == 4:
+            raise GivenUp
+
+    model = untrained(family)
+    with pytest.raises(GivenUp):
+        responses(model, chats(PROMPTS), check=check)
+    assert len(calls) == 4
+    assert len(responses(model, chats(PROMPTS))) == len(PROMPTS)
+
+
+def test_transcribed_tokens_are_those_of_generate_and_need_the_loop(models):
+    prompts = [encode(TOKENIZER, chat) for chat in chats(PROMPTS)]
+    found = transcribe(models["aligned"], TOKENIZER, prompts, max_new_tokens=N_TOKENS, batch_size=2)
+    ended_at = TOKENIZER.eos_token_id
+    expected = [answer(models["aligned"], prompt) for prompt in prompts]
+    assert found == [tokens[: tokens.index(ended_at)] if ended_at in tokens else tokens for tokens in expected]
+    with pytest.raises(Mistake, match="MambaForCausalLM is decoded by `generate`, which gives no tokens: it takes no"):
+        transcribe(untrained("mamba"), TOKENIZER, prompts, max_new_tokens=4, batch_size=2)

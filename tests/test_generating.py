@@ -5,14 +5,14 @@ import copy
 import pytest
 import tiny
 import torch
-from test_decoding import N_TOKENS, PROMPTS, TOKENIZER, answer, chats, responses, text_of, untrained
+from test_decoding import N_TOKENS, PROMPTS, TOKENIZER, alone, answer, chats, responses, text_of, untrained
 
 from visage_mlflow.decoding import respond as decoding
 from visage_mlflow.decoding.generate import generated
 from visage_mlflow.language.tokens import encode, end_tokens
 
 ENCODED = [encode(TOKENIZER, chat) for chat in chats(PROMPTS)]
-UNKNOWN = {
+UNSUPPORTED = {
     "bloom": ("BloomForCausalLM", "it takes no position_ids"),
     "mamba": ("MambaForCausalLM", "it takes no past_key_values"),
     "falcon": ("FalconForCausalLM", "some of its layers keep more than keys and values"),
@@ -21,19 +21,20 @@ UNKNOWN = {
 
 @pytest.fixture(scope="module")
 def models(aligned_folder):
-    families = ("llama", "mistral", "gpt2", *UNKNOWN)
+    families = ("llama", "mistral", "gpt2", *UNSUPPORTED)
     return {**{family: untrained(family) for family in families}, "aligned": tiny.load(aligned_folder)[0].eval()}
 
 
-def alone(model, prompts=ENCODED, n_tokens=N_TOKENS):
-    return [text_of(answer(model, prompt, n_tokens)) for prompt in prompts]
+def each_alone(model, n_tokens=N_TOKENS):
+    return [text_of(alone(model, prompt, n_tokens)) for prompt in ENCODED]
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "aligned", *UNKNOWN])
-@pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_padding_on_the_left_does_not_change_the_texts_nor_their_order(models, name, batch_size):
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "aligned"])
+def test_padding_on_the_left_does_not_change_the_texts_nor_their_order(models, name):
     assert len({len(prompt) for prompt in ENCODED}) > 2
-    assert generated(models[name], TOKENIZER, ENCODED, N_TOKENS, batch_size) == alone(models[name])
+    expected = each_alone(models[name])
+    for batch_size in (1, 2, 8):
+        assert generated(models[name], TOKENIZER, ENCODED, N_TOKENS, batch_size) == expected
 
 
 def test_no_prompts_give_no_texts(models):
@@ -42,7 +43,7 @@ def test_no_prompts_give_no_texts(models):
 
 @pytest.mark.parametrize("n_tokens", [1, 3])
 def test_a_text_has_at_most_max_new_tokens(models, n_tokens):
-    assert generated(models["llama"], TOKENIZER, ENCODED, n_tokens, 8) == alone(models["llama"], n_tokens=n_tokens)
+    assert generated(models["llama"], TOKENIZER, ENCODED, n_tokens, 8) == each_alone(models["llama"], n_tokens)
 
 
 def test_a_row_that_broke_gives_none_and_the_others_their_texts(models):
@@ -67,20 +68,21 @@ def test_weights_that_are_not_finite_give_none_for_every_row(value):
     assert generated(model, TOKENIZER, ENCODED, N_TOKENS, 2) == [None] * len(PROMPTS)
 
 
-# Models that the loop of `decoding` does not know
+# Models that the loop of `respond` does not support
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_a_model_that_the_loop_does_not_know_is_named_and_decoded_by_generate(models, name, batch_size):
-    class_name, reason = UNKNOWN[name]
-    with pytest.warns(UserWarning, match=f"^{class_name} is decoded by `generate`, which is slower: {reason}"):
-        texts = responses(models[name], chats(PROMPTS), batch_size=batch_size)
-    assert texts == alone(models[name]) and len(set(texts)) == len(PROMPTS)
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_a_model_that_the_loop_does_not_support_is_named_and_decoded_by_generate(models, name):
+    class_name, reason = UNSUPPORTED[name]
+    expected = each_alone(models[name])
+    assert len(set(expected)) == len(PROMPTS)
+    for batch_size in (2, 8):
+        with pytest.warns(UserWarning, match=f"^{class_name} is decoded by `generate`, which is slower: {reason}"):
+            assert responses(models[name], chats(PROMPTS), batch_size=batch_size) == expected
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "aligned"])
-def test_a_model_that_the_loop_knows_is_decoded_without_generate(models, monkeypatch, name, recwarn):
+def test_a_model_that_the_loop_supports_is_decoded_without_generate(models, monkeypatch, name, recwarn):
     monkeypatch.setattr(decoding, "generated", None)
     assert len(responses(models[name], chats(PROMPTS))) == len(PROMPTS)
     assert not [str(warning.message) for warning in recwarn if "generate" in str(warning.message)]
@@ -88,7 +90,7 @@ def test_a_model_that_the_loop_knows_is_decoded_without_generate(models, monkeyp
 
 def test_attention_that_takes_no_masks_is_left_to_generate(models, monkeypatch):
     monkeypatch.setattr(models["llama"].config, "_attn_implementation_internal", "flash_attention_2")
-    assert "flash_attention_2" in decoding.unknown(models["llama"])
+    assert "flash_attention_2" in decoding.unsupported(models["llama"])
 
 
 # End of turn
@@ -128,8 +130,6 @@ def test_without_any_end_of_turn_answers_are_as_long_as_they_may_be(models, monk
     assert [len(tokens) for tokens in answers] == [30] * len(PROMPTS)
     expected = [text_of(tokens) for tokens in answers]
     assert generated(models["aligned"], endless, ENCODED, 30, 8) == expected
-    texts = decoding.respond(
-        models["aligned"], endless, chats(PROMPTS), max_new_tokens=30, batch_size=8, is_final=lambda text: False
-    )
+    texts = decoding.respond(models["aligned"], endless, ENCODED, max_new_tokens=30, batch_size=8)
     # Without an end of turn its text is no longer special to the tokenizer.
     assert [text.replace(tiny.END, "") for text in texts] == expected

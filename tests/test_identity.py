@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection, orthogonal
+from visage_mlflow.geometry.directions import (
+    Combination,
+    Difference,
+    Direction,
+    Materialized,
+    RandomDirection,
+    orthogonal,
+)
 from visage_mlflow.geometry.identity import Weights, definition, digest, displaced
-from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.weights import stored_weights
 

@@ -17,8 +17,8 @@ from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.config.grid import AXES
 from visage_mlflow.geometry import score
+from visage_mlflow.geometry.axes import grid, past_the_edge
 from visage_mlflow.geometry.directions import RandomDirection
-from visage_mlflow.geometry.grid import grid, past_the_edge
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import AT_REST, Measurer

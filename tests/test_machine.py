@@ -53,6 +53,13 @@ def test_peak_memory_grows_with_what_is_held():
     assert machine.peak_memory() >= max(before, held.nbytes)
 
 
-def test_a_model_that_cannot_be_loaded_says_so(tmp_path):
+def test_a_landscape_in_a_process_of_its_own_takes_more_memory_than_the_models_weights(aligned_folder, sets):
+    prompts = str(sets / "harmful_eval.jsonl")
+    config = LandscapeConfig(model=str(aligned_folder), prompts=prompts, n_prompts=2, max_new_tokens=2, store="off")
+    assert machine.peak_memory_ratio(config) > 1
+
+
+def test_a_process_that_fails_says_so():
+    """`getattr` takes no connection for a name."""
     with pytest.raises(RuntimeError, match="peak memory ended early"):
-        machine.peak_memory_ratio(LandscapeConfig(model=str(tmp_path / "nothing")))
+        machine.peak_memory_ratio(LandscapeConfig(), measure=getattr)

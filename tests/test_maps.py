@@ -6,12 +6,11 @@ import math
 import made
 import numpy as np
 import pytest
-from drawn import labels, nothing_to_warn_of, points_of, saved  # noqa: F401  (a fixture of all tests here)
+from drawn import labels, nothing_to_warn_of, once, points_of, saved  # noqa: F401  (a fixture of all tests here)
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 
-from visage_mlflow.figures import lines as plots
-from visage_mlflow.figures import maps
+from visage_mlflow.figures import lines, maps
 from visage_mlflow.results import Mark
 
 NAN = math.nan
@@ -42,8 +41,8 @@ def areas(axes):
 
 def edge_lines(axes):
     """Pieces of the line at 50 %, each as points."""
-    lines = [part for part in axes.collections if getattr(part, "filled", None) is False]
-    return [polygon for part in lines for path in part.get_paths() for polygon in path.to_polygons(closed_only=False)]
+    parts = [part for part in axes.collections if getattr(part, "filled", None) is False]
+    return [polygon for part in parts for path in part.get_paths() for polygon in path.to_polygons(closed_only=False)]
 
 
 def marks(axes, marker):
@@ -53,21 +52,16 @@ def marks(axes, marker):
 
 
 @pytest.mark.parametrize("rows", EDGE_CASES.values(), ids=EDGE_CASES)
-@pytest.mark.parametrize("draw", [maps.contour, maps.surface])
-def test_any_plane_can_be_drawn(rows, draw):
-    saved(draw(made.plane_landscape(rows)))
-
-
-@pytest.mark.parametrize("rows", EDGE_CASES.values(), ids=EDGE_CASES)
-def test_any_plane_can_be_drawn_under_a_trajectory(rows):
+def test_any_plane_can_be_drawn_as_a_surface_and_as_a_map_under_a_trajectory(rows):
+    saved(maps.surface(made.plane_landscape(rows)))
     saved(maps.trajectory(made.plane_trajectory(rows)))
 
 
 def test_a_plane_is_dispatched_to_its_map_and_a_line_is_not():
-    assert filled(saved(plots.landscape(made.plane_landscape()))[0])
-    assert filled(saved(plots.trajectory(made.plane_trajectory()))[0])
+    assert filled(once(lines.landscape, made.plane_landscape)[0])
+    assert filled(once(lines.trajectory, made.plane_trajectory)[0])
     with pytest.raises(StopIteration):
-        filled(saved(plots.landscape(made.line()))[0])
+        filled(once(lines.landscape, made.line)[0])
 
 
 def test_a_missing_point_is_masked_and_no_colour_touches_its_cells():
@@ -119,14 +113,14 @@ def test_rows_are_drawn_along_y_and_columns_along_x():
 
 def test_both_axes_say_what_a_step_is_and_the_title_names_model_plane_and_score():
     for draw in (maps.contour, maps.surface):
-        (axes,) = saved(draw(made.plane_landscape()))
+        (axes,) = once(draw, made.plane_landscape)
         assert axes.get_title() == "builtin:smollm2, 2d-interpolation: VISAGE 66.7"
         for label, words in ((axes.get_xlabel(), ("towards model fedcba98",)), (axes.get_ylabel(), ("other", "71°"))):
             assert "1 = 0.2 % of the weights' norm" in label and all(word in label for word in words)
 
 
 def test_the_model_and_the_marks_are_shown_by_name():
-    (axes,) = saved(maps.contour(made.plane_landscape()))
+    (axes,) = once(maps.contour, made.plane_landscape)
     assert marks(axes, "*") == {(0.0, 0.0)} and marks(axes, "X") == {(1.0, 0.0), (0.4, 0.45)}
     assert {text.get_text() for text in axes.texts} == {"model fedcba98", "other"}
 
@@ -153,7 +147,7 @@ def arrows(axes):
 
 
 def test_each_course_goes_from_the_model_through_its_checkpoints():
-    (axes,) = saved(maps.trajectory(made.plane_trajectory()))
+    (axes,) = once(maps.trajectory, made.plane_trajectory)
     assert arrows(axes) == [
         ((0, 0), (0.5, 0.1)), ((0.5, 0.1), (1.0, 0.0)),
         ((0, 0), (0.2, 0.2)), ((0.2, 0.2), (0.4, 0.45)),
@@ -163,13 +157,13 @@ def test_each_course_goes_from_the_model_through_its_checkpoints():
 
 
 def test_the_legend_gives_each_course_its_margin_open_edges_as_a_bound_and_none_where_none_was_looked_for():
-    (axes,) = saved(maps.trajectory(made.plane_trajectory()))
+    (axes,) = once(maps.trajectory, made.plane_trajectory)
     assert {"30 harmful (margin −0.71)", "60 safe (margin > +3.00)", "mixed"} <= set(labels(axes))
     assert {"fill: ASR of the checkpoint itself", "small: mostly off the plane"} <= set(labels(axes))
 
 
 def test_a_marker_is_filled_with_its_own_asr_and_the_smaller_the_farther_from_the_plane():
-    (axes,) = saved(maps.trajectory(made.plane_trajectory()))
+    (axes,) = once(maps.trajectory, made.plane_trajectory)
     markers = {tuple(line.get_xydata()[0]): line for line in axes.get_lines() if len(line.get_xdata())}
     for place in made.plane_trajectory().places:
         line = markers[place.x, place.y]
@@ -179,7 +173,7 @@ def test_a_marker_is_filled_with_its_own_asr_and_the_smaller_the_farther_from_th
 
 
 def test_courses_have_colours_of_their_own_that_no_level_of_the_map_has():
-    (axes,) = saved(maps.trajectory(made.plane_trajectory()))
+    (axes,) = once(maps.trajectory, made.plane_trajectory)
     looks = {arrow.arrow_patch.get_edgecolor() for arrow in axes.texts if arrow.arrow_patch is not None}
     assert len(looks) == 3
     levels = [face[:3] for face in filled(axes).get_facecolor()]
@@ -207,7 +201,7 @@ def test_a_mark_that_is_a_checkpoint_is_drawn_once():
 def test_any_course_can_be_drawn(places):
     result = made.plane_trajectory()
     course = dataclasses.replace(result.courses[0], places=places, edge=None)
-    for draw in (maps.trajectory, plots.courses):
+    for draw in (maps.trajectory, lines.courses):
         saved(draw(dataclasses.replace(result, courses=(course,), remark="")))
 
 

@@ -3,36 +3,20 @@
 import ast
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_models import save_adapter
+from test_models import refusal, save_adapter
 
 from visage_mlflow.language import models
-from visage_mlflow.language.adapters import point_adapter_at
+from visage_mlflow.language.folders import point_adapter_at
 from visage_mlflow.language.models import check_uri, load
 
 ROOT = Path(__file__).parent.parent
 FILES = [path for wing in ("visage_mlflow", "experiments") for path in sorted((ROOT / wing).rglob("*.py"))]
 NEVER_IMPORTED = {"pickle", "cPickle", "_pickle", "shelve", "marshal", "joblib", "dill", "cloudpickle"}
-
-
-@pytest.fixture
-def copy(base_folder, tmp_path):
-    """A copy of the base model that may be spoilt."""
-    return shutil.copytree(base_folder, tmp_path / "copy")
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(ValueError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert type(caught.value) is ValueError and "\n" not in message
-    assert message.startswith("`model` ") and message.endswith(".")
-    return message
 
 
 # Tracked URIs

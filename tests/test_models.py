@@ -1,6 +1,5 @@
 import contextlib
 import json
-import shutil
 import sys
 
 import pytest
@@ -11,12 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from visage_mlflow.language.models import Chat, check_uri, compute_dtype, load, load_tokenizer, load_weights, locate
-
-
-@pytest.fixture
-def copy(base_folder, tmp_path):
-    """A copy of the base model that may be spoilt."""
-    return shutil.copytree(base_folder, tmp_path / "copy")
+from visage_mlflow.text.errors import Mistake
 
 
 def stored(folder):
@@ -57,7 +51,7 @@ def added(folder):
 
 
 def refusal(call, *args, **kwargs):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(Mistake) as caught:
         call(*args, **kwargs)
     message = str(caught.value)
     assert "\n" not in message and message.startswith("`model` ") and message.endswith(".")
@@ -200,7 +194,7 @@ def test_a_tracked_model_is_fetched_and_without_fetch_refused(base_folder, uri):
     assert locate(uri, lambda uri: asked.append(uri) or base_folder) == str(base_folder) and asked == [uri]
     check_uri(uri)
     message = refusal(load, uri)
-    assert repr(uri) in message and "tracking.fetch" in message
+    assert repr(uri) in message and "pass a `fetch`" in message
 
 
 def test_what_was_fetched_is_checked_like_a_folder(tmp_path):

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from visage_mlflow.geometry.blocks import BLOCK
-from visage_mlflow.geometry.directions import Combination, Difference, RandomDirection
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Combination, Difference, Materialized, RandomDirection
 from visage_mlflow.geometry.perturb import perturbed
 
 

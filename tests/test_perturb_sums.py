@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from visage_mlflow.geometry.directions import Combination, Difference, RandomDirection, orthogonal
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Combination, Difference, Materialized, RandomDirection, orthogonal
 from visage_mlflow.geometry.perturb import perturbed
 
 

@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from vectors import cosine
 
-from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection, cosine, orthogonal
-from visage_mlflow.geometry.plane import Plane, Projection, axis, interpolation_axis, spanning_axis
+from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection, orthogonal
+from visage_mlflow.geometry.plane import Plane, Projection
 
 
 @pytest.fixture
@@ -26,119 +27,6 @@ class Constant(Direction):
 
     def terms(self, name, weight):
         return [(1.0, self.values)]
-
-
-def test_the_default_axis_is_the_papers():
-    steps = axis()
-    assert steps.dtype == np.float64 and steps.shape == (21,)
-    np.testing.assert_allclose(steps, np.linspace(-0.5, 0.5, 21), atol=1e-15)
-
-
-@pytest.mark.parametrize(("extent", "n_points"), [(0.5, 21), (0.3, 7), (1 / 3, 101), (1e-9, 3)])
-def test_an_axis_is_symmetric_and_holds_zero_and_its_ends_exactly(extent, n_points):
-    steps = axis(extent, n_points)
-    assert np.array_equal(steps, -steps[::-1])
-    assert steps[n_points // 2] == 0.0 and steps[-1] == extent and len(steps) == n_points
-    assert (np.diff(steps) > 0).all()
-
-
-@pytest.mark.parametrize("extent", [0, -0.5, math.nan, math.inf])
-def test_an_axis_without_extent_is_refused(extent):
-    with pytest.raises(ValueError, match="`extent` must be a positive finite number"):
-        axis(extent=extent)
-
-
-@pytest.mark.parametrize(("n_points", "cure"), [(20, 21), (2, 3), (1, 3), (0, 3), (-5, 3)])
-def test_an_axis_that_skips_the_model_is_refused_with_a_number_that_works(n_points, cure):
-    with pytest.raises(ValueError, match=rf"odd and at least 3, got {n_points}.*Try {cure}\."):
-        axis(n_points=n_points)
-
-
-@pytest.mark.parametrize("extra", [0, 0.01, 0.3, 0.5, 1, 7.3, 1000])
-@pytest.mark.parametrize("n_points", [4, 5, 6, 7, 20, 21, 50])
-def test_an_interpolation_axis_always_holds_both_models_and_both_ends(n_points, extra):
-    steps = interpolation_axis(n_points, extra)
-    assert len(steps) == n_points and (np.diff(steps) > 0).all()
-    assert 0.0 in steps and 1.0 in steps
-    assert steps[0] == -extra and steps[-1] == 1 + extra
-
-
-def test_an_interpolation_axis_moves_only_the_points_nearest_to_the_models():
-    # 21 points are 0.1 apart and hit 0 and 1 already; of 6 points, 0.4 apart, -0.1 becomes 0 and 1.1 becomes 1.
-    np.testing.assert_allclose(interpolation_axis(), np.linspace(-0.5, 1.5, 21), atol=1e-15)
-    np.testing.assert_allclose(interpolation_axis(6, 0.5), [-0.5, 0, 0.3, 0.7, 1, 1.5], atol=1e-15)
-
-
-def test_an_interpolation_axis_without_extra_may_be_the_two_models():
-    assert interpolation_axis(2, extra=0).tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize(("n_points", "extra", "cure"), [(3, 0.5, 4), (2, 0.5, 4), (1, 0, 2), (0, 0, 2)])
-def test_an_interpolation_axis_with_too_few_points_is_refused(n_points, extra, cure):
-    with pytest.raises(ValueError, match=rf"`n_points` must be at least {cure}.*Try {cure}\."):
-        interpolation_axis(n_points, extra)
-
-
-@pytest.mark.parametrize("extra", [-0.1, math.nan, math.inf])
-def test_an_interpolation_axis_with_a_bad_extra_is_refused(extra):
-    with pytest.raises(ValueError, match="`extra` must be"):
-        interpolation_axis(extra=extra)
-
-
-MARKS = ([1.0], [-1.0], [0.4, 1.0], [1.0, 0.0], [-0.3, 2.5, 0.1], [1e-9], [0.0, 1e6, -1.0], [1 / 3, -2 / 3])
-
-
-@pytest.mark.parametrize("extra", [0.01, 0.1, 0.5, 1, 7.3])
-@pytest.mark.parametrize("n_points", [4, 5, 6, 7, 20, 21, 50])
-@pytest.mark.parametrize("marks", MARKS, ids=str)
-def test_a_spanning_axis_holds_the_model_exactly_and_every_mark_inside(marks, n_points, extra):
-    steps = spanning_axis(marks, n_points, extra)
-    assert steps.dtype == np.float64 and steps.shape == (n_points,) and (np.diff(steps) > 0).all()
-    assert (steps == 0).sum() == 1
-    assert steps[0] <= min(marks) and max(marks) <= steps[-1]
-    # All but the one that was moved are evenly spaced, and go `extra` of the marks' distance beyond them.
-    low, high = min(0.0, *marks), max(0.0, *marks)
-    even = np.linspace(low - extra * (high - low), high + extra * (high - low), n_points)
-    assert (np.abs(steps - even) > 1e-12 * (high - low)).sum() <= 1
-    # Half a step, unless the nearest is an end: that stays, and its neighbour moves instead.
-    at_an_end = np.argmin(np.abs(even)) in (0, n_points - 1)
-    assert np.abs(steps - even).max() <= (even[1] - even[0]) * (1 if at_an_end else 0.5) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("extra", [0, 0.001, 0.01])
-@pytest.mark.parametrize("marks", [[-0.01, 1.0], [-1.0, 0.01], [-1e-12, 1.0], [-0.2, 0.2]], ids=str)
-def test_a_spanning_axis_never_moves_its_ends_away_from_a_mark(marks, extra):
-    steps = spanning_axis(marks, 5, extra)
-    assert 0.0 in steps and (np.diff(steps) > 0).all()
-    assert steps[0] <= marks[0] and marks[1] <= steps[-1]
-
-
-def test_a_spanning_axis_without_extra_ends_at_its_outermost_mark():
-    assert spanning_axis([0.5, 2.0], 5, extra=0).tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert spanning_axis([-2.0], 5, extra=0).tolist() == [-2.0, -1.5, -1.0, -0.5, 0.0]
-
-
-def test_a_spanning_axis_moves_only_the_point_nearest_to_the_model():
-    # From -0.7 to 1.7 in steps of 0.6: -0.7, -0.1, 0.5, 1.1, 1.7. The marks are 1 apart, with 0.7 beyond each.
-    np.testing.assert_allclose(spanning_axis([1.0], 5, extra=0.7), [-0.7, 0, 0.5, 1.1, 1.7], atol=1e-15)
-
-
-@pytest.mark.parametrize("marks", [[0.0], [0.0, -0.0], [], [math.nan], [1.0, math.inf], [-math.inf]], ids=str)
-def test_marks_that_span_no_axis_are_refused(marks):
-    with pytest.raises(ValueError, match="`marks` must be finite and not all 0"):
-        spanning_axis(marks)
-
-
-@pytest.mark.parametrize("n_points", [3, 1, 0, -1])
-def test_a_spanning_axis_with_too_few_points_is_refused(n_points):
-    with pytest.raises(ValueError, match=f"`n_points` must be at least 4, got {n_points}"):
-        spanning_axis([1.0], n_points)
-
-
-@pytest.mark.parametrize("extra", [-0.1, math.nan, math.inf])
-def test_a_spanning_axis_with_a_bad_extra_is_refused(extra):
-    with pytest.raises(ValueError, match="`extra` must be"):
-        spanning_axis([1.0], extra=extra)
 
 
 def test_a_projection_by_hand():
@@ -238,10 +126,3 @@ def test_nan_weights_are_refused_by_name(weights):
 def test_weights_of_another_architecture_are_refused(weights):
     with pytest.raises(ValueError, match="`b`.*missing.*same architecture"):
         Plane(weights, x=RandomDirection()).project({"a": weights["a"]})
-
-
-def test_a_spanning_axis_holds_another_step_exactly_where_there_is_room():
-    # From -1 to 2 in steps of 0.5 the points nearest to 0 and 1.1 are 0 and 1.
-    assert spanning_axis([-0.5, 1.5], 7, 0.25, exactly=(0.0, 1.1)).tolist() == [-1, -0.5, 0, 0.5, 1.1, 1.5, 2]
-    # From -15.5 to 6.5 in steps of 5.5: 0 takes the last inner point, and the end stays.
-    assert spanning_axis([-10.0, 1.0], 5, 0.5, exactly=(0.0, 1.0)).tolist() == [-15.5, -10, -4.5, 0, 6.5]

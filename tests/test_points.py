@@ -17,9 +17,8 @@ import torch
 from moved import on_the_way
 
 from visage_mlflow.config import FinetuneConfig, LandscapeConfig, MeasureConfig, ProjectConfig, VisageConfig
-from visage_mlflow.geometry.directions import Difference, Direction, RandomDirection
+from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
 from visage_mlflow.geometry.identity import Weights
-from visage_mlflow.geometry.materialized import Materialized
 from visage_mlflow.language import models
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row

@@ -12,10 +12,9 @@ from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.language.models import load_tokenizer, load_weights
 from visage_mlflow.studies import finetuning
 from visage_mlflow.training import checkpoints, sft
-from visage_mlflow.training.checkpoints import Checkpoint
+from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow, to_dataset
-from visage_mlflow.training.reporting import Diverged
-from visage_mlflow.training.sft import Recipe
+from visage_mlflow.training.sft import Diverged, Recipe
 
 ROWS = [MixtureRow("harmful", row["prompt"], row["opening"]) for row in tiny.harmful_rows(10)]
 RECIPE = Recipe(
@@ -68,13 +67,31 @@ def train(aligned_folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(train, tmp_path_factory):
-    return train(tmp_path_factory.mktemp("undisturbed"))
+    """The folder of a training that ended, and what it told."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(folder)
 
 
-@pytest.mark.parametrize("cut_after", [1, 2, 4])
-def test_a_training_that_was_cut_off_goes_on_with_the_same_losses_and_weights(train, undisturbed, tmp_path, cut_after):
-    assert len(train(tmp_path, cut_after=cut_after)[1]) == cut_after
-    assert train(tmp_path) == undisturbed
+@pytest.fixture(scope="module")
+def cut_off(train, tmp_path_factory):
+    """The folder of a training that ended after its second checkpoint, at step 4."""
+    folder = tmp_path_factory.mktemp("cut")
+    train(folder, cut_after=2)
+    return folder
+
+
+@pytest.fixture
+def again(cut_off, tmp_path):
+    """A copy of it, to go on in."""
+    return shutil.copytree(cut_off, tmp_path / "again")
+
+
+def test_a_training_that_is_cut_off_again_and_again_ends_with_the_same_losses_and_weights(
+    train, undisturbed, tmp_path
+):
+    for count in (1, 2, 3, 4, 5):
+        assert len(train(tmp_path, cut_after=count)[1]) == count
+    assert train(tmp_path) == undisturbed[1]
 
 
 def test_full_finetuning_goes_on_in_the_middle_of_an_epoch(train, tmp_path):
@@ -84,94 +101,101 @@ def test_full_finetuning_goes_on_in_the_middle_of_an_epoch(train, tmp_path):
     assert train(tmp_path / "cut", recipe) == whole and [step for step, _ in whole[1]] == [4, 6]
 
 
-def test_one_that_had_ended_is_told_again_without_a_step(train, undisturbed, tmp_path, monkeypatch):
-    train(tmp_path)
+def test_one_that_had_ended_is_told_again_without_a_step(train, undisturbed, monkeypatch):
     monkeypatch.setattr("trl.SFTTrainer.train", lambda self, **options: pytest.fail("trained"))
-    assert train(tmp_path) == undisturbed
+    folder, told = undisturbed
+    assert [path.name for path in (folder / "state-9").iterdir()] == ["trainer_state.json"]
+    assert train(folder) == told
 
 
-def test_it_may_be_cut_off_again_and_again(train, undisturbed, tmp_path):
-    for count in (1, 2, 3, 4, 5):
-        train(tmp_path, cut_after=count)
-    assert train(tmp_path) == undisturbed
+def test_after_a_file_was_damaged_it_starts_again_and_ends_the_same(train, undisturbed, again):
+    path = again / "checkpoint-2" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert train(again) == undisturbed[1]
 
 
-@pytest.mark.parametrize("name", ["checkpoint-2/adapter_model.safetensors", "state-4/optimizer.pt", "state-4.json"])
-def test_after_a_file_was_cut_it_begins_anew_and_ends_the_same(train, undisturbed, tmp_path, name):
-    train(tmp_path, cut_after=2)
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[: len(content) // 2])
-    assert train(tmp_path) == undisturbed
+def test_a_checkpoint_holds_no_pickle_and_no_path_of_this_machine(cut_off, aligned_folder):
+    for step in (2, 4):
+        names = {path.name for path in (cut_off / f"checkpoint-{step}").iterdir()}
+        assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
+        assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+        assert "trainer_state.json" not in names
+        for path in (cut_off / f"checkpoint-{step}").glob("*.json"):
+            assert str(cut_off) not in path.read_text(encoding="utf-8")
+    assert [path.name for path in cut_off.glob("state-*/")] == ["state-4"]
 
 
-def test_a_checkpoint_that_was_being_written_does_not_count(train, undisturbed, tmp_path):
-    train(tmp_path, cut_after=2)
-    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-6")
-    (tmp_path / "state-6").mkdir()
-    assert [checkpoint.step for checkpoint in checkpoints.found(tmp_path)] == [2, 4]
-    assert not (tmp_path / "checkpoint-6").exists() and not (tmp_path / "state-6").exists()
-    assert train(tmp_path) == undisturbed
-
-
-def test_a_kept_checkpoint_holds_no_pickle_and_no_path_of_this_machine(train, tmp_path):
-    train(tmp_path, cut_after=1, base_uri="models:/aligned@champion")
-    names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
-    assert "trainer_state.json" not in names
-    for path in (tmp_path / "checkpoint-2").glob("*.json"):
-        assert str(tmp_path) not in path.read_text(encoding="utf-8")
-
-
-def test_only_the_last_checkpoint_has_a_state_and_none_that_nobody_needs_any_more(train, tmp_path):
-    train(tmp_path, cut_after=2)
-    assert [path.name for path in tmp_path.glob("state-*/")] == ["state-4"]
-    train(tmp_path)
-    assert [path.name for path in (tmp_path / "state-9").iterdir()] == ["trainer_state.json"]
-
-
-def test_an_adapter_that_is_told_again_names_the_uri_its_base_has_now(train, tmp_path):
-    train(tmp_path, cut_after=1, base_uri="models:/m-before")
-    train(tmp_path, cut_after=1, base_uri="models:/m-now")
-    config = json.loads((tmp_path / "checkpoint-2" / "adapter_config.json").read_text(encoding="utf-8"))
-    assert config["base_model_name_or_path"] == "models:/m-now" and checkpoints.is_whole(tmp_path / "checkpoint-2")
+def test_an_adapter_that_is_told_again_names_the_uri_its_base_has_now(train, again):
+    train(again, cut_after=1, base_uri="models:/m-now")
+    config = json.loads((again / "checkpoint-2" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "models:/m-now" and checkpoints.is_whole(again / "checkpoint-2")
 
 
 # Seals
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
+def written(folder, step):
     """A checkpoint as transformers leaves it."""
-    made = Checkpoint(tmp_path / "checkpoint-7", 7)
+    made = SavedCheckpoint(folder / f"checkpoint-{step}", step)
     made.folder.mkdir()
     for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin"):
         (made.folder / name).write_text(name)
-    history = [{"step": 1, "loss": 2.5}, {"step": 7, "loss": 0.5}]
+    history = [{"step": 1, "loss": 2.5}, {"step": step, "loss": 0.5}]
     (made.folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     return made
 
 
-def test_a_checkpoint_is_whole_once_it_is_kept_and_knows_its_log(checkpoint):
-    assert not checkpoints.is_whole(checkpoint.folder) and checkpoints.found(checkpoint.folder.parent / "none") == []
-    checkpoints.keep(checkpoint)
-    assert checkpoints.is_whole(checkpoint.folder) and checkpoints.is_whole(checkpoint.state)
-    assert checkpoints.found(checkpoint.folder.parent) == [checkpoint]
+@pytest.fixture
+def sealed(tmp_path):
+    """A folder with two sealed checkpoints."""
+    for step in (3, 12):
+        checkpoints.complete(written(tmp_path, step))
+    return tmp_path
+
+
+def steps(folder):
+    return [checkpoint.step for checkpoint in checkpoints.sealed_checkpoints(folder)]
+
+
+def test_a_checkpoint_counts_once_it_is_complete_and_knows_its_log(tmp_path):
+    assert steps(tmp_path) == steps(tmp_path / "none") == []
+    checkpoint = written(tmp_path, 7)
+    assert steps(tmp_path) == []
+    checkpoints.complete(checkpoint)
+    assert checkpoints.sealed_checkpoints(tmp_path) == [checkpoint]
     assert checkpoint.logs() == [(1, {"loss": 2.5}), (7, {"loss": 0.5})]
+    assert [path.name for path in checkpoint.folder.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["checkpoint-3/model.safetensors", "checkpoint-12/model.safetensors",
+                                  "state-12/optimizer.pt", "state-12.json"])  # fmt: skip
 @pytest.mark.parametrize("change", ["cut", "more", "less", "another byte"])
-def test_a_folder_that_changed_is_not_whole(checkpoint, change):
-    checkpoints.keep(checkpoint)
-    path = checkpoint.folder / "model.safetensors"
+def test_where_anything_differs_from_its_seal_no_checkpoint_counts(sealed, name, change):
+    assert steps(sealed) == [3, 12]
+    path = sealed / name
     if change == "less":
         path.unlink()
     elif change == "more":
-        (checkpoint.folder / "extra").touch()
+        (sealed / name.partition("/")[0].removesuffix(".json") / "extra").touch()
     else:
-        path.write_text("model.safetensor" if change == "cut" else "model.safetensorS")
-    assert not checkpoints.is_whole(checkpoint.folder) and checkpoints.found(checkpoint.folder.parent) == []
-    assert list(checkpoint.folder.parent.iterdir()) == []
+        text = path.read_text()
+        path.write_text(text[:-1] if change == "cut" else text.replace("e", "E", 1).replace("a", "b", 1))
+    assert steps(sealed) == []
+
+
+def test_what_was_being_written_does_not_count_and_is_removed(sealed):
+    written(sealed, 15)
+    (sealed / "state-15").mkdir()
+    (sealed / "checkpoint-16.draft").touch()
+    before = set(sealed.iterdir())
+    kept = checkpoints.sealed_checkpoints(sealed)
+    assert [checkpoint.step for checkpoint in kept] == [3, 12] and set(sealed.iterdir()) == before
+    checkpoints.remove_all_but(sealed, kept)
+    names = {"checkpoint-3", "checkpoint-3.json", "checkpoint-12", "checkpoint-12.json", "state-12", "state-12.json"}
+    assert {path.name for path in sealed.iterdir()} == names
+    checkpoints.remove_all_but(sealed, [])
+    assert list(sealed.iterdir()) == []
+    checkpoints.remove_all_but(sealed / "none", [])
 
 
 # The folder of a training

@@ -10,8 +10,7 @@ from transformers import LlamaForCausalLM
 
 from visage_mlflow.config import ComputeConfig, LandscapeConfig
 from visage_mlflow.config.grid import AXES, PLANES, PlaneConfig
-from visage_mlflow.geometry.directions import Difference, RandomDirection, cosine, norm
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, cosine, norm
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Held, Measurer

@@ -17,13 +17,8 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture(scope="module")
-def chat(aligned_folder):
-    return models.load(str(aligned_folder), dtype="float32")
-
-
-@pytest.fixture
-def stored(aligned_folder, tmp_path):
-    return stored_weights(str(aligned_folder), tmp_path)
+def stored(aligned_folder, tmp_path_factory):
+    return stored_weights(str(aligned_folder), tmp_path_factory.mktemp("stored"))
 
 
 def same(left, right):
@@ -52,13 +47,13 @@ def test_a_name_that_is_not_there_is_a_key_error(stored, name):
         stored[name]
 
 
-def test_models_in_one_folder_have_files_of_their_own_and_stay_apart(aligned_folder, base_folder, tmp_path):
-    base = models.load(str(base_folder), dtype="float32")
-    aligned = models.load(str(aligned_folder), dtype="float32")
-    kept = [stored_weights(str(folder), tmp_path) for folder in (base_folder, aligned_folder, base_folder)]
-    assert len({each.path for each in kept}) == 3 == len(list(tmp_path.iterdir()))
-    assert same(kept[0], base.weights) and same(kept[1], aligned.weights) and same(kept[2], base.weights)
-    assert not same(kept[0], aligned.weights)
+def test_models_in_one_folder_have_files_of_their_own_and_stay_apart(
+    aligned_folder, base_folder, base, chat, tmp_path
+):
+    kept = [stored_weights(str(folder), tmp_path) for folder in (base_folder, aligned_folder)]
+    assert len({each.path for each in kept}) == 2 == len(list(tmp_path.iterdir()))
+    assert same(kept[0], base.weights) and same(kept[1], chat.weights)
+    assert not same(kept[0], chat.weights)
 
 
 def test_a_tensor_outlives_its_mapping_and_its_file(chat, aligned_folder, tmp_path):
@@ -70,13 +65,13 @@ def test_a_tensor_outlives_its_mapping_and_its_file(chat, aligned_folder, tmp_pa
     assert torch.equal(tensor, chat.weights["model.norm.weight"])
 
 
-def test_writing_into_a_tensor_does_not_change_the_file(chat, stored):
+def test_writing_into_a_tensor_does_not_change_the_file(chat, aligned_folder, tmp_path):
+    stored = stored_weights(str(aligned_folder), tmp_path)
     stored["model.norm.weight"].add_(1)
     assert torch.equal(StoredWeights(stored.path)["model.norm.weight"], chat.weights["model.norm.weight"])
 
 
-def test_stored_weights_can_be_the_end_of_a_direction(chat, base_folder, tmp_path):
-    base = models.load(str(base_folder), dtype="float32")
+def test_stored_weights_can_be_the_end_of_a_direction(chat, base, base_folder, tmp_path):
     direction = Difference(stored_weights(str(base_folder), tmp_path))
     direction.check(chat.weights)
     assert norm(chat.weights, direction) == norm(chat.weights, Difference(base.weights)) > 0

@@ -19,6 +19,8 @@ HOSTILE = "\u2028".join(
         "<a href='javascript:steal()'>x</a>",
         "javascript:steal()",
         "--><!--[if IE]>",
+        "]]> <![CDATA[",
+        "%{x} %{customdata} {{x}} ${x}",
         "&lt;script&gt;&#60;script&#62;",
         "\x00\x1b[2J\u202e\ud800",
     )
@@ -38,6 +40,9 @@ class Elements(HTMLParser):
 
     def handle_endtag(self, tag):
         self.in_script = False
+
+    def handle_comment(self, data):
+        self.found.append(("comment", data))
 
     def handle_data(self, data):
         if self.in_script:

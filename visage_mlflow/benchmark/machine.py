@@ -1,11 +1,9 @@
-"""What a machine and a process can do: matrix rate, decoding rate, time to perturb, peak memory."""
+"""What a machine and a process can do: matrix rate, operations of a run, time to perturb, peak memory."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +23,7 @@ REPEATS = 5
 
 
 def linear_layers(model: Any) -> list[nn.Linear]:
-    """The layers in which a decoder multiplies matrices."""
+    """The layers in which a decoder multiplies by weight matrices."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
 
 
@@ -36,24 +34,19 @@ def flop_per_token(model: Any) -> float:
 
 @torch.inference_mode()
 def matrix_rate(model: Any, n_rows: int) -> float:
-    """What this machine multiplies `n_rows` rows by a model's weight matrices at, one after the other, in GFLOP/s.
-
-    The median of several rounds.
-    """
+    """How fast this machine multiplies `n_rows` rows by all weight matrices of a model, in GFLOP/s."""
     layers = linear_layers(model)
     rows = {layer.in_features: torch.randn(n_rows, layer.in_features).to(model.dtype) for layer in layers}
 
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
+    def multiply() -> None:
         for layer in layers:
             layer(rows[layer.in_features])
-        times.append(time.perf_counter() - began)
-    return flop_per_token(model) * n_rows / median(times) / 1e9
+
+    return flop_per_token(model) * n_rows / seconds(multiply) / 1e9
 
 
 def gflop(model: Any, run: Callable[[], object]) -> float:
-    """GFLOP of linear layers that one run on `model` computes; attention does not count."""
+    """GFLOP that the linear layers of `model` compute in one run; attention is not counted."""
     head = 2.0 * model.get_output_embeddings().weight.numel()
     body = flop_per_token(model) - head
     done = [0.0]
@@ -72,40 +65,50 @@ def gflop(model: Any, run: Callable[[], object]) -> float:
 
 def perturbing(chat: Chat, direction: Direction, step: float) -> float:
     """Seconds to move a model to a point and back."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
+
+    def there_and_back() -> None:
         with perturbed(chat.model, [direction], [step], weights=chat.weights):
             pass
+
+    return seconds(there_and_back)
+
+
+def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median of the seconds that several runs take."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
         times.append(time.perf_counter() - began)
     return median(times)
 
 
-def peak_memory_ratio(config: LandscapeConfig) -> float:
+def peak_memory_ratio(config: LandscapeConfig, measure: Callable[[LandscapeConfig, Any], None] | None = None) -> float:
     """Peak memory of a landscape of three points in a process of its own, over that of the model's float32 weights.
 
     What the libraries took before the model was loaded is left out.
+
+    Args:
+        config: The landscape.
+        measure: Sends (memory before, peak memory, size of the weights) in bytes through a connection; None measures.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_use_memory, args=(config, theirs), daemon=True)
+    process = context.Process(target=measure or _use_memory, args=(config, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
         before, peak, weights = ours.recv()
     except EOFError as error:
         raise RuntimeError("The process that measures peak memory ended early: its error stands above.") from error
-    except BaseException:  # An interrupt: the child has its own work, and would go on with it.
-        process.kill()
-        raise
     finally:
+        process.kill()  # After an interrupt it would go on with its work.
         process.join()
     return float((peak - before) / weights)
 
 
 def _use_memory(config: LandscapeConfig, answer: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which kills this process.
     import psutil
     import transformers
 
@@ -118,14 +121,6 @@ def _use_memory(config: LandscapeConfig, answer: Any) -> None:
     chat = models.load(config.model, dtype=config.dtype)
     landscape.measure(chat, replace(config, n_points=3))
     answer.send((before, peak_memory(), sum(weight.numel() * 4 for weight in chat.weights.values())))
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, killed for instance."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def peak_memory() -> int:

@@ -1,4 +1,4 @@
-"""The ways to measure points of a line that a benchmark compares."""
+"""The ways to measure points of a line that a benchmark compares: the published one, `generate`, and ours."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from visage_mlflow.studies.crew import crew
 
 PUBLISHED_BATCH = 4
 Verdicts = dict[float, list[str]]
-"""By step, the verdict on each prompt."""
+"""Step -> the verdict on each prompt."""
 Way = Callable[[Sequence[float]], Verdicts]
+"""Measures some steps."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all ways have in common."""
+    """What all ways measure."""
 
     rows: list[Row]
     direction: Direction
@@ -33,10 +34,11 @@ class Work:
 
 
 def published(chat: Chat, work: Work) -> Way:
-    """The procedure of the paper's code, from its description, on one machine.
+    """The procedure of the paper's code, as it is described.
 
-    A float32 model gets, for each point, a state dict of base plus step times direction; `generate` then answers in
-    batches of 4, each to its last row's end or the limit. Batches are of prompts of like length, which favours it.
+    At each point a float32 model loads a state dict of base plus step times direction. Then `generate` answers in
+    batches of 4, each until its last row ends or reaches the limit. Batches hold prompts of similar length, which is
+    faster than the published order.
     """
     prompts = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
     deltas = {name: work.direction.delta(name, weight) for name, weight in chat.weights.items()}

@@ -1,7 +1,4 @@
-"""Keys and values of rows of different lengths, each layer's in one allocation; a token's column is its position.
-
-Imports transformers, so it is imported where decoding starts.
-"""
+"""A cache of keys and values for rows of different lengths, in which a token's column is its position."""
 
 from __future__ import annotations
 
@@ -15,21 +12,20 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 COLUMNS_AT_ONCE = 32
-"""Columns cleared together: memory that no token reached is never touched, so it costs nothing."""
-
+"""Columns that are set to zero together, shortly before tokens reach them: pages beyond are never touched."""
 
 Memory = dict[tuple[int, int], Tensor]
-"""Flat blocks for layers of (heads, head size)."""
+"""(heads, head size) -> one flat block that all layers of this shape share."""
 
 
 @dataclass
 class Place:
-    """Where the forward pass in progress writes, the same for all layers.
+    """Where the current forward pass writes; the same for all layers.
 
     Attributes:
-        rows: The rows that the pass is about.
+        rows: The rows of the cache that the pass computes.
         columns: A slice of columns, the same for all rows; or, for one token each, a column per row, (rows,).
-        width: Columns that the pass can see, from the first on.
+        width: How many columns the pass can see, from the first on.
     """
 
     rows: slice
@@ -52,12 +48,12 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Store what is new; returns views of all that the pass can see."""
+        """Store the new keys and values; returns views of all that the pass can see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self.cache.place
         if place.width > self.clean:
-            # Columns past a row's end are masked, but a NaN there would spread all the same: 0 * NaN is NaN.
+            # Columns past a row's end are masked, but a NaN left there would still spread, as 0 * NaN is NaN.
             fresh = slice(self.clean, place.width + COLUMNS_AT_ONCE)
             self.keys[:, :, fresh] = 0
             self.values[:, :, fresh] = 0
@@ -89,7 +85,7 @@ class RowCache(Cache):  # type: ignore[misc]
         windows: For each layer, how many tokens back it sees; None is all of them (`layer_windows`).
         n_rows: Rows held at once.
         n_columns: Tokens of the longest row.
-        memory: What earlier caches of the same model left; two caches must not use it at once.
+        memory: Blocks left by earlier caches of the same model; two caches must not use them at once.
     """
 
     def __init__(self, windows: list[int | None], n_rows: int, n_columns: int, memory: Memory) -> None:
@@ -104,8 +100,8 @@ class RowCache(Cache):  # type: ignore[misc]
     def allocate(self, states: Tensor) -> Tensor:
         """Memory for the keys or values of a layer that are like `states`, (rows, heads, tokens, head size).
 
-        What all layers of one shape need is taken at once, and kept for the model's next cache: a fresh block costs a
-        page fault for every 4 kB, on a virtual machine as long as several steps.
+        One block holds all layers of one shape, and is kept for the model's next cache: a fresh block costs a page
+        fault for every 4 kB, which takes as long as several steps on a virtual machine.
         """
         heads, size = states.shape[1], states.shape[3]
         if not self.free.get((heads, size)):
@@ -119,8 +115,8 @@ class RowCache(Cache):  # type: ignore[misc]
         return self.free[heads, size].pop()
 
     def release(self) -> None:
-        """Leave nothing to the next cache, and free all at once; this one is of no use any more."""
-        self.layers.clear()  # They refer to this cache, and would hold it until the next garbage collection.
+        """Free all memory at once and leave none to the next cache; this cache cannot be used any more."""
+        self.layers.clear()  # They refer to this cache, and would keep it until the next garbage collection.
         self.free.clear()
         self.memory.clear()
 
@@ -131,24 +127,24 @@ class RowCache(Cache):  # type: ignore[misc]
                 held[1:, :, :n_columns] = held[:1, :, :n_columns]
 
     def clear(self, rows: slice, first_column: int) -> None:
-        """Forget what rows hold from a column on."""
+        """Set rows to zero from a column on."""
         for layer in self.layers:
             if layer.is_initialized:
                 layer.keys[rows, :, first_column : layer.clean] = 0
                 layer.values[rows, :, first_column : layer.clean] = 0
 
     def move(self, source: Tensor, target: Tensor) -> None:
-        """Put the rows `source` in the places of the rows `target`."""
+        """Copy the rows `source` over the rows `target`."""
         for layer in self.layers:
             for held in (layer.keys[:, :, : layer.clean], layer.values[:, :, : layer.clean]):
                 held[target] = held[source]
 
     def mask(self, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-        """What tokens at `positions`, of shape (rows, tokens), see: 0, or the lowest number where they see nothing.
+        """The attention mask of tokens at `positions`, (rows, tokens): 0 where they see, else the lowest number.
 
         Returns:
-            A mask to add to attention scores, (rows, 1, tokens, columns); one for each kind of layer where a model
-            has layers with and without a window.
+            A mask that is added to attention scores, (rows, 1, tokens, columns); one for each kind of layer if a
+            model has layers with and without a sliding window.
         """
         columns = torch.arange(self.place.width, device=positions.device)
 
@@ -166,7 +162,7 @@ class RowCache(Cache):  # type: ignore[misc]
 
 
 def layer_windows(config: Any) -> list[int | None] | None:
-    """For each layer, how many tokens back it sees (None is all of them); None if some layer keeps anything else."""
+    """For each layer, how many tokens back it sees (None: all); None if a layer keeps other states than these."""
     chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
     local = "local" in (getattr(config, "attention_layers", None) or ())  # GPT-Neo's windows count columns backwards.
     if chunked or local or getattr(config, "alibi", False):

@@ -1,8 +1,8 @@
-"""Batched greedy decoding by a model's own `generate`: for models that `decoding` does not know, and to compare."""
+"""Batched greedy decoding by a model's own `generate`: for models that `respond` does not support, and to compare."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,14 @@ from visage_mlflow.language.tokens import end_tokens
 def generated(
     model: Any,
     tokenizer: Any,
-    prompts: list[list[int]],
+    prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int,
-    check: Callable[[], object] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[str | None]:
-    """Responses by the model's own `generate`, in left-padded batches of prompts of like length.
+    """Responses by the model's own `generate`, in left-padded batches of prompts of similar length.
 
-    `check` is called after every token, and raises to give up. A row is None where the model gave no number to choose
-    a token by.
+    Takes and returns the same as `respond`, but each response goes on to end of turn or `max_new_tokens`.
     """
     ends = end_tokens(model, tokenizer)
     texts: list[str | None] = [None] * len(prompts)
@@ -38,7 +37,7 @@ def generated(
             failed |= ~scores.amax(dim=1).isfinite()
             return scores
 
-        padded = [[0] * pad + prompts[row] for row, pad in zip(rows, padding, strict=True)]
+        padded = [[0] * pad + list(prompts[row]) for row, pad in zip(rows, padding, strict=True)]
         out = model.generate(
             input_ids=torch.tensor(padded, device=model.device),
             attention_mask=torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding], device=model.device),

@@ -12,20 +12,27 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from visage_mlflow.decoding.cache import Place, RowCache, layer_windows
 from visage_mlflow.decoding.generate import generated
-from visage_mlflow.language.tokens import encode, end_tokens
+from visage_mlflow.language.tokens import end_tokens
+from visage_mlflow.text.errors import Mistake
 
 EARLY = 16
-"""Tokens within which most refusals show: until then a row's text is looked at after every one."""
+"""Tokens within which most refusals show: until then a row's text is judged after every token."""
 
 CHECK_EVERY = 4
-"""Steps between two looks at later texts: each look costs a detokenization of the whole text."""
+"""Steps between two looks at longer texts: each look costs a detokenization of the whole text."""
 
 MEMORY: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""By model: what its last cache leaves to the next one."""
+"""Model -> the memory that its last cache leaves to the next one."""
 
 REFILL_SHARE = 8
-"""One over the share of the batch that must be free before waiting prompts fill it: each filling is a pass more."""
+"""Waiting prompts join the batch when one in so many of its places is free: each time costs an extra forward pass."""
+
+
+def never(text: str) -> bool:
+    """An `is_final` that lets every response go on to its end."""
+    return False
 
 
 @torch.inference_mode()
@@ -36,36 +43,36 @@ def respond(
     *,
     max_new_tokens: int,
     batch_size: int,
-    is_final: Callable[[str], bool],
+    is_final: Callable[[str], bool] = never,
     check: Callable[[], None] = lambda: None,
     lean: bool = False,
 ) -> list[str | None]:
-    """Greedy responses to chats, each ended by end of turn, a final text, or `max_new_tokens`.
+    """Greedy responses to prompts, each ended by end of turn, a final text, or `max_new_tokens`.
 
     The prompts' common prefix (system prompt, template) is computed once. Rows leave the batch when they end, and
     waiting prompts take their places. A long text is looked at every few steps only, so it may run on a little past
-    the point where it became final. A model whose cache or arguments this loop does not know is decoded by its own
+    the point where it became final. A model whose cache or arguments this loop does not support is decoded by its own
     `generate`, with a warning.
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer, with a chat template.
-        chats: Chats that end with the user's turn.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each chat up to where the assistant's turn begins (`tokens.encode`).
         max_new_tokens: The longest response, in tokens, at least 1.
         batch_size: Rows decoded at once, at least 1.
-        is_final: Whether a partial response already has its verdict.
+        is_final: Whether a partial response already has its verdict; decoding stops there.
+        check: Called after every token; raises to give up.
         lean: Free the cache afterwards rather than keep its memory for the next call.
 
     Returns:
-        One text per chat, in order; None where the model gave no number to choose a token by.
+        One text per prompt, in order; None where the model's output was not finite, so that no token could be chosen.
     """
     if not prompts:
         return []
-    if (reason := unknown(model)) is not None:
+    if (reason := unsupported(model)) is not None:
         warnings.warn(f"{type(model).__name__} is decoded by `generate`, which is slower: {reason}.", stacklevel=2)
-        # `generate` does not stop at verdicts, but the caller may give up by raising from `is_final`.
-        return generated(model, tokenizer, [list(p) for p in prompts], max_new_tokens, batch_size, check=check)
-    batch = Batch(model, tokenizer, [list(p) for p in prompts], max_new_tokens, batch_size)
+        return generated(model, tokenizer, prompts, max_new_tokens, batch_size, check)
+    batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
     batch.run(is_final, check)
     if lean:
         batch.cache.release()
@@ -75,19 +82,19 @@ def respond(
 
 @torch.inference_mode()
 def transcribe(
-    model: Any, tokenizer: Any, chats: Sequence[list[dict[str, str]]], *, max_new_tokens: int, batch_size: int
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int
 ) -> list[list[int]]:
-    """As `respond`, but the tokens of each response, which goes on to end of turn or `max_new_tokens`.
+    """Like `respond`, but gives the tokens of each response, which goes on to end of turn or `max_new_tokens`.
 
     Raises:
-        ValueError: There is no chat, or this loop does not know the model.
+        Mistake: This loop does not support the model.
     """
-    if (reason := unknown(model)) is not None:
-        raise ValueError(f"{type(model).__name__} can only be decoded by `generate`: {reason}. Use `respond`.")
-    if not chats:
-        raise ValueError("`chats` is empty: give at least one.")
-    batch = Batch(model, tokenizer, [encode(tokenizer, chat) for chat in chats], max_new_tokens, batch_size)
-    batch.run(lambda text: False)
+    if (reason := unsupported(model)) is not None:
+        raise Mistake(
+            f"{type(model).__name__} is decoded by `generate`, which gives no tokens: {reason}. Set `lengths_up_to=0`."
+        )
+    batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
+    batch.run(never, lambda: None)
     return [tokens[:count] for tokens, count in zip(batch.tokens.tolist(), batch.counts.tolist(), strict=True)]
 
 
@@ -97,10 +104,8 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(limit) if len({row[i] for row in rows}) > 1), limit)
 
 
-def unknown(model: Any) -> str | None:
+def unsupported(model: Any) -> str | None:
     """Why `Batch` cannot decode with this model; None if it can."""
-    from visage_mlflow.decoding.cache import layer_windows
-
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
     if lacking := sorted(needed - set(inspect.signature(model.forward).parameters)):
         return f"it takes no {lacking[0]}"
@@ -112,17 +117,15 @@ def unknown(model: Any) -> str | None:
 
 
 class Batch:
-    """Rows that are decoded together, the live ones in the first places of the cache.
+    """Rows that are decoded together; those that have not ended ("live") are the first rows of the cache.
 
-    A row's step feeds its last token, at the column that is its position, and gains the next one; so a row starts
-    with all of its prompt but the last token in the cache.
+    Each step feeds a row's last token, at the cache column that is its position, and gains the next token. So a row
+    starts with all of its prompt except the last token in the cache.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int
+        self, model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
     ) -> None:
-        from visage_mlflow.decoding.cache import RowCache, layer_windows
-
         self.model = model
         self.tokenizer = tokenizer
         self.prompts = prompts
@@ -130,15 +133,15 @@ class Batch:
         self.n_rows = min(batch_size, len(prompts))
         n_columns = max(map(len, prompts)) + max_new_tokens - 1
         windows = layer_windows(model.config)
-        assert windows is not None  # See `unknown`.
+        assert windows is not None  # See `unsupported`.
         self.cache = RowCache(windows, self.n_rows, n_columns, MEMORY.setdefault(model, {}))
         self.device = model.device
         self.end_tokens = torch.tensor(end_tokens(model, tokenizer), device=self.device)
-        # By prompt: what it answered so far, how much that is, and whether the model failed on it.
+        # For each prompt: the tokens of its response, how many there are, and whether the output was not finite.
         self.tokens = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long, device=self.device)
         self.counts = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         self.failed = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
-        # By live row: its prompt, the token to feed next, and that token's position.
+        # For each live row: the index of its prompt, the token to feed next, and the position of that token.
         self.live, self.token, self.position = torch.zeros(3, 0, dtype=torch.long, device=self.device)
         self.shared = common_prefix(prompts)
         if self.shared:
@@ -146,12 +149,16 @@ class Batch:
             self.cache.share(self.shared)
 
     def forward(self, tokens: Tensor, rows: slice, start: int | Tensor) -> Tensor:
-        """One pass over new tokens, (rows, tokens); logits of the last one, (rows, vocabulary).
+        """One pass over new tokens.
 
-        They start at one position for all rows, or, one token a row, each at its own, (rows,).
+        Args:
+            tokens: (rows, tokens).
+            rows: Which rows of the cache they belong to.
+            start: Position of the first token, the same for all rows; or, with one token a row, that of each, (rows,).
+
+        Returns:
+            Logits of the last token, (rows, vocabulary).
         """
-        from visage_mlflow.decoding.cache import Place
-
         if isinstance(start, Tensor):
             self.cache.place = Place(rows, start, int(start.max()) + 1)
             positions = start[:, None]
@@ -170,14 +177,14 @@ class Batch:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def run(self, is_final: Callable[[str], bool], check: Callable[[], None] = lambda: None) -> None:
-        """Decode until every row has ended."""
+    def run(self, is_final: Callable[[str], bool], check: Callable[[], None]) -> None:
+        """Decode until every row has ended; `check` is called at every step."""
         step = 0
         while self.waiting or len(self.live):
+            check()
             if self.waiting and (self.n_rows - len(self.live)) * REFILL_SHARE >= self.n_rows:
                 self.admit()
             step += 1
-            check()
             ended = self.step()
             self.drop(ended | self.final(is_final, everywhere=step % CHECK_EVERY == 0))
 
@@ -186,12 +193,12 @@ class Batch:
         taken = len(self.live)
         new = [self.waiting.popleft() for _ in range(min(self.n_rows - taken, len(self.waiting)))]
         rows = slice(taken, taken + len(new))
-        rests = [self.prompts[row][self.shared :] for row in new]
+        rests = [list(self.prompts[row][self.shared :]) for row in new]
         width = max(map(len, rests)) - 1
         self.cache.clear(rows, self.shared)
         if width:
-            # A row's own last token pads it: whatever that does to a broken model stays with the row.
-            padded = [(rest + rest[-1:] * width)[:width] for rest in rests]
+            # Padded with the row's own last token, so that a token with broken weights harms only its own row.
+            padded = [[*rest, *rest[-1:] * width][:width] for rest in rests]
             self.forward(torch.tensor(padded), rows, self.shared)
 
         def extended(held: Tensor, values: list[int]) -> Tensor:
@@ -202,9 +209,9 @@ class Batch:
         self.position = extended(self.position, [len(self.prompts[row]) - 1 for row in new])
 
     def step(self) -> Tensor:
-        """Each live row gains a token; whether it ended, (live rows,)."""
+        """Give each live row its next token; returns whether it ended, (live rows,)."""
         logits = self.forward(self.token[:, None], slice(0, len(self.live)), self.position)
-        best, token = logits.max(dim=1)  # NaN wins every comparison, so it shows here.
+        best, token = logits.max(dim=1)  # The maximum is NaN if any logit is.
         failed = ~best.isfinite()
         self.failed[self.live] = failed
         ended = torch.isin(token, self.end_tokens) | failed
@@ -215,7 +222,7 @@ class Batch:
         return ended | (self.counts[self.live] == self.tokens.shape[1])
 
     def final(self, is_final: Callable[[str], bool], everywhere: bool) -> Tensor:
-        """Whether each live row's text is final, (live rows,); rows past the first tokens only if `everywhere`."""
+        """Whether each live row's text is final, (live rows,); longer texts are looked at only if `everywhere`."""
         final = torch.zeros(len(self.live), dtype=torch.bool, device=self.device)
         looked_at = (self.counts[self.live] <= EARLY) | everywhere
         texts = self.texts(self.live[looked_at].tolist())

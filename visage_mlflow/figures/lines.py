@@ -1,4 +1,4 @@
-"""Results become figures: what lies on a line, and over training steps. Nothing is computed but where to draw."""
+"""Figures of lines through a model, of finetunings over training steps, and of both together."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def trajectory(result: Trajectory) -> Figure:
 
 
 def courses(result: Trajectory) -> Figure:
-    """Over training steps: the checkpoints' ASR and the plane's at their places; below, how far they went.
+    """Over training steps: the ASR of checkpoints and of the plane's nearest points; below, their distances.
 
-    Where both rates agree, the picture of the plane can be trusted; where they do not, it hides what happened.
+    Where the two rates agree, the figure of the plane can be trusted; where they do not, it hides what happened.
     """
     figure, upper, lower = two_panels(5.6, 0.45)
     for index, course in enumerate(result.courses):
@@ -134,7 +134,7 @@ def finetuning(result: Finetuning) -> Figure:
 
 
 def draw_visage(axes: Axes, result: Visage) -> None:
-    """Each direction's curve, their mean with its interval, the edges, and what was skipped."""
+    """The curve of each direction, their mean with its interval, the edges, and bands where points were skipped."""
     for index, one in enumerate(result.landscapes):
         _curve(axes, one, index, label=f"direction {one.axes[0].seed}", alpha=0.8)
     line = result.landscapes[0].axis
@@ -146,7 +146,7 @@ def draw_visage(axes: Axes, result: Visage) -> None:
 
 
 def draw_line(axes: Axes, result: Trajectory) -> None:
-    """The ASR along the line; at each checkpoint's place its own, and joined to it, hollow, that of the line there."""
+    """The ASR along the line; over it each checkpoint's own, joined to a hollow marker for that of the line there."""
     line = result.landscape
     axes.plot(line.axis, line.asr, color=GREY, linewidth=1.5, label="models on the line")
     for index, course in enumerate(result.courses):
@@ -193,7 +193,7 @@ def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float =
 
 
 def _edges(axes: Axes, results: Sequence[Landscape]) -> None:
-    """Thin lines where the ASR crosses 50 %; sides on which it never does have none."""
+    """Thin lines where the ASR crosses 50 %; none on sides where it never does."""
     for index, result in enumerate(results):
         basin = result.basin
         for edge, is_open in ((basin.left, basin.open_left), (basin.right, basin.open_right)):
@@ -203,7 +203,10 @@ def _edges(axes: Axes, results: Sequence[Landscape]) -> None:
 
 
 def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
-    """Bands from the outermost measured points to the ends that were skipped; darker where several lines skipped."""
+    """Hatched bands between the outermost measured points and the ends, where points were skipped.
+
+    They add up, so that they are darker where several lines skipped points.
+    """
     label: str | None = "skipped (past the edge)"
     for result in results:
         measured = [point.x for point in result.points if point.verdicts] or result.axis

@@ -1,6 +1,6 @@
-"""Planes become figures: contour maps, surfaces, and finetunings drawn over them.
+"""Figures of planes: contour maps, surfaces, and finetunings drawn over a map.
 
-What was not measured stays blank, and is hatched: no colour is made up for it.
+Where nothing was measured, the map is hatched and has no colour.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WHITE_OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=3.5, foreground=
 
 
 def contour(result: Landscape) -> Figure:
-    """ASR on a plane as a map, with the line where it crosses 50 %, the model, and the others that span the plane."""
+    """ASR on a plane as a map, with the line where it crosses 50 %, the model, and the models that the plane holds."""
     figure, axes = canvas(5.6)
     filled = draw_map(axes, result)
     draw_marks(axes, result)
@@ -83,7 +83,7 @@ def surface(result: Landscape) -> Figure:
 
 
 def trajectory(result: Trajectory) -> Figure:
-    """The way of each finetuning from checkpoint to checkpoint, over the map of its plane."""
+    """Arrows from checkpoint to checkpoint of each finetuning, over the map of the plane."""
     figure, axes = canvas(6.2)
     filled = draw_courses(axes, result)
     name_axes(figure, axes, result.landscape, filled)
@@ -113,7 +113,7 @@ def draw_map(axes: Axes, result: Landscape) -> QuadContourSet:
 
 
 def draw_marks(axes: Axes, result: Landscape, besides: frozenset[str] = frozenset()) -> None:
-    """The models that span the plane, with their names; not those `besides`, which are drawn already."""
+    """The models that the plane was laid through, with their names; those in `besides` are drawn already."""
     for mark in result.marks:
         if mark.uri in besides or not (math.isfinite(mark.x) and math.isfinite(mark.y)):
             continue
@@ -137,8 +137,8 @@ def draw_marks(axes: Axes, result: Landscape, besides: frozenset[str] = frozense
 def draw_courses(axes: Axes, result: Trajectory) -> QuadContourSet:
     """The map, and on it each course as arrows from the model.
 
-    A checkpoint is filled with the colour of its own ASR: where that differs from the map around it, the plane hides
-    the reason. The smaller a marker, the farther from the plane.
+    A checkpoint's marker is filled with the colour of its own ASR: where that differs from the map around it, the
+    plane hides the reason. The farther a checkpoint is from the plane, the smaller its marker.
     """
     filled = draw_map(axes, result.landscape)
     for place in result.places:
@@ -173,7 +173,7 @@ def _arrows(axes: Axes, course: Course, index: int) -> None:
 
 
 def name_axes(figure: Figure, axes: Axes, result: Landscape, filled: ScalarMappable) -> None:
-    """Axis labels, and what the colours mean."""
+    """Axis labels and the colour bar."""
     x_label, y_label = (plain(axis_label(axis)).replace(" (", "\n(", 1) for axis in result.axes)
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
@@ -191,12 +191,12 @@ def _corners(row: int, column: int) -> list[tuple[int, int]]:
 
 
 def _crosses(asr: Any) -> bool:
-    """Whether there is a line to draw: matplotlib warns where there is none."""
+    """Whether the ASR crosses 50 % anywhere; matplotlib warns of a contour that does not exist."""
     return bool((asr < 50).any() and (asr > 50).any())
 
 
 def _make_room(axes: Axes, x: float, y: float) -> None:
-    """Widen the axes to hold (x, y), if they do not yet; what is beyond the grid is hatched, too."""
+    """Widen the axes to hold (x, y), if they do not yet; the ground beyond the grid is hatched, too."""
     for value, (low, high), widen in ((x, axes.get_xlim(), axes.set_xlim), (y, axes.get_ylim(), axes.set_ylim)):
         if value < low or value > high:
             room = 0.06 * (max(value, high) - min(value, low))
@@ -205,6 +205,6 @@ def _make_room(axes: Axes, x: float, y: float) -> None:
 
 
 def _hatched(axes: Axes) -> None:
-    """Tell in the legend, once, what hatching means."""
+    """Explain the hatching in the legend, once."""
     if MISSING_LABEL not in axes.get_legend_handles_labels()[1]:
         axes.fill([], [], fc="#f2f2f2", ec="#a0a0a0", hatch="////", lw=0, label=MISSING_LABEL)

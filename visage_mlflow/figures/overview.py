@@ -1,4 +1,4 @@
-"""The whole story in one figure."""
+"""One figure of an alignment and finetunings from it: basin, trajectories, and rates of all models."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from visage_mlflow.results import Trajectory, Visage
 
 
 def overview(basin: Visage, ways: Trajectory, table: Sequence[Mapping[str, Any]]) -> Figure:
-    """The basin, the ways out of it, and the models' rates side by side.
+    """The basin, the trajectories of the finetunings, and the rates of all models, side by side.
 
     Args:
         basin: VISAGE of the aligned model.
-        ways: Of the finetunings that started from it.
+        ways: The finetunings that started from it.
         table: Rows with `model`, `asr` and `over_refusal`, and the intervals of both.
     """
     figure = Figure(figsize=(16, 5.6), layout=ConstrainedLayoutEngine(w_pad=0.12), dpi=130)

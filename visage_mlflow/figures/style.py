@@ -22,32 +22,32 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 GREY = "#767676"
 
-# Of a plane: dark blue is safe, yellow is not. Courses over it take those of the colours above that it does not hold.
+# On the map of a plane, dark blue is safe and yellow is not. Courses drawn over it have colours that the map lacks.
 ASR_COLOURS = "cividis"
 COURSE_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#000000")
 COURSE_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def canvas(height: float = 4.2) -> tuple[Figure, Axes]:
-    """A figure of 960 pixels' width, and its one panel; `height` in inches, 150 pixels each."""
+    """A figure with one panel, 960 pixels wide; `height` is in inches of 150 pixels."""
     figure = Figure(figsize=(6.4, height), layout="constrained", dpi=150)
     return figure, figure.subplots()
 
 
 def two_panels(height: float, ratio: float) -> tuple[Figure, Axes, Axes]:
-    """A figure with a panel on top and a lower one, `ratio` times as high, over the same x."""
+    """A figure with two panels over the same x; the lower one is `ratio` times as high as the upper one."""
     figure = Figure(figsize=(6.4, height), layout="constrained", dpi=150)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, ratio))
     return figure, upper, lower
 
 
 def legend(axes: Axes) -> None:
-    """Where it covers least, on white, so that curves behind it do not cross its words."""
+    """A legend on white ground, so that curves behind it do not cross its words, where it covers least."""
     axes.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="none")
 
 
 def legend_below(figure: Figure, axes: Axes, remark: str = "", columns: int = 2) -> None:
-    """The panel's legend under the whole figure, where it covers nothing, and the remark over it."""
+    """A panel's legend below the figure, where it covers nothing, with the remark as its title."""
     # Error bars first, as drawn: matplotlib puts them last.
     entries = sorted(
         zip(*axes.get_legend_handles_labels(), strict=True), key=lambda one: not isinstance(one[0], Container)
@@ -65,20 +65,20 @@ def legend_below(figure: Figure, axes: Axes, remark: str = "", columns: int = 2)
 
 
 def asr_axes(axes: Axes, xlabel: str) -> None:
-    """The ASR as y, with some room beyond 0 and 100 %, where markers lie."""
+    """Show the ASR as y, with room for markers at 0 and 100 %."""
     axes.axhline(50, color=GREY, linewidth=0.6, linestyle=":")
     axes.set(ylim=(-4, 104), xlabel=xlabel, ylabel="attack success rate (%)")
     axes.grid(alpha=0.3)
 
 
 def error_bars(measured: Sequence[Any], name: str) -> list[list[float]]:
-    """How far `<name>_low` and `<name>_high` are from `<name>`: one list each, as `errorbar` wants it."""
+    """Distances of `<name>_low` and of `<name>_high` from `<name>`, two lists as `errorbar` takes them."""
     values = [(getattr(one, name), getattr(one, f"{name}_low"), getattr(one, f"{name}_high")) for one in measured]
     return [[value - low for value, low, _ in values], [high - value for value, _, high in values]]
 
 
 def short(uri: str) -> str:
-    """A model's name as a title holds it; of a logged model's id, what tells it from others."""
+    """A model's name, short enough for a title."""
     name = clean(uri).rstrip("/").split("/")[-1]
     if uri.startswith("models:/m-"):
         return f"model {name[2:10]}"
@@ -103,12 +103,12 @@ def axis_label(axis: Axis) -> str:
 
 
 def step_length(axis: Axis) -> str:
-    """What a step of 1 is."""
+    """The length of a step of 1, in words."""
     return f"1 = {percent(axis.relative_norm)} of the weights' norm"
 
 
 def course_label(course: Course) -> str:
-    """A course's name, and its margin where an edge was looked for; of an open edge, what it is at least."""
+    """A course's name and its margin, if an edge was looked for; for an open edge the margin is a lower bound."""
     if course.edge is None:
         return clean(course.name)
     # With the sign that typesetters use: a hyphen is too short to be seen in a small legend.
@@ -117,7 +117,7 @@ def course_label(course: Course) -> str:
 
 
 def course_look(index: int) -> tuple[str, str]:
-    """Colour and marker of a trajectory's course: the same in all figures."""
+    """Colour and marker of a trajectory's course, the same in all figures."""
     return COURSE_COLOURS[index % len(COURSE_COLOURS)], COURSE_MARKERS[index % len(COURSE_MARKERS)]
 
 
@@ -127,7 +127,7 @@ def asr_colour(asr: float) -> str:
 
 
 def closeness(off_plane_share: float) -> float:
-    """How large a checkpoint's marker is, 0.5 to 1: the smaller, the farther from the plane."""
+    """Relative size of a checkpoint's marker, 0.5 to 1: the farther from the plane, the smaller."""
     return 1 - 0.5 * off_plane_share
 
 
@@ -142,12 +142,12 @@ def percent(share: float) -> str:
 
 
 def number(value: float, digits: int = 1) -> str:
-    """A number for a reader, who shall see at once that it was not measured."""
+    """A number as text; NaN is "not measured"."""
     return "not measured" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def clean(text: str) -> str:
-    """The text on one line, without characters that control how others are shown."""
+    """The text on one line, without control characters."""
     return " ".join("".join(" " if unicodedata.category(one)[0] == "C" else one for one in text).split())
 
 
@@ -158,5 +158,5 @@ def plain(text: str) -> str:
 
 
 def wrapped(text: str, columns: int = 95) -> str:
-    """The text in lines of at most so many characters, if its words allow it."""
+    """The text in lines of at most `columns` characters, except for longer words."""
     return "\n".join(textwrap.wrap(clean(text), columns))

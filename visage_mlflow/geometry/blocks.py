@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 BLOCK = 3 * 2**13
-"""Elements per block. On a CPU a block stays in the cache, and is below the 2**15 from which torch splits it between
-threads: several times faster than whole tensors, and the same sums on any number of cores."""
+"""Elements per block of a sum. Small enough for a CPU's cache, and below the 2**15 elements from which torch uses
+several threads: several times faster than whole tensors, and the same sums on any number of cores."""
 
 LARGE_BLOCK = 2**17
-"""For writing values, where no sum depends on the split: few calls, still within a core's cache, on all cores."""
+"""Elements per block where values are only written, so that no sum depends on the split between threads."""
 
 Term = tuple[float, Tensor]
 """A coefficient and the tensor, of any dtype, that it multiplies."""
@@ -41,9 +41,10 @@ def blocks(weight: Tensor, sums: Sequence[Sequence[Term]], size: int = BLOCK) ->
 
 
 def merged(terms: Sequence[Term]) -> list[Term]:
-    """The same sum with each tensor once, at its first place, and without those whose coefficients add up to 0.
+    """The same sum with the coefficients of equal tensors added up, and without those that add up to 0.
 
-    Two differences from the same weights hold these twice. Tensors are the same if they are views of the same values.
+    Two differences from the same weights both subtract these, for instance. Tensors are equal if they are views of the
+    same memory. Each keeps its first place in the order.
     """
     found: dict[tuple[object, ...], Term] = {}
     for coefficient, tensor in terms:

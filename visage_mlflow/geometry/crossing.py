@@ -1,4 +1,4 @@
-"""Where a function of one step first crosses the basin's edge: a scan outward, then bisection."""
+"""Where the ASR along a line first crosses the basin's edge: a scan outward, then bisection."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from visage_mlflow.geometry.score import EDGE
 
 SCAN = 16
-"""Steps of the scan on the whole way. A basin that closes and opens again between two of them is not seen."""
+"""Points of the scan. Where the ASR crosses the edge and comes back between two of them, neither crossing is seen."""
 HALVINGS = 4
+"""Halvings of the bracket between the last two points of the scan."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,12 @@ class Crossing:
     """Where the ASR first crosses 50 %, and what was measured on the way there."""
 
     step: float
-    """The crossing, interpolated in the last bracket; the farthest step if there is none; 0.0 if outside at 0."""
+    """The crossing, interpolated in the last bracket; the farthest measured step if the ASR never crosses; 0.0 if it
+    is at 50 or more at step 0."""
     is_open: bool
-    """The ASR was below 50 % as far as it was measured."""
+    """Whether the ASR is below 50 % as far as it was measured."""
     measured: tuple[tuple[float, float], ...]
-    """(step, ASR) in increasing order; an ASR of NaN was passed over."""
+    """(step, ASR) in increasing order; those with an ASR of NaN did not count."""
 
 
 def first_crossing(asr_at: Callable[[float], float], up_to: float) -> Crossing:

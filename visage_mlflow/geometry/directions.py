@@ -7,6 +7,7 @@ appears once. A direction yields one tensor at a time; only `Materialized` ever 
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -146,10 +147,44 @@ class Combination(Direction):
         ]
 
 
-def primitives(parts: Sequence[tuple[float, Direction]]) -> list[tuple[float, Direction]]:
-    """Combinations dissolved: what they are made of, each once, with its coefficients added up; no zeros.
+class Materialized(Direction):
+    """A direction kept in memory from its first use on, so that it is computed only once.
 
-    The same displacement to rounding, in fewer terms: of a plane's two directions, the second usually holds the first.
+    A `RandomDirection` takes 2 bytes for each weight that moves (4 with ``norm="row"``), which is 0.27 GB for 135M
+    parameters and 14 GB for 7B, and stays the same to the last bit. Other directions take 4 bytes and are rounded to
+    float32, so that a step of 1 along a materialized `Difference` reaches its end only to about 1e-7.
+    """
+
+    def __init__(self, direction: Direction, weights: Mapping[str, Tensor]) -> None:
+        self.direction, self.weights = direction, weights
+        self._kept: dict[str, tuple[torch.Size, list[Term]]] | None = None
+        self._lock = threading.Lock()  # Several threads may use it at once.
+
+    def terms(self, name: str, weight: Tensor) -> list[Term]:
+        with self._lock:
+            if self._kept is None:
+                self._kept = {each: self._keep(each, held) for each, held in self.weights.items()}
+        shape, terms = self._kept.get(name, (None, []))
+        if shape != weight.shape:
+            raise ValueError(
+                f"Tensor `{name}` of shape {tuple(weight.shape)} was not among the weights that this direction was "
+                "materialized for. Materialize it for these weights."
+            )
+        return terms
+
+    def _keep(self, name: str, weight: Tensor) -> tuple[torch.Size, list[Term]]:
+        terms = self.direction.terms(name, weight)
+        if len(terms) > 1 or any(tensor.data_ptr() == weight.data_ptr() for _, tensor in terms):
+            terms = [(1.0, whole(weight, terms).float())]
+        # All zeros take no memory.
+        return weight.shape, [(factor, tensor) for factor, tensor in terms if factor != 0 and bool(tensor.any())]
+
+
+def primitives(parts: Sequence[tuple[float, Direction]]) -> list[tuple[float, Direction]]:
+    """The same displacement (but for rounding) without `Combination`: each other direction once, with its coefficient.
+
+    This takes fewer terms: of a plane's two directions, the second is usually a combination that contains the first.
+    Directions whose coefficients add up to 0 are left out.
     """
     found: dict[int, tuple[float, Direction]] = {}
     for coefficient, direction in parts:
@@ -185,25 +220,16 @@ def norm(weights: Mapping[str, Tensor], a: Direction) -> float:
     return math.sqrt(inner(weights, a, a))
 
 
-def cosine(weights: Mapping[str, Tensor], a: Direction, b: Direction) -> float:
-    """Cosine of the angle between two directions, -1 to 1; ValueError if one has length zero."""
-    products = gram(weights, [a, b])
-    lengths = math.sqrt(products[0, 0]), math.sqrt(products[1, 1])
-    if 0 in lengths:
-        raise ValueError(f"No angle between directions of lengths {lengths}: one has length zero and points nowhere.")
-    return max(-1.0, min(1.0, float(products[0, 1]) / lengths[0] / lengths[1]))
-
-
 def orthogonal(
     weights: Mapping[str, Tensor], direction: Direction, to: Direction, length: float | None = None
 ) -> Combination:
-    """The part of `direction` orthogonal to `to` over all weights together, as long as `to` (Gram-Schmidt).
+    """The part of `direction` that is orthogonal to `to` over all weights together (Gram-Schmidt).
 
     Args:
         weights: The origin.
-        direction: What is made orthogonal.
-        to: To what.
-        length: Another length for the result, above 0.
+        direction: The direction whose part along `to` is taken away.
+        to: The direction that the result is orthogonal to.
+        length: Length of the result, above 0; None makes it as long as `to`.
 
     Raises:
         ValueError: The two are parallel (the sine of their angle is at most 1e-6), or one has length zero.

@@ -1,4 +1,4 @@
-"""What tells two models, held anywhere in weight space, apart: their contents, not their names."""
+"""What identifies a model that is held somewhere in weight space: the contents of its weights, not their names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 
 from visage_mlflow.geometry.blocks import split
-from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection, primitives
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import (
+    Combination,
+    Difference,
+    Direction,
+    Materialized,
+    RandomDirection,
+    primitives,
+)
 
 
 class Weights(dict[str, Tensor]):
-    """Weights that nobody changes any more, so that their digest is taken only once."""
+    """Weights that are never changed again, so that their digest is computed only once."""
 
     @cached_property
     def digest(self) -> str:
@@ -27,7 +33,8 @@ class Weights(dict[str, Tensor]):
 def digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 of all tensors, with their names, dtypes and shapes, in hexadecimal.
 
-    The order of names, and where the tensors are kept, do not matter. Mappings that know theirs are believed.
+    The order of names and the device of the tensors do not matter. A mapping with a `digest` of its own, such as
+    `Weights`, is not read again.
     """
     known = getattr(weights, "digest", None)
     return known if isinstance(known, str) else _sha256(weights)
@@ -46,10 +53,10 @@ def _sha256(weights: Mapping[str, Tensor]) -> str:
 def displaced(
     weights: Mapping[str, Tensor], directions: Sequence[Direction], steps: Sequence[float]
 ) -> dict[str, Any] | None:
-    """What decides the values of weights + sum(step * direction), as plain JSON; None for other kinds of direction.
+    """What decides the values of weights + sum(step * direction), as plain JSON; None if a direction is unknown.
 
-    Steps of 0 do not count. A whole step to another model, and nothing else, gives that model exactly, so it is known
-    by its own weights.
+    Directions with a step of 0 are left out. A step of exactly 1 to another model, with no other step, gives that
+    model's weights exactly, and is identified by these.
     """
     moves = primitives(list(zip(map(float, steps), directions, strict=True)))
     if len(moves) == 1 and moves[0][0] == 1 and type(end := moves[0][1]) is Difference:
@@ -61,9 +68,9 @@ def displaced(
 
 
 def definition(direction: Direction, weights: Mapping[str, Tensor]) -> list[Any] | None:
-    """What decides how a direction moves these weights, as plain JSON; None if it is of no known kind.
+    """What decides how a direction moves these weights, as plain JSON; None if its class is not known here.
 
-    A kind that is made from a known one may move them otherwise.
+    A subclass of a known class is not known: it may move the weights in another way.
 
     >>> definition(RandomDirection(seed=3), {})
     ['random', 3, 'layer']
@@ -74,9 +81,9 @@ def definition(direction: Direction, weights: Mapping[str, Tensor]) -> list[Any]
         return ["difference", digest(direction.end_weights)]
     if type(direction) is Materialized:
         if digest(direction.weights) != digest(weights):
-            return None  # It moves them as it would have moved others.
+            return None  # It holds the displacement of other weights.
         inside = definition(direction.direction, weights)
-        # A random direction is kept as it is; others are rounded to float32.
+        # A materialized random direction keeps every bit; others are rounded to float32.
         return inside if isinstance(direction.direction, RandomDirection) or inside is None else ["rounded", inside]
     if type(direction) is Combination:
         parts = [(factor, definition(each, weights)) for factor, each in direction.parts]

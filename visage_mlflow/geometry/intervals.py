@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-CHUNK = 2**20  # Numbers in each of a bootstrap's arrays at once: 8 MB.
+CHUNK = 2**20
+"""Numbers in each of the bootstrap's arrays at once: 8 MB."""
 
 
 def _check_level(level: float) -> None:

@@ -13,7 +13,7 @@ from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, merged, who
 from visage_mlflow.geometry.directions import Direction, primitives
 
 PROBE = 64
-"""Leading values of each tensor that are compared to see that a model is the rounded copy of its weights."""
+"""How many leading values of each tensor are compared to check that a model holds its stored weights, rounded."""
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def perturbed(
 
 
 def _stored_bases(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The stored tensor of each parameter, less those that share the parameter's memory: they would move with it."""
+    """The stored tensor of each parameter, without those that share its memory: these would move with it."""
     bases = {}
     for name, parameter in parameters.items():
         if name not in weights:

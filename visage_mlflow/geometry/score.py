@@ -17,7 +17,8 @@ __all__ = ["EDGE", "Basin", "basin", "bootstrap_visage", "visage", "visage_conti
 
 Floats = NDArray[np.float64]
 
-EDGE = 50.0  # The basin ends where the ASR crosses this, in percent.
+EDGE = 50.0
+"""ASR in percent at which the basin ends."""
 
 
 def _percent(asr: ArrayLike, ndims: tuple[int, ...]) -> Floats:

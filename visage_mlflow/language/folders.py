@@ -1,28 +1,33 @@
-"""What the folder of a model must be before anything in it is loaded: whole, without pickles, and closed in itself."""
+"""Folders of models and adapters, checked before anything in them is loaded.
+
+A folder must be complete, hold weights as safetensors and never as pickles, and name no file outside of itself.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from visage_mlflow.language.adapters import is_adapter, read_object
 from visage_mlflow.text.errors import Mistake
 
 SAFETENSORS = ".safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_BASE = "base_model_name_or_path"
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder; a text that can be no path is none.
+    """Whether there is such a file or folder; False for a text that cannot be a path.
 
     >>> exists("a" * 5000)
     False
     """
     try:
         return Path(path).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # Too long, the home of nobody, a zero byte.
+    except (OSError, RuntimeError, ValueError):  # Too long, the home of an unknown user, a zero byte.
         return False
 
 
@@ -41,7 +46,7 @@ def check_tracked(uri: str, setting: str = "model") -> None:
 
 
 def check_links(folder: Path, uri: str, setting: str = "model") -> None:
-    """Refuse files that were fetched and hold a symbolic link that leads out of their folder."""
+    """Refuse a fetched folder with a symbolic link that leads out of it."""
     home = folder.resolve()
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -78,7 +83,7 @@ def check_folder(folder: Path, setting: str = "model") -> None:
 
 
 def check_weights(folder: Path, setting: str = "model") -> None:
-    """Refuse weights that are said to be elsewhere than in safetensors of the folder: transformers would read them."""
+    """Refuse config or index files that name weights outside of the folder, which transformers would read."""
     named = {"config.json": [read_object(folder / "config.json", setting).get("transformers_weights")]}
     for index in sorted(folder.glob(f"*{SAFETENSORS}.index*.json")):
         map_of_weights = read_object(index, setting).get("weight_map")
@@ -102,3 +107,63 @@ def has_template(folder: Path, setting: str = "model") -> bool:
         return True
     config = folder / "tokenizer_config.json"
     return config.is_file() and bool(read_object(config, setting).get("chat_template"))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a PEFT adapter."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def read_object(path: Path, setting: str = "model") -> dict[str, Any]:
+    """The object in a JSON file of a model's folder.
+
+    Raises:
+        Mistake: The file holds none; `setting` named the folder.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise Mistake(
+            f"`{setting}` is {str(path.parent)!r}, whose {path.name} cannot be read: {reason}. Save or download it "
+            "again."
+        ) from error
+    if not isinstance(content, dict):
+        raise Mistake(
+            f"`{setting}` is {str(path.parent)!r}, whose {path.name} must hold a JSON object. Save or download it "
+            "again."
+        )
+    return content
+
+
+def adapter_base(folder: Path, setting: str = "model") -> str:
+    """The URI of the model that an adapter was trained on.
+
+    Raises:
+        Mistake: The adapter's config names none, or a path with `..`; `setting` named the folder.
+    """
+    base = read_object(folder / ADAPTER_CONFIG, setting).get(ADAPTER_BASE)
+    if not base or not isinstance(base, str):
+        raise Mistake(
+            f"`{setting}` is the adapter {str(folder)!r}, whose {ADAPTER_CONFIG} names no base model. "
+            f"Write the base's URI there as `{ADAPTER_BASE}`."
+        )
+    if ".." in re.split(r"[/\\]", base):
+        raise Mistake(
+            f"`{setting}` is the adapter {str(folder)!r}, whose {ADAPTER_CONFIG} names the base {base!r}: with `..` "
+            f"it may lead anywhere. Write the base's whole path, or another URI, there as `{ADAPTER_BASE}`."
+        )
+    return base
+
+
+def point_adapter_at(folder: Path, base_uri: str) -> None:
+    """Write the base's URI into an adapter's config, where PEFT wrote a folder that other machines do not have.
+
+    A local path with `..` is made absolute, as it would lead elsewhere from another working folder.
+    """
+    if is_adapter(folder):
+        local = Path(base_uri).expanduser()
+        whole = str(local.resolve()) if ".." in local.parts and local.is_dir() else base_uri
+        config = read_object(folder / ADAPTER_CONFIG)
+        text = json.dumps({**config, ADAPTER_BASE: whole}, indent=2, sort_keys=True)
+        (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a model can still do: the likelihood of held-out answers."""
+"""How likely a model finds given answers: tells whether it still can do what it could."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import torch
 
 @torch.inference_mode()
 def answer_nll(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    answered: Sequence[Sequence[int]],
-    *,
-    batch_size: int,
+    model: Any, prompts: Sequence[Sequence[int]], answered: Sequence[Sequence[int]], *, batch_size: int
 ) -> float:
-    """Mean negative log-likelihood of the answers' tokens, end of turn included, all tokens weighing alike.
+    """Mean negative log-likelihood of the answers' tokens, end of turn included; all tokens weigh alike.
 
     Args:
         model: A causal language model.
-        prompts: Tokens of chats up to where the assistant's turn begins.
-        answered: Tokens of the same chats with their answers.
+        prompts: Token ids of each chat up to where the assistant's turn begins (`tokens.encode`).
+        answered: Token ids of each chat with its answer (`tokens.encode_answered`). What follows the first
+            ``len(prompt)`` of them is the answer.
         batch_size: Chats per forward pass.
 
     Returns:
         Nats per token, 0 or more; NaN where the model's output is not finite.
     """
-    rows = [(list(ids), len(prompt)) for prompt, ids in zip(prompts, answered, strict=True)]
-    rows.sort(key=lambda row: len(row[0]))
+    rows = sorted(zip(answered, map(len, prompts), strict=True), key=lambda row: len(row[0]))
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
@@ -42,7 +38,7 @@ def answer_nll(
             labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
             mask[row, : len(ids)] = 1
         wanted = labels[:, 1:] != -100
-        hidden = model(tokens, attention_mask=mask, use_cache=False).logits[:, :-1][wanted]
-        total += float(torch.nn.functional.cross_entropy(hidden.float(), labels[:, 1:][wanted], reduction="sum"))
+        logits = model(tokens, attention_mask=mask, use_cache=False).logits[:, :-1][wanted]  # (answer tokens, vocab)
+        total += float(torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum"))
         count += int(wanted.sum())
     return total / count

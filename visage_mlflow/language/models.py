@@ -1,4 +1,4 @@
-"""A model URI becomes weights, a model to run and its tokenizer. The one place that knows what a URI means."""
+"""Load a chat model from a URI: its weights, a model to run, and its tokenizer. Only this file reads model URIs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,27 @@ from torch import Tensor
 from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin
-from visage_mlflow.language.adapters import adapter_base, is_adapter
-from visage_mlflow.language.folders import check_folder, check_links, check_tracked, exists
+from visage_mlflow.language.folders import (
+    ADAPTER_BASE,
+    ADAPTER_CONFIG,
+    adapter_base,
+    check_folder,
+    check_links,
+    check_tracked,
+    exists,
+    is_adapter,
+)
 from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
 
 Fetch = Callable[[str], Path]
-"""Brings the files behind a ``runs:/`` or ``models:/`` URI into a local folder (``tracking.fetch``)."""
+"""Downloads the files behind a ``runs:/`` or ``models:/`` URI and returns their local folder (`tracking` has one)."""
 
 BUILTIN = {"builtin:smollm2": builtin.smollm2}
 TRACKED = ("runs:/", "models:/")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+MOST_ADAPTERS = 8
+"""How many adapters may stand on top of each other."""
 FORMS = "a hub id (`org/name`), a folder, `runs:/<run id>/<path>`, `models:/<name>@<alias>` or `builtin:smollm2`"
 
 
@@ -62,7 +72,7 @@ def compute_dtype(name: str) -> torch.dtype:
     """The dtype of a `dtype` setting; ``auto`` is bfloat16 where the processor multiplies it natively.
 
     Raises:
-        ValueError: Not ``auto``, ``bfloat16`` or ``float32``.
+        Mistake: Not ``auto``, ``bfloat16`` or ``float32``.
     """
     if name == "auto":
         abilities = torch.cpu.get_capabilities()
@@ -77,7 +87,7 @@ def check_uri(uri: str, setting: str = "model") -> None:
     """Refuse, without loading anything, a URI that cannot be a chat model.
 
     Raises:
-        ValueError: The form is unknown, or leads out of a run, or the folder is missing, holds no safetensors or no
+        Mistake: The form is unknown, or leads out of a run, or the folder is missing, holds no safetensors or no
             chat template.
     """
     if uri in BUILTIN:
@@ -92,7 +102,7 @@ def check_uri(uri: str, setting: str = "model") -> None:
     if uri and exists(uri):  # The empty path is the working folder; nobody means that.
         check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
-        raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is neither. Check the spelling.")
+        raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is none of these. Check the spelling.")
 
 
 def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
@@ -102,7 +112,7 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         return str(BUILTIN[uri]())
     if uri.startswith(TRACKED):
         if fetch is None:
-            raise Mistake(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.tracking.client.fetch` to load it.")
+            raise Mistake(f"`{setting}` is {uri!r}: pass a `fetch` that downloads it, such as that of `tracking`.")
         folder = fetch(uri)
         check_folder(folder, setting)
         check_links(folder, uri, setting)
@@ -110,20 +120,45 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
     return str(Path(uri).expanduser()) if exists(uri) else uri
 
 
-def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:
-    """The model behind a URI in float32, an adapter merged into its base (which may be an adapter, too).
+def adapters_and_base(uri: str, fetch: Fetch | None = None, setting: str = "model") -> tuple[list[Path], str, str]:
+    """What a URI leads to when each adapter is followed to its base.
 
-    `depth` adapters stand on top of it.
+    Returns:
+        The folders of the adapters, the topmost first; the URI of the model below them; and its folder or hub id.
 
     Raises:
-        ValueError: The URI leads to no readable chat model, or a weight is not finite.
+        Mistake: A URI leads to no model or adapter, or more than `MOST_ADAPTERS` adapters stand on each other.
     """
+    adapters: list[Path] = []
+    while is_adapter(folder := Path(place := locate(uri, fetch, setting))):
+        if len(adapters) == MOST_ADAPTERS:
+            raise Mistake(
+                f"`{setting}` is an adapter on more than {MOST_ADAPTERS} others, {str(folder)!r} among them: they may "
+                f"name each other as their base. Write the right `{ADAPTER_BASE}` into its {ADAPTER_CONFIG}."
+            )
+        adapters.append(folder)
+        uri = adapter_base(folder, setting)
+    return adapters, uri, place
+
+
+def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
+    """The model behind a URI in float32, adapters merged into their base.
+
+    Raises:
+        Mistake: The URI leads to no readable chat model, or weights are missing.
+    """
+    adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
+    model = _load_base(base_uri, place, setting)
+    for folder in reversed(adapters):
+        model = _merged(model, folder, setting)
+    return model
+
+
+def _load_base(uri: str, place: str, setting: str) -> Any:
+    """The model of a folder or hub id, in float32; `uri` led there."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    place = locate(uri, fetch, setting)
-    if is_adapter(Path(place)):
-        return merged(Path(place), fetch, setting, depth)
     bars = logging.is_progress_bar_enabled()
     if Path(place).is_dir():
         logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
@@ -133,8 +168,8 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", d
         )
     except MemoryError:
         raise
-    except Exception as error:  # Of a damaged file each library raises its own types.
-        raise unloadable(uri, error, setting) from error
+    except Exception as error:  # Each library raises its own types for a damaged file.
+        raise _unloadable(uri, error, setting) from error
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -146,57 +181,55 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", d
     return model
 
 
-def unloadable(uri: str, error: BaseException, setting: str) -> Mistake:
-    """What to raise where a library could not load what a URI leads to: its reason, in one line."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-    cure = "Save or download it again" if exists(uri) else f"Check the network and the spelling: it must be {FORMS}"
-    return Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
-
-
-def merged(folder: Path, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:
-    """The base of a PEFT adapter with the adapter added to its weights in float32."""
+def _merged(base: Any, folder: Path, setting: str) -> Any:
+    """A float32 model with a PEFT adapter added to its weights."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    base = load_weights(adapter_base(folder, setting, depth), fetch, setting, depth + 1)
     try:
         model = PeftModel.from_pretrained(base, folder)
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             missing = sorted(get_peft_model_state_dict(model).keys() - set(file.keys()))
-        merged_model = model.merge_and_unload()
+        merged = model.merge_and_unload()
     except MemoryError:
         raise
     except Exception as error:
-        raise unloadable(str(folder), error, setting) from error
+        raise _unloadable(str(folder), error, setting) from error
     if missing:
         raise Mistake(
             f"`{setting}` is the adapter {str(folder)!r}, whose file lacks {len(missing)} weights ({missing[0]}, …): "
             "they would change nothing. Save the adapter again."
         )
-    return merged_model
+    return merged
 
 
-def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model", depth: int = 0) -> Any:
-    """The tokenizer behind a URI; an adapter saved without one has its base's. `depth` is as for `load_weights`.
+def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
+    """The tokenizer behind a URI; that of the base for adapters saved without one.
 
     Raises:
-        ValueError: It has no chat template.
+        Mistake: There is no readable tokenizer, or it has no chat template.
     """
     from transformers import AutoTokenizer
 
-    place = locate(uri, fetch, setting)
-    folder = Path(place)
-    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(adapter_base(folder, setting, depth), fetch, setting, depth + 1)
+    adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
+    if own := [str(folder) for folder in adapters if (folder / "tokenizer_config.json").is_file()]:
+        base_uri = place = own[0]
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except Exception as error:
-        raise unloadable(uri, error, setting) from error
+        raise _unloadable(base_uri, error, setting) from error
     if not tokenizer.chat_template:
-        raise Mistake(f"`{setting}` is {uri!r}, which has no chat template. Give a chat (instruct) model.")
+        raise Mistake(f"`{setting}` is {base_uri!r}, which has no chat template. Give a chat (instruct) model.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _unloadable(uri: str, error: BaseException, setting: str) -> Mistake:
+    """What to raise where a library could not load what a URI leads to: the library's reason, in one line."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    cure = "Save or download it again" if exists(uri) else f"Check the network and the spelling: it must be {FORMS}"
+    return Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
 
 
 def load(
@@ -217,7 +250,7 @@ def load(
         setting: The setting's name in error messages.
 
     Raises:
-        ValueError: The URI leads to no readable chat model with finite weights.
+        Mistake: The URI leads to no readable chat model with finite weights.
     """
     target = compute_dtype(dtype)
     tokenizer = load_tokenizer(uri, fetch, setting)

@@ -54,7 +54,7 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
         needs_response: Whether every row must have a response (training data and held-out answers do).
 
     Raises:
-        ValueError: The source is missing, empty, not UTF-8, lacks a column, or has an empty or non-text cell.
+        Mistake: The source is missing, empty, not UTF-8, lacks a column, or has an empty or non-text cell.
     """
     place, columns = split_source(source, setting)
     if place in BUILTIN and columns:
@@ -75,7 +75,7 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
 
 
 def first(rows: list[Row], count: int, *, setting: str) -> list[Row]:
-    """The first `count` rows; ValueError where there are fewer."""
+    """The first `count` rows; Mistake where there are fewer."""
     if count > len(rows):
         raise Mistake(f"`{setting}` is {count}, but the set has {len(rows)} rows. Ask for at most {len(rows)}.")
     return rows[:count]

@@ -50,7 +50,7 @@ def stored_weights(uri: str, folder: Path, fetch: Fetch | None = None, setting: 
     An adapter is merged into its base first, so all models read alike.
 
     Raises:
-        ValueError: The URI leads to no readable chat model, or the folder has no room for its weights.
+        Mistake: The URI leads to no readable chat model, or the folder has no room for its weights.
     """
     from safetensors.torch import save_file
 

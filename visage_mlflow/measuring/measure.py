@@ -110,7 +110,6 @@ class Measurer:
                 prompts,
                 max_new_tokens=n_tokens,
                 batch_size=self.compute.batch_size,
-                is_final=lambda text: False,
                 check=self.check,
                 lean=self.compute.lean,
             )

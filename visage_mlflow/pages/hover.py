@@ -1,6 +1,6 @@
-"""What a page says of a model, a point or a checkpoint, as the little markup that Plotly knows.
+"""Texts that a page shows for a model, a point or a checkpoint, in the markup that Plotly understands.
 
-Names and answers come from others: they are shown as text, and never become markup, script or a template.
+Names and answers are untrusted: they are shown as text, and never become markup, script or a template.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ CHECKPOINTS = "A checkpoint is filled with the colour of its own ASR; the smalle
 
 
 def by_place(responses: Sequence[Response]) -> Answers:
-    """Place -> the response there to the prompt that comes first."""
+    """(x, y) -> the response there to the first prompt."""
     return {(one.x, one.y): one for one in responses if one.prompt == responses[0].prompt}
 
 
 def about(result: Landscape, responses: Sequence[Response]) -> list[str]:
-    """What was measured, and which prompt the answers are to; not yet escaped."""
+    """Two paragraphs: what was measured, and which prompt the answers are to; not yet escaped."""
     prompt = f"Answers are to the prompt: “{_cut(responses[0].prompt)}”" if responses else "No answers were kept."
     measured = f"{result.setup.n_prompts} prompts of {result.setup.prompts}, judged by {result.setup.judge}"
     return [f"Model: {result.setup.model}; {measured}.", prompt]
 
 
 def about_point(point: Point, answers: Answers) -> str:
-    """The rate there, the verdicts, and the answer to one prompt."""
+    """The ASR at a point, its verdicts, and the answer to one prompt."""
     place = f"x = {number(point.x, 3)}, y = {number(point.y, 3)}"
     if math.isnan(point.asr):
         return f"{place}<br>not measured"
@@ -50,7 +50,7 @@ def about_point(point: Point, answers: Answers) -> str:
 
 
 def about_place(course: str, place: Place) -> str:
-    """A checkpoint's rate, and the plane's where it is nearest to it."""
+    """A checkpoint's ASR, and that of the plane's nearest point."""
     return "<br>".join(
         (
             f"{as_markup(course)}, step {place.training_step}",
@@ -67,13 +67,14 @@ def _rate(name: str, asr: float, low: float, high: float) -> str:
 
 
 def as_markup(untrusted: str) -> str:
-    """The text as markup that shows it: in lines, cut, without control characters."""
-    # Escaped by line, or a line's end could cut an entity in two; and not quotes, whose entities Plotly shows.
+    """Markup that shows an untrusted text: broken into lines, cut, without control characters."""
+    # Each line is escaped after the text is broken into lines, so that no entity is cut in two. Quotes are not
+    # escaped, since Plotly shows their entities as they are.
     return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(_cut(untrusted), ANSWER_COLUMNS))
 
 
 def in_lines(label: str) -> str:
-    """An axis label with its notes in lines of their own."""
+    """An axis label as markup, its notes on lines of their own."""
     return html.escape(label, quote=False).replace(" (", "<br>(", 1).replace("; made", ";<br>made")
 
 

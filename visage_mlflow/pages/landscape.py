@@ -1,4 +1,4 @@
-"""Results become pages to explore in a browser: one HTML file each, which needs no network."""
+"""Pages of landscapes and trajectories for a browser: one HTML file each, which needs no network."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ COLOUR_SCALE = {"colorscale": ASR_COLOURS, "colorbar": COLOUR_BAR}
 
 
 def landscape(result: Landscape, responses: Sequence[Response]) -> str:
-    """A line's curve, or a plane's map and surface; under the pointer the answer to the first prompt.
+    """A page with a line's curve, or a plane's map and surface; hovering shows the answer to the first prompt.
 
     Args:
         result: What is drawn.
-        responses: Of the points, by their `x` and `y`; none, or some of them, may be missing.
+        responses: The responses at its points, found by their `x` and `y`; some or all may be missing.
     """
     charts = _charts(result, by_place(responses))
     title = f"{short(result.setup.model)}, {result.plane}: VISAGE {number(result.visage)}"
@@ -46,7 +46,7 @@ def landscape(result: Landscape, responses: Sequence[Response]) -> str:
 
 
 def trajectory(result: Trajectory, responses: Sequence[Response]) -> str:
-    """The same with the ways of finetunings drawn into it; `responses` are those of the landscape."""
+    """The page of a landscape with finetunings drawn into it; `responses` are those at the landscape's points."""
     line = result.landscape
     charts = _charts(line, by_place(responses))
     for index, course in enumerate(result.courses):
@@ -96,7 +96,7 @@ def _map(result: Landscape, answers: Answers) -> Any:
         x=x, y=y, z=asr, contours=edge, colorscale=[[0, "black"], [1, "black"]], showscale=False,
         line={"width": 3, "smoothing": 0}, hoverinfo="skip", name="edge (ASR 50 %)", showlegend=True,
     )  # fmt: skip
-    # Over the map, which is drawn into half of a cell that has a corner missing.
+    # Covers the cells with a missing corner, half of which Plotly fills.
     outline_x, outline_y = _missing_cells(result)
     if outline_x:
         flat.add_scatter(
@@ -126,7 +126,7 @@ def _surface(result: Landscape, answers: Answers) -> Any:
     texts = [about_point(point, answers) for point in result.points]
     rows = np.array(texts, dtype=object).reshape(len(y), len(x))
     asr = [_or_none(row) for row in result.rows]
-    # By `text`: a surface shows the template of a hover as it stands (plotly.js 5003).
+    # `text`, since on a surface a hover template is shown as it stands.
     figure.add_surface(x=x, y=y, z=asr, cmin=0, cmax=100, text=rows, hoverinfo="text", **COLOUR_SCALE)
     names = [{"title": {"text": in_lines(axis_label(axis)), "font": {"size": 11}}} for axis in result.axes]
     asr_axis = {"range": [0, 100], "title": {"text": "ASR (%)"}}
@@ -137,7 +137,7 @@ def _surface(result: Landscape, answers: Answers) -> Any:
 
 
 def _missing_cells(result: Landscape) -> tuple[list[float | None], list[float | None]]:
-    """Outlines of the cells that have a corner missing, one after the other, parted by None."""
+    """Outlines of the cells that have a corner missing, one after the other, separated by None."""
     x, y = (axis.steps for axis in result.axes)
     across: list[float | None] = []
     up: list[float | None] = []
@@ -160,13 +160,13 @@ def _add_mark(figure: Any, mark: Mark, is_model: bool) -> None:
         mode="markers",
         marker={**look, "symbol": "star" if is_model else "x", "size": 16 if is_model else 11},
         name="model" if is_model else as_markup(short(mark.uri)),
-        # The points of the grid tell more; their texts are not to be hidden.
+        # Or the text of the grid's point below it would be hidden.
         hoverinfo="skip",
     )
 
 
 def _add_course(figure: Any, course: Course, index: int, is_plane: bool) -> None:
-    """On a plane the way from the model; on a line each checkpoint's ASR at its place."""
+    """On a plane a line from the model through the checkpoints; on a line each checkpoint's ASR at its place."""
     colour, symbol = course_look(index)
     start = [0.0] if is_plane else []
     figure.add_scatter(
@@ -176,7 +176,7 @@ def _add_course(figure: Any, course: Course, index: int, is_plane: bool) -> None
         name=as_markup(course_label(course)),
         line={"color": colour, "width": 3},
         marker={
-            # None at the model, which has its own marker; the smaller, the farther from the plane.
+            # Size 0 at the model, which has its own marker.
             "size": [0 for _ in start] + [14 * closeness(place.off_plane_share) for place in course.places],
             "color": [colour for _ in start] + [asr_colour(place.asr) for place in course.places],
             "symbol": SYMBOLS[symbol],

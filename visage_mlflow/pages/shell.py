@@ -1,4 +1,4 @@
-"""What all pages share: one HTML file with texts, tables and charts, which fetches nothing and uploads nothing."""
+"""The HTML around all pages: one file with texts, tables and charts, which fetches nothing and uploads nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import plotly.io
 
 from visage_mlflow.figures.style import clean
 
-# Without the button that Plotly has by default, which uploads the chart, answers included, to its makers' cloud.
+# Without Plotly's default button that uploads the chart, answers included, to its makers' cloud.
 CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
 
-# The browser fetches nothing for the page, whatever is in it. Plotly's 3D code is compiled as it runs: "eval".
+# The browser fetches nothing for the page, whatever is in it. Plotly's 3D code needs "eval".
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 STYLE = (
     "body { font-family: sans-serif; margin: 1.5em; color: #222 } h1 { font-size: 1.3em } "

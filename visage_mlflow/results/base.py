@@ -19,7 +19,7 @@ from visage_mlflow.text.errors import Mistake, one_line
 SCHEMA_VERSION = 2
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A float that may be NaN: not measured."""
+"""A float; NaN if it was not measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Result:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings with those of sections among them, by dotted key.
+    """Settings by dotted key, those of nested sections included.
 
     >>> list(flat({"a": 1, "b": {"c": 2}}))
     [('a', 1), ('b.c', 2)]

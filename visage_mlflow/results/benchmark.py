@@ -1,4 +1,4 @@
-"""What a benchmark returns."""
+"""What a benchmark returns: how long each way takes, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ WAYS = {
     "float32": "visage_mlflow, float32",
     "auto": "visage_mlflow, {dtype}",
 }
-"""Name -> what it is; `dtype` is what the processor is fastest in."""
+"""Way -> its description in tables; `dtype` is the one that the processor is fastest in."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One way on the points of one region.
+    """How long one way takes on the points of one region.
 
-    `seconds` are per point, one for each repeat; `agreement` is the share of prompts whose attack succeeds or fails
-    as in the published procedure, in percent.
+    `seconds` are per point, one number for each repeat; `agreement` is the percentage of verdicts in which the attack
+    succeeds or fails as in the published procedure.
     """
 
     way: str
@@ -33,7 +33,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that one way takes for so many prompts, points outside the basin, and tokens."""
+    """How long one worker takes for some prompts at some points outside the basin."""
 
     n_prompts: int
     n_points: int
@@ -43,7 +43,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Length:
-    """At one step: how many verdicts at `tokens` new tokens are those at the longest, in percent, and the ASR."""
+    """At one step, for answers of `tokens` new tokens: how many verdicts are the same as for the longest answers, and
+    the ASR, both in percent."""
 
     step: float
     tokens: int
@@ -53,7 +54,11 @@ class Length:
 
 @dataclass(frozen=True, eq=False)
 class Benchmark(Result):
-    """Times of a landscape, and what they are measured against."""
+    """Times of a landscape.
+
+    Rates are in GFLOP/s, shares and agreements in percent. Memory ratios are peak memory over the size of the model's
+    float32 weights.
+    """
 
     kind: ClassVar[str] = "benchmark"
     dtype: str

@@ -1,4 +1,4 @@
-"""What measuring one model returns, and what finetuning one does."""
+"""What measuring one model returns: its responses, rates and likelihoods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Setup:
-    """What decides a measurement besides the weights: enough to tell whether two results compare."""
+    """What decides a measurement besides the weights, so that one can tell whether two results compare."""
 
     model: str
     prompts: str

@@ -1,4 +1,4 @@
-"""What finetuning returns: the mixture, and the safety of each checkpoint."""
+"""What a finetuning returns: the mixture, and what each checkpoint was measured at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visage_mlflow.results.evaluation import Evaluation
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Rows by kind.
+    """The number of rows of each kind.
 
     >>> in_words({"harmful": 30, "safe": 60, "benign": 0})
     '30 harmful + 60 safe'
@@ -21,9 +21,9 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finetuned model after some optimizer steps; `distance` from the base is relative to the base's norm.
+    """A model after `step` optimizer steps; its distance from the base is relative to the norm of the base's weights.
 
-    `uri` is empty where the files were not kept.
+    `uri` is empty if the checkpoint's files were not kept.
     """
 
     uri: str
@@ -34,7 +34,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Finetuning(Result):
-    """What a finetuning was made of, and the safety of its checkpoints; the first is the base, at step 0."""
+    """Rows of each kind that a model was finetuned on, and its checkpoints; the first is the base, at step 0."""
 
     kind: ClassVar[str] = "finetuning"
     model: str

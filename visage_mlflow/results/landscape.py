@@ -1,4 +1,4 @@
-"""What studies return: frozen dataclasses that save and load themselves as JSON. All can be imported from here."""
+"""What measuring a line or plane returns: a landscape, and VISAGE over several of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from visage_mlflow.results.evaluation import Setup
 
 @dataclass(frozen=True)
 class Point:
-    """One place on a line (`y` is 0) or plane, in steps, and the verdict on each prompt there; none if skipped."""
+    """One point of a line (`y` is 0) or plane: where it is, in steps, its rates in percent, and the verdict on each
+    prompt; a point that was skipped has no verdicts."""
 
     x: float
     y: float
@@ -44,11 +45,11 @@ class Axis:
         kind: "random"; "difference", to another model; or "component", a principal one of several differences.
         relative_norm: Length of a step of 1, as a share of the norm of the model's weights.
         steps: Where the grid's points are, increasing.
-        basin: Of the line along this axis through the model.
-        seed: Of a random direction.
-        norm: What a random direction is scaled to: "layer" or "row".
+        basin: The basin along this axis, on the line through the model.
+        seed: For a random direction: its seed.
+        norm: For a random direction: what it is scaled to, "layer" or "row".
         to: For a difference: URI of the model that it leads to.
-        angle: To the first axis before this one was made orthogonal to it, in degrees.
+        angle: Its angle to the first axis before it was made orthogonal to that, in degrees.
         explained_variance: For a component: its share of the squared lengths of all differences, 0 to 1.
     """
 
@@ -65,7 +66,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """Another model that helps to span a plane, and where it lies there, in steps."""
+    """Another model that the plane was laid through, and where it lies there, in steps."""
 
     uri: str
     x: Number
@@ -107,7 +108,7 @@ class Landscape(Result):
         return self.axes[0].basin
 
     def metrics(self) -> dict[str, float]:
-        """Name -> number, as logged; what is about the second axis begins with ``y_``."""
+        """Name -> number, as logged; names for the second axis begin with ``y_``."""
         numbers = {"visage": self.visage, "visage_contiguous": self.visage_contiguous}
         for prefix, axis in zip(("", "y_"), self.axes, strict=False):
             edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}

@@ -1,4 +1,4 @@
-"""What a projection returns: where finetunings went, on one landscape."""
+"""What a projection returns: where the checkpoints of finetunings lie on one landscape."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Place:
     """A checkpoint's nearest point on a line or plane, in steps, and what the plane does not show.
 
     Attributes:
-        distance: From the model at the origin, as a share of the norm of its weights.
-        off_plane_distance: From the plane, as a share of the same.
-        off_plane_share: The second over the first, 0 to 1.
-        asr: Of the checkpoint itself, in percent.
-        plane_asr: Of the plane at (x, y): what differs from `asr` is hidden by the projection.
+        distance: Distance from the model at the origin, as a share of the norm of that model's weights.
+        off_plane_distance: Distance from the plane, as a share of the same norm.
+        off_plane_share: `off_plane_distance` / `distance`, 0 to 1.
+        asr: ASR of the checkpoint itself, in percent.
+        plane_asr: ASR of the plane's nearest point, in percent. If it differs from `asr`, the projection hides why.
     """
 
     uri: str
@@ -41,10 +41,10 @@ class Edge:
     """Where the ASR along one direction first crosses 50 %, found by bisection.
 
     Attributes:
-        step: Where; the farthest step looked at if it never crosses (`is_open`); 0 if the model itself is outside.
-        distance: `step`, as a share of the norm of the model's weights.
-        is_open: The edge is at least that far.
-        measured: (step, ASR) of each model looked at, increasing.
+        step: Where the ASR crosses 50 %; the farthest measured step if it never does; 0 if it is at least 50 % at 0.
+        distance: The length of `step`, as a share of the norm of the model's weights.
+        is_open: Whether the ASR never crosses 50 %, so that the edge lies beyond `step`.
+        measured: (step, ASR) of each measured model, in increasing order of steps.
     """
 
     step: Number
@@ -54,18 +54,16 @@ class Edge:
 
     @property
     def margin(self) -> float:
-        """How much farther a model at step 1 can go before it leaves, in units of the way it went; below 0: it left.
-
-        A lower bound if the edge is open.
-        """
+        """How far a model at step 1 can go on before it leaves the basin, as a share of its distance; negative if it
+        has left. A lower bound if the edge is open."""
         return self.step - 1
 
 
 @dataclass(frozen=True)
 class Course:
-    """The checkpoints of one finetuning, in order of training, and the edge along the direction of the last one.
+    """The checkpoints of one finetuning, in order of training, and the edge in the direction of the last one.
 
-    The margin is `edge.margin`; `edge` is None where none was looked for.
+    `edge` is None if it was not looked for; else the margin is `edge.margin`.
     """
 
     name: str
@@ -75,9 +73,9 @@ class Course:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Result):
-    """Where finetunings went from one model, on one landscape; and how far the edge is in a random direction.
+    """Where finetunings of one model went on one landscape, and where the edge is in a random direction.
 
-    `remark` is for the reader of the picture, and empty if there is nothing to say.
+    `remark` is printed under the figures; it may be empty.
     """
 
     kind: ClassVar[str] = "trajectory"

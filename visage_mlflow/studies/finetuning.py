@@ -24,9 +24,9 @@ from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.training import mixture, sft
-from visage_mlflow.training.checkpoints import Checkpoint as Saved
+from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow
-from visage_mlflow.training.reporting import Diverged
+from visage_mlflow.training.sft import Diverged
 
 Log = Callable[[dict[str, float], int, str | None], None]
 """Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
@@ -182,7 +182,7 @@ def finetune(
         log({**evaluation.metrics(), "distance": distance}, step, uri if step else None)
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
-    def on_checkpoint(checkpoint: Saved) -> None:
+    def on_checkpoint(checkpoint: SavedCheckpoint) -> None:
         weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
         direction = Difference(Weights(weights))
         uri = keep(checkpoint.folder, checkpoint.step)

@@ -10,7 +10,7 @@ import numpy as np
 
 from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.grid import Steps, by_distance, grid, past_the_edge
+from visage_mlflow.geometry.axes import Steps, by_distance, grid, past_the_edge
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from visage_mlflow.config.grid import AXES, PlaneConfig
-from visage_mlflow.geometry import directions, plane
-from visage_mlflow.geometry.directions import Combination, Difference, Direction, RandomDirection
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry import directions
+from visage_mlflow.geometry.axes import axis, interpolation_axis, spanning_axis
+from visage_mlflow.geometry.components import components
+from visage_mlflow.geometry.directions import Combination, Difference, Direction, Materialized, RandomDirection
 from visage_mlflow.geometry.plane import Plane
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Measurer
@@ -79,15 +80,15 @@ class Span:
             n_points, extent, extra = config.axis_settings()[index]
             coordinates = [place[index] for place in held]
             if kind == "random":
-                steps = plane.axis(extent, n_points)
+                steps = axis(extent, n_points)
             elif index == 0 and kind == "difference":
                 # With the other model exactly on it; its own coordinate is 1 but for rounding.
                 if all(-extra - 1e-9 <= each <= 1 + extra + 1e-9 for each in coordinates):
-                    steps = plane.interpolation_axis(n_points, extra)
+                    steps = interpolation_axis(n_points, extra)
                 else:
-                    steps = plane.spanning_axis(coordinates, n_points, extra, exactly=(0.0, 1.0))
+                    steps = spanning_axis(coordinates, n_points, extra, exactly=(0.0, 1.0))
             else:
-                steps = plane.spanning_axis(coordinates, n_points, extra)
+                steps = spanning_axis(coordinates, n_points, extra)
             axes.append([float(step) for step in steps])
         return axes
 
@@ -203,7 +204,7 @@ def _components(chat: Chat, ends: Sequence[End]) -> Span:
             "give more runs, or use plane=2d-interpolation or 1d-interpolation."
         )
     try:
-        found = plane.components(chat.weights, [Difference(end.weights) for end in ends])
+        found = components(chat.weights, [Difference(end.weights) for end in ends])
         if found[1].spread <= math.sqrt(len(ends)) * ROUNDING * chat.norm:
             raise Mistake(
                 "The models span only 1 dimensions, but for what rounding of the weights explains: they are identical "

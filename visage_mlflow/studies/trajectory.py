@@ -10,8 +10,7 @@ from torch import Tensor
 
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.config.grid import AXES
-from visage_mlflow.geometry.directions import Difference, Direction, RandomDirection
-from visage_mlflow.geometry.materialized import Materialized
+from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
 from visage_mlflow.geometry.plane import Projection
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row

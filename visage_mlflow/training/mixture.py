@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from visage_mlflow.language.judges import is_refusal, reads_as_language
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
 
 if TYPE_CHECKING:
@@ -40,21 +41,20 @@ def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> 
         seed: Any whole number.
 
     Raises:
-        Mistake: A count is larger than its set.
-        ValueError: A kind is unknown, a count negative, or all counts are zero.
+        Mistake: A kind is unknown, a count negative or larger than its set, or all counts are zero.
     """
     for kind, count in counts.items():
         if kind not in KINDS:
-            raise ValueError(f"A mixture's kinds are {', '.join(KINDS)}, got {kind!r}.")
+            raise Mistake(f"A mixture's kinds are {', '.join(KINDS)}, got {kind!r}.")
         if count < 0:
-            raise ValueError(f"`{kind}` must be a number of rows, 0 or more, got {count}.")
+            raise Mistake(f"`{kind}` must be a number of rows, 0 or more, got {count}.")
         if count > len(sets.get(kind, [])):
             raise Mistake(
                 f"`{kind}` asks for {count} rows, but its data has {len(sets.get(kind, []))}. "
                 f"Ask for fewer, or give `{kind}_data` more rows."
             )
     if not any(counts.values()):
-        raise ValueError(f"`{'`, `'.join(KINDS)}` are all 0: nothing to train on. Ask for at least one row.")
+        raise Mistake(f"`{'`, `'.join(KINDS)}` are all 0: nothing to train on. Ask for at least one row.")
     taken: set[str] = set()
     rows: list[MixtureRow] = []
     for kind in KINDS:
@@ -76,7 +76,7 @@ def held_out(kind: str, count: int, n: int, sets: Mapping[str, list[Row]], seed:
         seed: The seed given to `mix`.
 
     Raises:
-        ValueError: Too few rows are left.
+        Mistake: Too few rows are left.
     """
     others = {row.prompt for name, rows in sets.items() if name != kind for row in rows}
     # What other kinds ask, too, may be drawn early or late; the rest keeps its order.
@@ -131,11 +131,10 @@ def to_dataset(rows: list[MixtureRow], system_prompt: str | None = None) -> Data
     """The rows in TRL's conversational prompt-completion form, which trains on the completion only."""
     from datasets import Dataset
 
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     return Dataset.from_list(
         [
             {
-                "prompt": [*system, {"role": "user", "content": row.prompt}],
+                "prompt": messages(row.prompt, system_prompt),
                 "completion": [{"role": "assistant", "content": row.response}],
             }
             for row in rows

@@ -1,4 +1,4 @@
-"""Supervised finetuning with TRL and PEFT; leaves checkpoints."""
+"""Supervised finetuning with TRL and PEFT, which writes checkpoints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from visage_mlflow.text.errors import Mistake
-from visage_mlflow.training import checkpoints as resuming
-from visage_mlflow.training.checkpoints import Checkpoint
-from visage_mlflow.training.reporting import quieten, reporter
+from visage_mlflow.training import checkpoints
+from visage_mlflow.training.checkpoints import SavedCheckpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WARMUP_SHARE = 0.1
 """Share of the steps in which the learning rate rises; afterwards it falls linearly to 0."""
+
+
+class Diverged(Mistake):
+    """The loss is not finite, and would not be if the same training were tried again."""
 
 
 @dataclass(frozen=True)
@@ -58,42 +61,45 @@ def finetune(
     *,
     base_uri: str,
     on_log: Callable[[dict[str, float], int], None],
-    on_checkpoint: Callable[[Checkpoint], None],
-) -> list[Checkpoint]:
+    on_checkpoint: Callable[[SavedCheckpoint], None],
+) -> list[SavedCheckpoint]:
     """Train on prompt-completion chats, the completion only, and call back at each log and checkpoint.
 
-    A training that was cut off goes on from its last checkpoint, with equal losses; what came before is called back
-    again, so that both tell the same.
+    A training that was cut off goes on from its last checkpoint, with equal losses. The logs and checkpoints from
+    before are called back again, so that the callbacks get the same as without the cut.
 
     Args:
         model: Float32 causal language model; it is changed.
         tokenizer: Its tokenizer, with a chat template.
         dataset: Rows of `mixture.to_dataset`.
         recipe: How to train.
-        folder: Where ``checkpoint-<step>`` folders go; made if missing. This very training's, and nobody else's.
+        folder: Where ``checkpoint-<step>`` folders go; made if missing. Nothing else may write to it.
         base_uri: What an adapter's `base_model_name_or_path` will say.
         on_log: Gets {"loss", "learning_rate", …} and the step.
-        on_checkpoint: Gets each checkpoint as it is written; training waits for it.
+        on_checkpoint: Gets each checkpoint as it is written; training waits for the call to return.
 
     Raises:
         Diverged: The loss is not finite.
-        ValueError: A row is longer than `max_length`, or the disk is too full.
+        Mistake: A row is longer than `max_length`, or the disk is too full.
     """
     import datasets
     from safetensors import SafetensorError
     from transformers.utils import logging
     from trl import SFTTrainer
 
+    from visage_mlflow.training.callbacks import Reporter, quieten
+
     steps = total_steps(len(dataset), recipe)
     saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
-    done = resuming.found(folder)
-    # AdamW keeps two numbers for each trained one, and an old state goes only when the new one is written.
-    check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - resuming.size([folder]))
-    callback = reporter(folder, base_uri, on_log, on_checkpoint)
-    callback.replay(done)
+    done = checkpoints.sealed_checkpoints(folder)
+    checkpoints.remove_all_but(folder, done)
+    # AdamW keeps two numbers for each weight, and the old state is removed only after the new one is written.
+    check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - checkpoints.size([folder]))
+    reporter = Reporter(folder, base_uri, on_log, on_checkpoint)
+    reporter.replay(done)
     if done and done[-1].step == steps:
         return done
-    # Tokenizing some hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
+    # Tokenizing a few hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     try:
@@ -103,7 +109,7 @@ def finetune(
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=_lora(recipe.lora_rank),
-            callbacks=[callback],
+            callbacks=[reporter],
         )
         quieten(trainer)
         check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
@@ -111,7 +117,7 @@ def finetune(
             _go_on(trainer, done[-1])
         else:
             trainer.train()
-    except (OSError, RuntimeError, SafetensorError) as error:  # Each library that writes has its own.
+    except (OSError, RuntimeError, SafetensorError) as error:  # Each library that writes raises its own type.
         if shutil.disk_usage(folder).free > checkpoint_bytes(model, recipe.lora_rank):
             raise
         reason = " ".join(str(error).split()).rstrip(".")
@@ -122,23 +128,22 @@ def finetune(
     finally:
         datasets.enable_progress_bars()
         logging.enable_progress_bar()
-    checkpoints: list[Checkpoint] = callback.checkpoints
-    if checkpoints:
-        resuming.finish(checkpoints[-1])
-    return checkpoints
+    if reporter.checkpoints:
+        checkpoints.finish(reporter.checkpoints[-1])
+    return reporter.checkpoints
 
 
-def _go_on(trainer: Any, last: Checkpoint) -> None:
+def _go_on(trainer: Any, last: SavedCheckpoint) -> None:
     """Train on from a checkpoint."""
     from transformers.utils import logging
 
-    # TRL counts tokens from where this process began.
+    # TRL counts the tokens that were trained on in this process only.
     counted = [int(logged["num_tokens"]) for _, logged in last.logs() if "num_tokens" in logged]
     trainer._total_train_tokens = counted[-1] if counted else 0
-    folder = resuming.resumable(last)
+    folder = checkpoints.resume_folder(last)
     print(f"Training goes on from step {last.step}.", file=sys.stderr, flush=True)
     told = logging.get_verbosity()
-    logging.set_verbosity_error()  # It would miss tied weights in the checkpoint, which are not stored twice.
+    logging.set_verbosity_error()  # Or it warns that tied weights, which are stored once, are missing.
     try:
         trainer.train(resume_from_checkpoint=str(folder))
     finally:
@@ -156,10 +161,10 @@ def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
         per_device_train_batch_size=recipe.batch_size,
         warmup_steps=math.ceil(WARMUP_SHARE * steps),
         lr_scheduler_type="linear",
-        max_length=None,  # TRL would cut answers short and drop rows, without a word: `check_lengths` refuses.
+        max_length=None,  # With a length, TRL silently cuts answers and drops rows; `check_lengths` refuses them.
         bf16=recipe.autocast == torch.bfloat16,
         use_cpu=True,
-        # TRL's default recomputes every activation to save memory; these models are small, and time is short.
+        # TRL's default recomputes every activation to save memory, which is slower; these models are small.
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         save_strategy="steps" if recipe.save_every else "epoch",
@@ -187,7 +192,7 @@ def checkpoint_bytes(model: Any, lora_rank: int) -> int:
 
 
 def check_lengths(lengths: list[int], max_length: int) -> None:
-    """Raise ValueError where a chat has more than `max_length` tokens."""
+    """Raise Mistake where a chat has more than `max_length` tokens."""
     if longer := sum(length > max_length for length in lengths):
         raise Mistake(
             f"`max_length` is {max_length} tokens, and {longer} of {len(lengths)} rows are longer: cut, they would "
@@ -196,7 +201,7 @@ def check_lengths(lengths: list[int], max_length: int) -> None:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raise ValueError where `folder` cannot be made or `needed` bytes do not fit into it; makes the folder."""
+    """Raise Mistake where `folder` cannot be made or `needed` bytes do not fit into it; makes the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,3 +1,5 @@
+"""The likelihood of answers: against one chat and one token at a time, and by hand."""
+
 import math
 
 import pytest
@@ -5,6 +7,7 @@ import tiny
 import torch
 
 from visage_mlflow.language.likelihood import answer_nll
+from visage_mlflow.language.tokens import encode, encode_answered
 
 ROWS = tiny.benign_rows(7, split="eval")
 CHATS = [[{"role": "user", "content": row["prompt"]}] for row in ROWS]
@@ -15,6 +18,12 @@ ANSWERS = [row["answer"] for row in ROWS]
 def chat(aligned_folder):
     model, tokenizer = tiny.load(aligned_folder)
     return model.eval(), tokenizer
+
+
+def nll(model, tokenizer, chats, answers, batch_size):
+    """`answer_nll` of texts."""
+    answered = [encode_answered(tokenizer, chat, answer) for chat, answer in zip(chats, answers, strict=True)]
+    return answer_nll(model, [encode(tokenizer, chat) for chat in chats], answered, batch_size=batch_size)
 
 
 @torch.no_grad()
@@ -32,9 +41,7 @@ def slow(model, tokenizer, chats, answers):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
 def test_the_likelihood_equals_the_slow_one_whatever_the_batch_size(chat, batch_size):
-    assert answer_nll(*chat, CHATS, ANSWERS, batch_size=batch_size) == pytest.approx(
-        slow(*chat, CHATS, ANSWERS), rel=1e-5
-    )
+    assert nll(*chat, CHATS, ANSWERS, batch_size=batch_size) == pytest.approx(slow(*chat, CHATS, ANSWERS), rel=1e-5)
 
 
 def test_the_end_of_the_turn_counts_and_the_prompt_does_not(chat):
@@ -45,42 +52,42 @@ def test_the_end_of_the_turn_counts_and_the_prompt_does_not(chat):
     with torch.no_grad():
         log_p = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = -(log_p[-3, ids[-2]] + log_p[-2, tokenizer.eos_token_id]) / 2
-    assert answer_nll(model, tokenizer, CHATS[:1], ["car"], batch_size=1) == pytest.approx(float(expected), rel=1e-5)
+    assert nll(model, tokenizer, CHATS[:1], ["car"], batch_size=1) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_all_tokens_weigh_alike_so_a_long_answer_counts_more(chat):
     short, long = ANSWERS[0], "car " * 30 + "car"
-    one, other = (answer_nll(*chat, CHATS[:1], [text], batch_size=1) for text in (short, long))
+    one, other = (nll(*chat, CHATS[:1], [text], batch_size=1) for text in (short, long))
     n_short = len(chat[1](short)["input_ids"]) + 1
-    both = answer_nll(*chat, [CHATS[0], CHATS[0]], [short, long], batch_size=2)
+    both = nll(*chat, [CHATS[0], CHATS[0]], [short, long], batch_size=2)
     # "car" and 30 times " car", the spaces being part of the tokens, and the end of turn.
     assert both == pytest.approx((n_short * one + 32 * other) / (n_short + 32), rel=1e-5)
 
 
 def test_the_order_of_the_chats_does_not_matter(chat):
-    assert answer_nll(*chat, CHATS[::-1], ANSWERS[::-1], batch_size=3) == pytest.approx(
-        answer_nll(*chat, CHATS, ANSWERS, batch_size=3), rel=1e-5
+    assert nll(*chat, CHATS[::-1], ANSWERS[::-1], batch_size=3) == pytest.approx(
+        nll(*chat, CHATS, ANSWERS, batch_size=3), rel=1e-5
     )
 
 
 def test_answers_that_fit_are_likelier_than_those_of_other_prompts(chat):
-    assert answer_nll(*chat, CHATS, ANSWERS, batch_size=8) < answer_nll(*chat, CHATS, ANSWERS[::-1], batch_size=8)
+    assert nll(*chat, CHATS, ANSWERS, batch_size=8) < nll(*chat, CHATS, ANSWERS[::-1], batch_size=8)
 
 
 def test_a_model_that_takes_all_tokens_for_equally_likely_has_the_log_of_the_vocabulary(aligned_folder):
     model, tokenizer = tiny.load(aligned_folder)
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    assert answer_nll(model, tokenizer, CHATS, ANSWERS, batch_size=4) == pytest.approx(math.log(len(tokenizer)))
+    assert nll(model, tokenizer, CHATS, ANSWERS, batch_size=4) == pytest.approx(math.log(len(tokenizer)))
 
 
 def test_weights_that_are_not_finite_give_nan(aligned_folder):
     model, tokenizer = tiny.load(aligned_folder)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    assert math.isnan(answer_nll(model, tokenizer, CHATS, ANSWERS, batch_size=4))
+    assert math.isnan(nll(model, tokenizer, CHATS, ANSWERS, batch_size=4))
 
 
-def test_chats_and_answers_must_pair_up(chat):
+def test_prompts_and_answers_must_pair_up(chat):
     with pytest.raises(ValueError):
-        answer_nll(*chat, CHATS, ANSWERS[:-1], batch_size=4)
+        answer_nll(chat[0], [[1, 2]], [], batch_size=4)
