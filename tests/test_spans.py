@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from visage_mlflow.config import ComputeConfig, LandscapeConfig
 from visage_mlflow.config.grid import AXES, PLANES, PlaneConfig
-from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, cosine, norm
+from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, inner, norm
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Held, Measurer
@@ -24,6 +24,10 @@ FLAT = [name for name in PLANES if name.startswith("2d")]
 CONFIG = PlaneConfig(n_points=5, store="off")
 OFF = Measurer(ComputeConfig(store="off"))
 UP, NORM = "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
+
+
+def cosine(weights, one, other):
+    return inner(weights, one, other) / (norm(weights, one) * norm(weights, other))
 
 
 @pytest.fixture(scope="module")
