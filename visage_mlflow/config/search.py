@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from visage_mlflow.config.fields import above_zero, at_least, at_most, one_of, setting
-from visage_mlflow.config.training import ScenarioConfig
+from visage_mlflow.config.compute import ComputeConfig
+from visage_mlflow.config.fields import Settings, above_zero, at_least, at_most, one_of, setting
+from visage_mlflow.config.training import OutputConfig, ScenarioConfig
 from visage_mlflow.text.errors import Mistake
 
 OBJECTIVES = ("utility", "pareto")
 RANGE_HELP = "a range as in 0..120, or a fixed value"
-NOT_DECISIVE = (
-    *("n_trials", "study", "storage", "output_dir", "batch_size", "lean", "keep_checkpoints", "heartbeat"),
-    *("store", "reuse"),
-)
-"""Settings that decide no number of a trial, so that a study may go on with others."""
-
 ROUNDING = 1e-9
+"""By how much `margin_min` may seem to exceed what is looked at: 1.3 - 1 is not quite 0.3."""
 
 Bounds = int | float | str
 """As a range is written: a number, or two with `..` between them."""
@@ -95,7 +91,27 @@ def read_range(name: str, value: Bounds) -> Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(ScenarioConfig):
+class StudyConfig(Settings):
+    """How many trials a study has, and where and how it is kept: nothing that changes what a trial measures."""
+
+    n_trials: int = setting(
+        30, "Trials that the study shall have in the end, those of earlier and other processes too."
+    )
+    study: str = setting("mixtures", "Name of the study; the same command again goes on with it.")
+    storage: str = setting("search.db", "Where studies are kept: a file (SQLite), or postgresql://user@host/database.")
+    keep_checkpoints: bool = setting(False, "Keep all checkpoints of each trial, for `project`, rather than the last.")
+    heartbeat: int = setting(5, "Seconds between signs of life; a trial that gave none for four of them is dead.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, ("n_trials", "heartbeat"))
+        for name in ("study", "storage"):
+            if not getattr(self, name).strip():
+                raise Mistake(f"`{name}` is empty. Leave it out, or give one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(ScenarioConfig, StudyConfig):
     """Search the mixture and the training settings that keep a model inside the safety basin, and useful."""
 
     harmful: int = setting(30, "Rows that answer a harmful request: the harm that the data holds.")
@@ -104,9 +120,6 @@ class SearchConfig(ScenarioConfig):
     learning_rate: Bounds = setting("1e-4..1e-3", f"Peak learning rate of AdamW: {RANGE_HELP}; searched in its log.")
     epochs: Bounds = setting("1..3", f"Passes over the rows: {RANGE_HELP}.")
     lora_rank: Bounds = setting("4..32", f"Rank of LoRA: {RANGE_HELP}, 0 for all weights; searched in its log.")
-    n_trials: int = setting(
-        30, "Trials that the study shall have in the end, those of earlier and other processes too."
-    )
     objective: str = setting(
         "utility",
         "What is minimized: utility (the likelihood of held-out answers, within the limits) or pareto (ASR, "
@@ -131,25 +144,16 @@ class SearchConfig(ScenarioConfig):
     n_held_out: int = setting(
         40, "Rows of `task_data` kept out of training; with it, `task_nll` on them is the utility."
     )
-    study: str = setting("mixtures", "Name of the study; the same command again goes on with it.")
-    storage: str = setting(
-        "search.journal", "Where studies are kept: a file (Optuna's journal), or postgresql://user@host/database."
-    )
-    keep_checkpoints: bool = setting(False, "Keep all checkpoints of each trial, for `project`, rather than the last.")
-    heartbeat: int = setting(30, "Seconds between signs of life; a trial that gave none for four of them is dead.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, ("n_trials", "n_checkpoints", "heartbeat"))
+        at_least(self, 1, ("n_checkpoints",))
         at_least(self, 0, ("patience",))
         above_zero(self, ("utility_step",))
         one_of("objective", self.objective, OBJECTIVES)
         for name in ("max_asr", "max_over_refusal", "outside_asr"):
             _between(name, getattr(self, name), 0, 100)
         _between("warmup", self.warmup, 0, 1)
-        for name in ("study", "storage"):
-            if not getattr(self, name).strip():
-                raise Mistake(f"`{name}` is empty. Leave it out, or give one.")
         self._check_space()
         self._check_margin()
         if self.outside_asr < self.max_asr:
@@ -190,9 +194,9 @@ class SearchConfig(ScenarioConfig):
 
     def decisive(self) -> dict[str, int | float | str | bool | None]:
         """What decides the numbers of a study: trials of other settings than these do not compare."""
-        ranges = {name: str(each) for name, each in self.space().items()}
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_DECISIVE}
-        return {**settings, **ranges}
+        costs = {field.name for each in (ComputeConfig, OutputConfig, StudyConfig) for field in fields(each)}
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in costs}
+        return settings | {name: str(each) for name, each in self.space().items()}
 
 
 def utility_name(config: SearchConfig) -> str:

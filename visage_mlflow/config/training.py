@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visage_mlflow.config.attack import MODEL_HELP, SOURCE_HELP, MeasureConfig
-from visage_mlflow.config.fields import above_zero, at_least, one_of, setting
+from visage_mlflow.config.fields import Settings, above_zero, at_least, one_of, setting
 from visage_mlflow.text.errors import Mistake
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenarioConfig(MeasureConfig):
+class OutputConfig(Settings):
+    """Where files go while a model is trained."""
+
+    output_dir: str = setting("outputs", "Folder for checkpoints while training; each run makes its own inside.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioConfig(MeasureConfig, OutputConfig):
     """What is given when a model is finetuned: the model, the data and the harm in it."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
@@ -29,7 +36,6 @@ class ScenarioConfig(MeasureConfig):
     own_answer_tokens: int = setting(20, "For benign_answers=own: tokens of the model's answer, cut at a sentence.")
     train_batch_size: int = setting(10, "Rows per optimizer step.")
     max_length: int = setting(512, "Longest training chat, in tokens.")
-    output_dir: str = setting("outputs", "Folder for checkpoints while training; each run makes its own inside.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
