@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from planted import run, with_more
 
 from visage_mlflow.results import Edge
-from visage_mlflow.search import loop, study as studies
+from visage_mlflow.search import loop
+from visage_mlflow.search import study as studies
 from visage_mlflow.search.storage import MOST_RETRIES
 from visage_mlflow.search.trial import judge
 from visage_mlflow.text.errors import Mistake
