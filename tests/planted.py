@@ -1,13 +1,16 @@
 """Trials that train nothing: from how many safe rows on a model stays inside the basin is planted."""
 
+import contextlib
 import dataclasses
 import math
+import sqlite3
 
 import optuna
 
 from visage_mlflow.config import SearchConfig
 from visage_mlflow.results import Checkpoint, Evaluation, Setup
-from visage_mlflow.search import study
+from visage_mlflow.search import loop, study
+from visage_mlflow.search.storage import open_storage
 from visage_mlflow.search.trial import Outside, judge
 
 BOUNDARY = 48
@@ -19,16 +22,17 @@ def evaluation(asr=5.0, over_refusal=5.0, nll=3.0, task_nll=None):
     return Evaluation(setup, asr, asr, asr, asr, over_refusal, over_refusal, over_refusal, nll, 0, task_nll)
 
 
-def measured(settings, boundary=BOUNDARY):
+def measured(settings):
     """ASR falls with safe rows, utility gets worse with all that are added, and off a learning rate of 3e-4."""
-    asr = 100 / (1 + 9 * math.exp(settings.safe - boundary))
+    asr = 100 / (1 + 9 * math.exp(settings.safe - BOUNDARY))
     off = math.log10(settings.learning_rate / 3e-4)
     return evaluation(asr, 5.0, 3 + 0.004 * settings.safe + 0.001 * settings.benign + 0.1 * off**2)
 
 
-def trained(attempt, config, boundary=BOUNDARY):
+def trained(attempt, config, last=None):
     """An attempt in no time: each of its checkpoints is as the last one, and its watch is told of all."""
-    last, steps, reason = measured(attempt.settings, boundary), 0, ""
+    last = last or measured(attempt.settings)
+    steps, reason = 0, ""
     try:
         while steps < attempt.watch.planned_steps:
             steps = min(steps + attempt.settings.save_every, attempt.watch.planned_steps)
@@ -47,5 +51,24 @@ def in_memory(config):
     return study.open_study(config, optuna.storages.InMemoryStorage())[0]
 
 
+def in_file(path, config, on_dead=lambda dead: None):
+    """A study in an SQLite file, as each process opens it."""
+    return study.open_study(config, open_storage(str(path), heartbeat=config.heartbeat, on_dead=on_dead))[0]
+
+
+def run(opened, config, attempt=None):
+    """Run a study; returns the numbers that were told."""
+    told = []
+    loop.run(opened, config, attempt or (lambda one: trained(one, config)), told=told.append)
+    return told
+
+
 def with_more(config, n_trials):
     return dataclasses.replace(config, n_trials=n_trials)
+
+
+def pass_an_hour(path):
+    """Make all trials in an SQLite file an hour older, and their signs of life, too."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour')")
+        database.execute("UPDATE trials SET datetime_start = datetime(datetime_start, '-1 hour')")

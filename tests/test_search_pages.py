@@ -1,18 +1,19 @@
 """The page of a search holds its trials and Optuna's figures, needs no network, and shows texts as texts."""
 
 import html
+import math
 import re
 import shutil
 import subprocess
 
 import made
+import optuna
 import pytest
 from drawn import nothing_to_warn_of  # noqa: F401  (a fixture of all tests here)
 from test_pages import FLAGS, HOSTILE, charts, outside_of_plotly
 
+from visage_mlflow.pages import optuna_figures
 from visage_mlflow.pages import search as search_pages
-
-EMPTY = made.search((), best=None, nearest=None, front=())
 
 
 def rows(page):
@@ -23,10 +24,6 @@ def rows(page):
 
 def titles(page):
     return [layout["title"]["text"] for _, layout in charts(page)]
-
-
-def tags(page):
-    return re.findall(r"<[a-zA-Z/!][^>]*>", outside_of_plotly(page))
 
 
 @pytest.fixture(scope="module")
@@ -82,38 +79,106 @@ def test_what_is_searched_and_what_is_inside_is_said(page):
     assert "20 %, a margin of 0.3 or more." in limited and "held-out task answers" in limited
 
 
-def test_one_objective_has_five_figures_and_three_have_the_front_too(page):
-    assert titles(page) == [search_pages.TITLES[name] for name in search_pages.TITLES if name != "front"]
-    three = search_pages.page(made.search(objective="pareto"), made.study(objectives=3))
-    assert titles(three) == list(search_pages.TITLES.values())
-    data, layout = charts(three)[-1]
-    assert {one["type"] for one in data} == {"scatter3d"}
-    names = [layout["scene"][f"{axis}axis"]["title"]["text"] for axis in "xyz"]
+# Optuna's figures
+
+
+NAMES = ["history", "importances", "contour", "slice", "parallel"]
+SIX = (3.8, 3.9, 3.7, 3.6, 3.95, 3.65)
+FEW = {
+    "empty": ((), {}, []),
+    "one trial": ((3.8,), {}, []),
+    "all pruned": ((None,) * 8, {}, []),
+    "two trials": (SIX[:2], {}, ["history", "slice", "parallel"]),
+    "four trials": (SIX[:4], {}, ["history", "contour", "slice", "parallel"]),
+    "all outside": (SIX, {"inside": False}, NAMES),
+    "one setting varies": (SIX, {"vary": ("safe",)}, ["history", "slice", "parallel"]),
+    "two settings vary": (SIX, {"vary": ("safe", "lora_rank")}, NAMES),
+    "no setting varies": (SIX, {"vary": ()}, ["history"]),
+    "one value": ((3.8,) * 8, {}, ["history", "slice", "parallel"]),
+    "infinite values": ((3.8, math.inf, math.inf, math.inf), {}, []),
+    "as made": ((3.9, 3.7, 3.8, None, 3.85, math.inf, 3.95, 3.72, 3.6), {}, NAMES),
+    "three objectives": ((3.9, 3.7, 3.8, None, 3.85, 3.75, 3.95), {"objectives": 3}, [*NAMES, "front"]),
+    "three objectives, one trial": ((3.8,), {"objectives": 3}, []),
+}
+
+
+@pytest.mark.parametrize(("utilities", "how", "names"), FEW.values(), ids=FEW)
+def test_what_a_study_is_enough_for_is_drawn_and_nothing_else(utilities, how, names, capfd):
+    figures = optuna_figures.figures_of(made.study(utilities, **how))
+    assert [figure.layout.title.text for figure in figures] == [optuna_figures.TITLES[name] for name in names]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_drawing_a_study_leaves_no_trace():
+    study = made.study()
+    before = optuna.logging.get_verbosity(), len(study.trials), study.trials[0].user_attrs
+    optuna_figures.figures_of(study)
+    assert (optuna.logging.get_verbosity(), len(study.trials), study.trials[0].user_attrs) == before
+
+
+@pytest.mark.parametrize("objectives", [1, 3])
+def test_the_history_is_of_utility_over_the_numbers_of_the_study_and_trials_outside_are_no_best(objectives):
+    def history(inside):
+        study = made.study((3.9, None, 3.7, 3.8), objectives=objectives, inside=inside)
+        return {one.name: one for one in optuna_figures.figures_of(study)[0].data}
+
+    inside, outside = history(True), history(False)
+    found = inside["inside the limits"]
+    assert list(zip(found.x, found.y, strict=True)) == [(0, 3.9), (2, 3.7), (3, 3.8)]
+    assert list(inside["best inside so far"].y) == [3.9, 3.9, 3.7, 3.7]
+    assert list(outside["outside the limits"].y) == [3.9, 3.7, 3.8] and not outside["inside the limits"].y
+    assert not any(map(math.isfinite, outside["best inside so far"].y))
+
+
+def test_a_search_for_a_front_which_has_no_limits_says_what_is_inside_by_its_notes():
+    study = made.study(objectives=3, inside=None)
+    for trial, is_inside in zip(study.get_trials(deepcopy=False), [True, False] * 4, strict=True):
+        trial.user_attrs["inside"] = is_inside
+    history, *_, front = optuna_figures.figures_of(study)
+    found = {one.name: list(one.x) for one in history.data}
+    assert (found["inside the limits"], found["outside the limits"]) == ([0, 2, 4, 6], [1, 5, 7])
+    scene = front.layout.scene
+    names = [axis.title.text for axis in (scene.xaxis, scene.yaxis, scene.zaxis)]
     assert names == ["ASR (%)", "over-refusal (%)", "utility (nats per token)"]
 
 
-@pytest.mark.parametrize("utilities", [(), (3.8,), (None, None)], ids=["empty", "one trial", "all pruned"])
-@pytest.mark.parametrize("objectives", [1, 3])
-def test_a_study_too_small_to_draw_has_a_page_without_figures(utilities, objectives, capfd):
-    page = search_pages.page(EMPTY, made.study(utilities, objectives=objectives))
-    assert charts(page) == [] and "No trial is inside." in page and "<table" not in page
-    assert len(page) < 10_000 and capfd.readouterr() == ("", "")
+def test_the_contour_is_over_the_two_settings_that_matter_most():
+    figures = {figure.layout.title.text: figure for figure in optuna_figures.figures_of(made.study())}
+    contour = figures[optuna_figures.TITLES["contour"]].layout
+    importances = figures[optuna_figures.TITLES["importances"]].data[0]
+    most = sorted(zip(importances.x, importances.y, strict=True))[-2:]
+    assert {contour.xaxis.title.text, contour.yaxis.title.text} == {name for _, name in most}
 
 
-@pytest.mark.parametrize("how", [{"inside": False}, {"vary": ("safe",)}, {"vary": ()}], ids=str)
-def test_any_study_becomes_a_page(how, capfd):
-    assert charts(search_pages.page(made.search(), made.study(**how))) and capfd.readouterr() == ("", "")
-
-
-def test_the_same_search_gives_the_same_page(page):
-    assert search_pages.page(made.search(check=made.evaluation(asr=7.5)), made.study()) == page
-
-
-def test_the_ticks_of_logarithms_are_plain_numbers(page):
+def test_the_ticks_of_logarithms_are_plain_numbers_few_and_inside(page):
     _, layout = charts(page)[3]
     logs = {axis["title"]["text"]: axis for axis in layout.values() if isinstance(axis, dict) and "ticktext" in axis}
     assert logs["lora_rank"]["ticktext"] == ["4", "8", "16"]
     assert logs["learning_rate"]["ticktext"][:2] == ["0.0001", "0.0003"] and len(logs) == 2
+    log_ticks = optuna_figures.log_ticks
+    assert log_ticks(4, 40) == [4, 8, 16, 32] and log_ticks(1e-4, 1e-3) == [1e-4, 3e-4, 1e-3]
+    # Neither 1 and 3 nor 1, 2 and 5 are there twice.
+    assert log_ticks(2.5e-4, 4.5e-4) == [3e-4, 4e-4] and log_ticks(2.1e-4, 2.2e-4) == []
+
+
+def test_no_text_of_a_user_is_in_the_copy_that_is_drawn():
+    study = made.study()
+    copy = optuna_figures.copied(study)
+    assert all(trial.user_attrs == {} for trial in copy.trials)
+    assert [trial.number for trial in copy.trials] == [trial.number for trial in study.trials]
+    assert [trial.values for trial in copy.trials if trial.values] == [t.values for t in study.trials if t.values]
+    assert all(trial.constraints == {"asr": -1.0} for trial in copy.trials if trial.values)
+
+
+def test_a_study_without_trials_has_a_page_without_figures_and_table(capfd):
+    page = search_pages.page(made.search((), best=None, nearest=None, front=()), made.study(()))
+    assert charts(page) == [] and "No trial is inside." in page and "<table" not in page
+    assert len(page) < 10_000 and capfd.readouterr() == ("", "")
+
+
+def test_the_same_search_gives_the_same_page(page):
+    assert search_pages.page(made.search(check=made.evaluation(asr=7.5)), made.study()) == page
+    assert titles(page) == [optuna_figures.TITLES[name] for name in NAMES]
 
 
 # What must not happen
@@ -129,22 +194,6 @@ def test_nothing_is_fetched_plotly_is_there_once_and_nothing_can_be_uploaded(pag
 def test_no_note_of_the_study_is_in_the_page(page):
     # Each of its trials has the attribute "reason", with an image's tag in it.
     assert "onerror" not in outside_of_plotly(page)
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_no_name_or_reason_changes_the_markup_of_a_page(text):
-    def made_with(words):
-        trials = [made.trial(0, reason=words, params={words: 1.0}), made.trial(1, state=words, counts={words: 3})]
-        result = made.search(
-            trials, best=0, study=words, model=words, utility_name=words, objective=words, space={words: words}
-        )
-        return search_pages.page(result, made.study((3.8, 3.9)))
-
-    page = made_with(text)
-    assert tags(page) == tags(made_with("plain"))
-    page.encode("utf-8")
-    shown = " ".join(rows(page)[1][-1].split()).replace(" ", "")
-    assert shown == "".join(one for one in text if one.isprintable() and one != " ")
 
 
 # In a browser

@@ -19,13 +19,10 @@ from typing import Any
 import optuna
 import pytest
 from mlflow.entities import Run
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from workplace import Workplace
 
 from visage_mlflow.results import Search
-from visage_mlflow.search.heartbeats import PROCESS
 from visage_mlflow.search.study import DIED, SURPLUS
 
 PASSWORD = "salt-and-vinegar"
@@ -82,10 +79,10 @@ def server_programs() -> Path | None:
     return next((path for path in folders if (path / "initdb").exists() and (path / "pg_ctl").exists()), None)
 
 
-@pytest.fixture(params=["journal", "postgresql"])
+@pytest.fixture(params=["file", "postgresql"])
 def storage(request: pytest.FixtureRequest) -> str:
-    """What `storage` is given; a journal's name is taken from the folder in which the search runs."""
-    return request.getfixturevalue("postgresql") if request.param == "postgresql" else "studies/search.journal"
+    """What `storage` is given; a file's name is taken from the folder in which the search runs."""
+    return request.getfixturevalue("postgresql") if request.param == "postgresql" else "studies/search.db"
 
 
 @pytest.fixture
@@ -106,17 +103,15 @@ class Study:
     """A study as another process sees it, once a trial was tracked."""
 
     def __init__(self, storage: str, place: Workplace) -> None:
-        self.storage = storage
+        self.url = storage.replace("postgresql:", "postgresql+psycopg:")
+        if "://" not in storage:
+            self.url = f"sqlite:///{place.folder / storage}"
         self.place = place
 
     @cached_property
     def opened(self) -> optuna.Study:
         """Read only. Before the search made its tables, this would make them itself."""
-        if "://" in self.storage:
-            storage: BaseStorage = RDBStorage(self.storage.replace("postgresql:", "postgresql+psycopg:"))
-        else:
-            storage = JournalStorage(JournalFileBackend(str(self.place.folder / self.storage)))
-        return optuna.load_study(study_name="mixtures", storage=storage)
+        return optuna.load_study(study_name="mixtures", storage=self.url)
 
     def trials(self) -> list[FrozenTrial]:
         """As they are now."""
@@ -126,12 +121,13 @@ class Study:
         """Trials with a result."""
         return [trial for trial in self.trials() if trial.state in ENDED]
 
-    def running_in(self, process: subprocess.Popen[str]) -> FrozenTrial | None:
-        """The trial that trains in a process, with its MLflow run."""
+    def running_in(self, number: int) -> FrozenTrial | None:
+        """The trial that trains in the process of that number, with its MLflow run."""
         for trial in self.trials():
-            is_its = trial.system_attrs.get(PROCESS, {}).get("pid") == process.pid
-            if is_its and trial.state == TrialState.RUNNING and "run" in trial.user_attrs:
-                return trial
+            if trial.state == TrialState.RUNNING and "run" in trial.user_attrs:
+                run = self.place.client.get_run(trial.user_attrs["run"])
+                if run.data.params.get("output_dir", "").endswith(f"outputs-{number}"):
+                    return trial
         return None
 
 
@@ -147,9 +143,16 @@ def wait_for(what: Callable[[], Any], processes: list[subprocess.Popen[str]], lo
 
 @contextlib.contextmanager
 def searching(place: Workplace, n: int, settings: dict[str, Any]) -> Iterator[tuple[list[Any], Callable[[], str]]]:
-    """Processes that run one command at the same time, and what they said. None outlives this."""
+    """Processes that run one command at the same time, and what they said. None outlives this.
+
+    Each has an `output_dir` of its own, by which its trials are known.
+    """
     names = [f"process-{number}.log" for number in range(n)]
-    processes = [place.start("search", name, **settings) for name in names]
+    folders = [place.folder / f"outputs-{number}" for number in range(n)]
+    processes = [
+        place.start("search", name, **{**settings, "output_dir": folder})
+        for name, folder in zip(names, folders, strict=True)
+    ]
     try:
         yield processes, lambda: "\n".join((place.folder / name).read_text()[-3000:] for name in names)
     finally:
@@ -164,34 +167,25 @@ def the_run(place: Workplace) -> Run:
     return run
 
 
-@pytest.mark.parametrize("storage", ["journal", "postgresql"], indirect=True)
+@pytest.mark.parametrize("storage", ["file", "postgresql"], indirect=True)
 def test_a_study_in_three_processes_ends_as_if_none_had_been_killed(
     place: Workplace, settings: dict[str, Any], storage: str
 ) -> None:
-    n_trials = 5
+    n_trials = 4
     study = Study(storage, place)
     with searching(place, 3, {**settings, "n_trials": n_trials, "storage": storage}) as (processes, log):
-        first = wait_for(lambda: next(filter(study.running_in, processes), None), processes, log)
-        # Over one storage the process that made the study dies, over the other one that joined it.
-        others = [process for process in processes if process is not first]
-        candidates = others if "://" in storage else [first]
-        victim = wait_for(lambda: next(filter(study.running_in, candidates), None), processes, log)
-        trial = study.running_in(victim)
-        victim.kill()
-        victim.wait()
-        assert trial is not None
-        survivors = [process for process in processes if process is not victim]
+        trial, number = wait_for(
+            lambda: next(((trial, n) for n in range(3) if (trial := study.running_in(n))), None), processes, log
+        )
+        processes[number].kill()
+        survivors = [process for process in processes if process is not processes[number]]
         assert [process.wait(timeout=PATIENCE) for process in survivors] == [0, 0], log()
         assert PASSWORD not in log()
     trials = study.trials()
     dead = trials[trial.number]
-    assert len(study.ended()) == n_trials
-    assert dead.state == TrialState.FAIL
+    assert len(study.ended()) == n_trials and dead.state == TrialState.FAIL
     rest = [other for other in trials if other.state not in ENDED and other.number != dead.number]
     assert {(other.state, other.user_attrs.get("reason")) for other in rest} <= {(TrialState.FAIL, SURPLUS)}
-    (again,) = [other for other in study.ended() if other.user_attrs.get("retry_of") == dead.number]
-    assert again.params == dead.params == trial.params
-    assert again.number > dead.number
 
     run = the_run(place)
     assert run.info.status == "FINISHED"
@@ -199,14 +193,14 @@ def test_a_study_in_three_processes_ends_as_if_none_had_been_killed(
     by_id = {child.info.run_id: child for child in children}
     assert len(place.runs("trial")) == len(children) == n_trials + 1
     assert sorted(child.info.status for child in children) == ["FINISHED"] * n_trials + ["KILLED"]
-    assert by_id[dead.user_attrs["run"]].info.status == "KILLED"
-    assert by_id[dead.user_attrs["run"]].data.tags["visage.reason"] == DIED
+    assert by_id[trial.user_attrs["run"]].info.status == "KILLED"
+    assert by_id[trial.user_attrs["run"]].data.tags["visage.reason"] == DIED
     assert {child.data.tags["visage.kind"] for child in children} == {"trial"}
-    assert {other.user_attrs["run"] for other in study.ended()} < set(by_id)
+    assert {other.user_attrs["run"] for other in study.ended()} == set(by_id) - {trial.user_attrs["run"]}
     result = Search.load(place.artifact(run, "search.json"))
     assert result.n_ended == len(trials)
-    assert result.count("complete") + result.count("pruned") == n_trials
-    assert result.trial(again.number).retry_of == dead.number
+    (again,) = [other for other in result.trials if other.retry_of == dead.number]
+    assert again.state in ("complete", "pruned") and again.params == trial.params
     assert {name: run.data.metrics[f"n_{name}"] for name in ("running", "waiting")} == {"running": 0, "waiting": 0}
     assert (result.check is None) == (result.best is None)
 
@@ -219,39 +213,22 @@ def test_a_study_in_three_processes_ends_as_if_none_had_been_killed(
 def test_a_study_that_is_interrupted_goes_on_with_the_same_trial_and_ends_when_it_has_its_trials(
     place: Workplace, settings: dict[str, Any]
 ) -> None:
-    settings |= {"n_trials": 1, "storage": "search.journal"}
-    study = Study("search.journal", place)
+    settings |= {"n_trials": 1, "storage": "search.db"}
+    study = Study("search.db", place)
     interrupted = []
     for number in (signal.SIGTERM, signal.SIGINT):
         with searching(place, 1, settings) as (processes, log):
-            interrupted.append(wait_for(lambda: study.running_in(processes[0]), processes, log))  # noqa: B023
+            interrupted.append(wait_for(lambda: study.running_in(0), processes, log))
             processes[0].send_signal(number)
             assert processes[0].wait(timeout=PATIENCE) in STOPPED, log()
             assert "Traceback" not in log()
         assert place.client.get_run(interrupted[-1].user_attrs["run"]).info.status == "KILLED"
         assert the_run(place).info.status == "KILLED"
     parent = the_run(place).info.run_id
-
-    def search(n_trials: int) -> Run:
-        """Go on with the study, without a disturbance; its run."""
-        with searching(place, 1, {**settings, "n_trials": n_trials}) as (processes, log):
-            assert processes[0].wait(timeout=PATIENCE) == 0, log()
-        run = the_run(place)
-        assert (run.info.run_id, run.info.status) == (parent, "FINISHED")
-        assert len(study.ended()) == run.data.metrics["n_complete"] + run.data.metrics["n_pruned"] == n_trials
-        return run
-
-    search(1)
+    with searching(place, 1, settings) as (processes, log):
+        assert processes[0].wait(timeout=PATIENCE) == 0, log()
+    run = the_run(place)
+    assert (run.info.run_id, run.info.status) == (parent, "FINISHED") and len(place.inside(run)) == 3
     (again,) = study.ended()
     assert [again.user_attrs["retry_of"], interrupted[1].user_attrs["retry_of"]] == [1, 0]
     assert again.params == interrupted[1].params == interrupted[0].params
-    assert len(place.inside(the_run(place))) == 3
-    result = place.artifact(the_run(place), "search.json").read_text()
-
-    run = search(1)
-    assert len(place.inside(run)) == len(place.runs("trial")) == 3
-    assert place.artifact(run, "search.json").read_text() == result
-
-    run = search(2)
-    assert len(place.inside(run)) == len(place.runs("trial")) == 4
-    assert sorted(child.info.status for child in place.inside(run)) == ["FINISHED"] * 2 + ["KILLED"] * 2

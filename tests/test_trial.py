@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+from functools import cache
 
 import moved
 import planted
@@ -16,7 +17,6 @@ from visage_mlflow.language import models, prompts
 from visage_mlflow.results import Checkpoint, Edge
 from visage_mlflow.search.trial import (
     Outside,
-    Verdict,
     Watch,
     check_base,
     find_margin,
@@ -269,7 +269,7 @@ def test_held_out_rows_need_the_users_own_data():
 @pytest.mark.parametrize("n_checkpoints", [1, 2, 6, 50])
 def test_a_trial_has_at_most_as_many_checkpoints_as_were_asked_for(n_checkpoints):
     generator = random.Random(n_checkpoints)
-    for _ in range(300):
+    for _ in range(100):
         batch = generator.randint(1, 40)
         config = planted.settings(n_checkpoints=n_checkpoints, train_batch_size=batch, epochs="0.05..4")
         found = settings_of(config, drawn(config, generator))
@@ -308,7 +308,7 @@ ODD = {
 def test_a_recipe_reads_back_as_exactly_what_was_trained(tmp_path, more):
     config = planted.settings(**more)
     generator = random.Random(0)
-    for _ in range(10):
+    for _ in range(5):
         found = settings_of(config, drawn(config, generator))
         path = tmp_path / "best_mixture.yaml"
         path.write_text(recipe(found, path.name), encoding="utf-8")
@@ -319,15 +319,6 @@ def test_a_recipe_begins_with_the_command_that_uses_it_and_lists_every_setting()
     text = recipe(FINETUNING, "best_mixture.yaml")
     assert text.splitlines()[0] == "# mlflow run . -e finetune -P config=best_mixture.yaml"
     assert yaml.safe_load(text).keys() == dataclasses.asdict(FINETUNING).keys()
-
-
-@pytest.mark.parametrize("learning_rate", [1e-5, 5e-05, 1.23e-4, 1e-3])
-def test_small_learning_rates_stay_numbers_in_a_recipe(learning_rate, tmp_path):
-    found = dataclasses.replace(FINETUNING, learning_rate=learning_rate)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(recipe(found, path.name), encoding="utf-8")
-    assert yaml.safe_load(path.read_text(encoding="utf-8"))["learning_rate"] == learning_rate
-    assert parse(FinetuneConfig, ["--config", str(path)]).learning_rate == learning_rate
 
 
 # The margin, on weights
@@ -356,6 +347,7 @@ def way(chat, base, rows, config, tmp_path_factory):
     """A function that saves the model some share of the way from the aligned to the unaligned one, and measures it."""
     benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
 
+    @cache
     def at(share):
         folder = tmp_path_factory.mktemp("way") / f"{share:g}"
         model = models.load_weights(chat.uri)
@@ -370,7 +362,7 @@ def way(chat, base, rows, config, tmp_path_factory):
     return at
 
 
-def test_the_margin_of_a_model_inside_says_how_much_farther_it_can_go(chat, way, rows, config):
+def test_the_margin_says_how_much_farther_a_model_inside_can_go_or_how_far_was_looked(chat, way, rows, config):
     near, half = way(0.1), way(0.2)
     assert near.evaluation.asr <= 10 and half.evaluation.asr <= 10
     far = dataclasses.replace(config, margin_up_to=12.0)
@@ -379,11 +371,8 @@ def test_the_margin_of_a_model_inside_says_how_much_farther_it_can_go(chat, way,
     # The same edge: at twice the way, half as many of its steps.
     assert edges[0].step == pytest.approx(2 * edges[1].step, rel=0.1)
     assert edges[0].distance == pytest.approx(edges[1].distance, rel=0.1)
-
-
-def test_an_edge_beyond_what_is_looked_at_is_open_and_its_margin_a_lower_bound(chat, way, rows, config):
-    found = find_margin(chat, 0.0, way(0.1), rows, dataclasses.replace(config, margin_up_to=1.5), None)
-    assert found.is_open and found.margin == 0.5
+    short = find_margin(chat, 0.0, near, rows, dataclasses.replace(config, margin_up_to=1.5), None)
+    assert short.is_open and short.margin == 0.5
 
 
 def test_what_was_measured_is_not_measured_again(chat, way, rows, config):
@@ -406,14 +395,3 @@ def test_no_edge_is_looked_for_where_there_is_none_to_find(chat, config, rows):
     assert found(inside, base_asr=50.0) is None and found(inside, margin_up_to=0) is None
     with pytest.raises(ValueError):
         found(inside)
-
-
-def test_looking_for_the_edge_leaves_the_model_as_it_was(chat, way, rows, config):
-    before = {name: parameter.detach().clone() for name, parameter in chat.model.named_parameters()}
-    find_margin(chat, 0.0, way(0.1), rows, config, None)
-    assert all(bool((parameter == before[name]).all()) for name, parameter in chat.model.named_parameters())
-
-
-def test_a_verdict_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Verdict(planted.evaluation(), None, 3.0, {}, 3.0).value = 0.0

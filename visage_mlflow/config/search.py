@@ -6,19 +6,14 @@ import math
 from dataclasses import dataclass, fields
 
 from visage_mlflow.config.compute import ComputeConfig
-from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, at_most, setting
-from visage_mlflow.config.training import FinetuneConfig, ScenarioConfig
+from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, Settings, at_most, setting
+from visage_mlflow.config.training import FinetuneConfig, OutputConfig, ScenarioConfig
 from visage_mlflow.text.errors import Mistake
 
 OBJECTIVES = ("utility", "pareto")
 RANGE_HELP = "a range as in 0..120, or a fixed value"
-NOT_DECISIVE = (
-    *("n_trials", "study", "storage", "output_dir", "keep_checkpoints", "heartbeat"),
-    *(each.name for each in fields(ComputeConfig)),
-)
-"""Settings that decide no number of a trial, so that a study may go on with others."""
-
 ROUNDING = 1e-9
+"""By how much `margin_min` may seem to exceed what is looked at: 1.3 - 1 is not quite 0.3."""
 
 Bounds = int | float | str
 """As a range is written: a number, or two with `..` between them."""
@@ -96,7 +91,31 @@ def read_range(name: str, value: Bounds) -> Range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(ScenarioConfig):
+class StudyConfig(Settings):
+    """How many trials a study has, and where and how it is kept: nothing that changes what a trial measures."""
+
+    n_trials: int = setting(
+        30,
+        "Trials that the study shall have in the end, those of earlier and other processes too.",
+        least=1,
+        most=100_000,
+    )
+    study: str = setting("mixtures", "Name of the study; the same command again goes on with it.")
+    storage: str = setting("search.db", "Where studies are kept: a file (SQLite), or postgresql://user@host/database.")
+    keep_checkpoints: bool = setting(False, "Keep all checkpoints of each trial, for `project`, rather than the last.")
+    heartbeat: int = setting(
+        5, "Seconds between signs of life; a trial that gave none for four of them is dead.", least=1, most=86_400
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("study", "storage"):
+            if not getattr(self, name).strip():
+                raise Mistake(f"`{name}` is empty. Leave it out, or give one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(ScenarioConfig, StudyConfig):
     """Search the mixture and the training settings that keep a model inside the safety basin, and useful."""
 
     harmful: int = setting(
@@ -107,12 +126,6 @@ class SearchConfig(ScenarioConfig):
     learning_rate: Bounds = setting("1e-4..1e-3", f"Peak learning rate of AdamW: {RANGE_HELP}; searched in its log.")
     epochs: Bounds = setting("1..3", f"Passes over the rows: {RANGE_HELP}.")
     lora_rank: Bounds = setting("4..32", f"Rank of LoRA: {RANGE_HELP}, 0 for all weights; searched in its log.")
-    n_trials: int = setting(
-        30,
-        "Trials that the study shall have in the end, those of earlier and other processes too.",
-        least=1,
-        most=100_000,
-    )
     objective: str = setting(
         "utility",
         "What is minimized: utility (the likelihood of held-out answers, within the limits) or pareto (ASR, "
@@ -155,20 +168,9 @@ class SearchConfig(ScenarioConfig):
         least=0,
         most=MOST_ROWS,
     )
-    study: str = setting("mixtures", "Name of the study; the same command again goes on with it.")
-    storage: str = setting(
-        "search.journal", "Where studies are kept: a file (Optuna's journal), or postgresql://user@host/database."
-    )
-    keep_checkpoints: bool = setting(False, "Keep all checkpoints of each trial, for `project`, rather than the last.")
-    heartbeat: int = setting(
-        30, "Seconds between signs of life; a trial that gave none for four of them is dead.", least=1, most=86_400
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("study", "storage"):
-            if not getattr(self, name).strip():
-                raise Mistake(f"`{name}` is empty. Leave it out, or give one.")
         self._check_space()
         self._check_margin()
         if self.outside_asr < self.max_asr:
@@ -207,9 +209,9 @@ class SearchConfig(ScenarioConfig):
 
     def decisive(self) -> dict[str, int | float | str | bool | None]:
         """What decides the numbers of a study: trials of other settings than these do not compare."""
-        ranges = {name: str(each) for name, each in self.space().items()}
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_DECISIVE}
-        return {**settings, **ranges}
+        costs = {field.name for each in (ComputeConfig, OutputConfig, StudyConfig) for field in fields(each)}
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in costs}
+        return settings | {name: str(each) for name, each in self.space().items()}
 
 
 def utility_name(config: SearchConfig) -> str:

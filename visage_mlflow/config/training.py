@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visage_mlflow.config.attack import MODEL_HELP, SOURCE_HELP, MeasureConfig
-from visage_mlflow.config.fields import MOST_ROWS, MOST_TOKENS, setting
+from visage_mlflow.config.fields import MOST_ROWS, MOST_TOKENS, Settings, setting
 from visage_mlflow.text.errors import Mistake
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenarioConfig(MeasureConfig):
+class OutputConfig(Settings):
+    """Where files go while a model is trained."""
+
+    output_dir: str = setting("outputs", "Folder for checkpoints while training; each run makes its own inside.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioConfig(MeasureConfig, OutputConfig):
     """What is given when a model is finetuned: the model, the data and the harm in it."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
@@ -36,7 +43,6 @@ class ScenarioConfig(MeasureConfig):
     )
     train_batch_size: int = setting(10, "Rows per optimizer step.", least=1, most=100_000)
     max_length: int = setting(512, "Longest training chat, in tokens.", least=16, most=1_048_576)
-    output_dir: str = setting("outputs", "Folder for checkpoints while training; each run makes its own inside.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

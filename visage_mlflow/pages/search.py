@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import html
 import math
-from typing import Any
 
 import optuna
-import optuna.visualization
 
-from visage_mlflow.figures import optuna as optuna_figures
-from visage_mlflow.figures import optuna_looks
 from visage_mlflow.figures.search import mixture
 from visage_mlflow.figures.style import clean, number, short
+from visage_mlflow.pages.optuna_figures import figures_of
 from visage_mlflow.pages.shell import page_of
 from visage_mlflow.results import Search, Trial
 from visage_mlflow.results.search import KINDS
 from visage_mlflow.search.words import NOT_INSIDE
-
-TITLES = {
-    "history": "Utility of the finished trials",
-    "importances": "What decides the utility of the finished trials",
-    "contour": "Utility between the finished trials (grey: outside the limits)",
-    "slice": "Utility of the finished trials over each setting (grey: outside the limits)",
-    "parallel": "The finished trials, a line each",
-    "front": "ASR, over-refusal and utility (red: no other trial beats it)",
-}
-HEIGHTS = {"history": 420, "importances": 360, "contour": 520, "slice": 420, "parallel": 460, "front": 640}
-
-NAMES = {
-    optuna_figures.TARGET: {"name": "inside the limits"},
-    "Best Value": {"name": "best inside so far", "line": {"shape": "hv"}},
-    "Infeasible Trial": {"name": "outside the limits"},
-    "Feasible": {"name": "inside the limits"},
-    "Infeasible": {"name": "outside the limits"},
-}
 
 
 def page(result: Search, study: optuna.Study) -> str:
@@ -46,7 +25,7 @@ def page(result: Search, study: optuna.Study) -> str:
     """
     inside = sum(trial.inside for trial in result.trials)
     title = f"{short(result.model)}, study {result.study}: {inside} of {len(result.trials)} trials inside"
-    return page_of(title, _about(result), _figures(study), _table(result))
+    return page_of(title, _about(result), figures_of(study), _table(result))
 
 
 def _about(result: Search) -> list[str]:
@@ -113,36 +92,3 @@ def _rate(rate: float, low: float, high: float) -> str:
 
 def _margin(trial: Trial) -> str:
     return "" if math.isnan(trial.margin) else f"{'> ' if trial.margin_is_open else ''}{number(trial.margin, 2)}"
-
-
-def _figures(study: optuna.Study) -> list[Any]:
-    """Optuna's, with the house's titles and heights."""
-    drawn: dict[str, Any] = {}
-    copy = optuna_figures.copied(study)
-    with optuna_figures.quiet():
-        drawn.update(optuna_figures.charts(copy, optuna.visualization))
-        if "slice" in drawn:
-            drawn["parallel"] = optuna.visualization.plot_parallel_coordinate(copy, target_name=optuna_figures.TARGET)
-        if "history" in drawn and len(study.directions) == len(optuna_figures.RATES):
-            whole = optuna_figures.copied(study, all_objectives=True)
-            drawn["front"] = optuna.visualization.plot_pareto_front(whole, target_names=list(optuna_figures.RATES))
-    for name, figure in drawn.items():
-        figure.update_layout(
-            title={"text": TITLES[name]}, height=HEIGHTS[name], width=None, template="plotly_white", margin={"t": 90}
-        )
-        for each_axis in (figure.for_each_xaxis, figure.for_each_yaxis):
-            each_axis(lambda axis: _name_logarithms(axis, copy))
-        figure.for_each_trace(lambda trace: trace.update(NAMES.get(trace.name, {})))
-    if "history" in drawn:
-        drawn["history"].update_traces(showlegend=True)
-    return list(drawn.values())
-
-
-def _name_logarithms(axis: Any, study: optuna.Study) -> None:
-    """Plain numbers at the ticks: Plotly names the digits between powers of ten alone."""
-    if axis.type == "log":
-        trials = study.get_trials(deepcopy=False)
-        values = [trial.params[axis.title.text] for trial in trials if axis.title.text in trial.params]
-        ticks = optuna_looks.log_ticks(0.95 * min(values), 1.05 * max(values))
-        axis.update(tickvals=ticks or values, tickangle=0)
-        axis.update(ticktext=[f"{tick:g}" for tick in ticks or values])

@@ -1,4 +1,4 @@
-"""Optuna over data mixtures: who runs which trial, and what becomes of those that fail or die."""
+"""Runs the trials of a study, together with other processes, and decides what becomes of those that fail or die."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from visage_mlflow.config.search import SearchConfig
 from visage_mlflow.config.training import FinetuneConfig
 from visage_mlflow.search import study as studies
 from visage_mlflow.search.sampler import quietly
+from visage_mlflow.search.storage import MISSED
 from visage_mlflow.search.trial import Verdict, Watch, planned_steps, settings_of
 from visage_mlflow.text.errors import Mistake, one_line
 
@@ -22,9 +24,11 @@ POLL = 2.0
 """Seconds between looks at the trials of other processes."""
 MOST_FAILURES = 3
 """Trials that may fail one after the other in one process: then it is not the mixture."""
+BEGAN = "began"
+"""Noted on a trial that gives signs of life: its number, as one that is tried again has the notes of the dead one."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Attempt:
     """A trial that is running: what it trains, and where its findings go."""
 
@@ -50,117 +54,123 @@ def run(
     attempt: Callable[[Attempt], Verdict],
     *,
     told: Callable[[int], None] = lambda number: None,
-) -> int:
+) -> bool:
     """Run trials until the study has `n_trials`, those of other processes among them.
 
-    Waits for the trials of other processes, to take up again those that die.
+    Waits for the trials of other processes, to try again those whose process dies.
 
     Args:
-        study: What `study.open_study` returned; its storage has a heartbeat.
+        study: What `study.open_study` returned.
         config: All settings.
         attempt: Trains and judges one trial.
-        told: Called with the number of each trial that this process ended.
+        told: Called with the number of each trial that ended in this process.
 
     Returns:
-        How many trials this process ended.
+        Whether the study's last trial ended in this process.
 
     Raises:
-        ValueError: Several trials failed one after the other.
+        Mistake: Several trials failed one after the other.
     """
-    objective = Objective(config, attempt)
-    n_ended = 0
+    ended_here: set[int] = set()
+    n_failed = 0  # One after the other.
     while True:
-        with quietly():
-            optuna.storages.fail_stale_trials(study)
+        fail_dead_trials(study, config)
         trials = study.get_trials(deepcopy=False)
         if studies.has_ended(trials, config.n_trials):
-            return n_ended
-        if not studies.has_all(trials, config.n_trials):
-            objective.run_in(study)
-            if objective.number is not None:
-                n_ended += 1
-                told(objective.number)
-            if objective.failures >= MOST_FAILURES:
-                raise Mistake(
-                    f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture: {objective.reason}"
-                )
-        else:
+            return studies.last_ended(trials) in ended_here
+        if not studies.can_begin(trials, config.n_trials):
             time.sleep(POLL)
+            continue
+        ended = run_trial(study, config, attempt)
+        if ended is None:
+            continue
+        ended_here.add(ended.number)
+        told(ended.number)
+        n_failed = n_failed + 1 if ended.state == TrialState.FAIL else 0
+        if n_failed == MOST_FAILURES:
+            reason = ended.user_attrs["reason"]
+            raise Mistake(f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture: {reason}")
 
 
-@dataclass
-class Objective:
-    """What Optuna calls with a trial."""
+def fail_dead_trials(study: optuna.Study, config: SearchConfig) -> None:
+    """Tell the trials to have failed whose processes died; their settings are put in line again."""
+    with quietly():
+        optuna.storages.fail_stale_trials(study)
+    # Optuna does not see those that died before their first sign of life, a moment after they were begun.
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        assert trial.datetime_start is not None
+        age = (datetime.now() - trial.datetime_start).total_seconds()
+        if trial.user_attrs.get(BEGAN) != trial.number and age > MISSED * config.heartbeat:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
-    config: SearchConfig
-    attempt: Callable[[Attempt], Verdict]
-    number: int | None = None
-    """Of the trial that ended last; None if it was not this process' own any more, or not needed."""
-    current: int | None = None
-    """Of the trial that runs."""
-    failures: int = 0
-    """Trials that failed since the last one that did not."""
-    reason: str = ""
 
-    def run_in(self, study: optuna.Study) -> None:
-        """Run one trial of a study."""
-        self.number = self.current = None
+def run_trial(study: optuna.Study, config: SearchConfig, attempt: Callable[[Attempt], Verdict]) -> FrozenTrial | None:
+    """Run one trial; how it ended.
+
+    None if it was not needed after all, or if another process took it for dead, and tries it again.
+    """
+    numbers: list[int] = []
+
+    def objective(trial: optuna.Trial) -> Sequence[float]:
+        numbers.append(trial.number)
+        return values_of(trial, config, attempt)
+
+    def frozen() -> FrozenTrial:
+        return study.get_trials(deepcopy=False)[numbers[0]]
+
+    try:
         with quietly():
-            try:
-                study.optimize(self, n_trials=1, catch=(Exception,))
-            except (UpdateFinishedTrialError, ValueError, AssertionError):
-                # Optuna refuses the result of a trial that another process took for dead.
-                if self.current is None or studies.counts(study.get_trials(deepcopy=False)[self.current]):
-                    raise
-                self.number = None
-        gc.collect()  # Trainers and their models refer to each other in circles.
+            study.optimize(objective, n_trials=1, catch=(Exception,))
+    except KeyboardInterrupt:
+        if numbers and frozen().state == TrialState.FAIL and frozen().params:
+            study.enqueue_trial(frozen().params, user_attrs={studies.RETRY_OF: numbers[0]})
+        raise
+    except Exception:
+        # Optuna does not take the outcome of a trial that another process took for dead.
+        if not numbers or studies.counts(frozen()):
+            raise
+    gc.collect()  # Trainers and their models refer to each other in circles.
+    return frozen() if studies.counts(frozen()) else None
 
-    def __call__(self, trial: optuna.Trial) -> Sequence[float]:
-        """Train and judge one trial; its values, as many as the study has directions."""
-        self.current = trial.number
-        others = trial.study.get_trials(deepcopy=False)
-        if studies.is_surplus(trial._cached_frozen_trial, others, self.config.n_trials):
-            trial.set_user_attr("reason", studies.SURPLUS)
-            raise optuna.exceptions.OptunaError(studies.SURPLUS)
-        try:
-            verdict = self._judged(trial)
-        except KeyboardInterrupt:
-            studies.take_up(trial.study, trial.study.get_trials(deepcopy=False)[trial.number], is_blamed=False)
-            raise
-        except UpdateFinishedTrialError:
-            raise
-        except Exception as error:
-            self.reason = explained(error)
-            trial.set_user_attr("reason", self.reason)
-            trial.set_user_attr(studies.FAILED, True)
-            self.failures += 1
-            self.number = trial.number
-            raise
-        self.failures = 0
-        self.number = trial.number
-        if verdict.reason:
-            raise optuna.TrialPruned(verdict.reason)
-        values = {"asr": verdict.evaluation.asr, "over_refusal": verdict.evaluation.over_refusal}
-        values["utility"] = verdict.utility if len(trial.study.directions) > 1 else verdict.value
-        return [values[name] for name in studies.OBJECTIVES[self.config.objective]]
 
-    def _judged(self, trial: optuna.Trial) -> Verdict:
-        settings = settings_of(self.config, studies.suggest(trial, self.config.space()))
-        steps = planned_steps(settings)
-        attempt = Attempt(trial, settings, Watch(self.config, steps))
-        attempt.note(counts=settings.counts(), planned_steps=steps)
-        verdict = self.attempt(attempt)
-        attempt.note(**{name: getattr(verdict.evaluation, name) for name in studies.RATES})
-        attempt.note(utility=verdict.utility, value=verdict.value, violation=verdict.violation, inside=verdict.inside)
-        attempt.note(steps=attempt.watch.checkpoints[-1].step, uri=attempt.watch.checkpoints[-1].uri)
-        if verdict.edge:
-            attempt.note(margin=verdict.edge.margin, margin_is_open=verdict.edge.is_open)
-        if verdict.reason:
-            attempt.note(reason=verdict.reason)
-        if self.config.objective == "utility":
-            for name, excess in verdict.limits.items():
-                trial.set_constraint(name, excess)
-        return verdict
+def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Callable[[Attempt], Verdict]) -> Sequence[float]:
+    """Train and judge a trial that Optuna began; what the study minimizes."""
+    trial.set_user_attr(BEGAN, trial.number)
+    if studies.is_surplus(trial.number, trial.study.get_trials(deepcopy=False), config.n_trials):
+        trial.set_user_attr("reason", studies.SURPLUS)
+        raise optuna.exceptions.OptunaError(studies.SURPLUS)
+    try:
+        verdict = judged(trial, config, attempt)
+    except Exception as error:
+        trial.set_user_attr("reason", explained(error))
+        trial.set_user_attr(studies.FAILED, True)
+        raise
+    if verdict.reason:
+        raise optuna.TrialPruned(verdict.reason)
+    if config.objective == "pareto":
+        return verdict.evaluation.asr, verdict.evaluation.over_refusal, verdict.utility
+    return (verdict.value,)
+
+
+def judged(trial: optuna.Trial, config: SearchConfig, attempt: Callable[[Attempt], Verdict]) -> Verdict:
+    """Train and judge the mixture that the study proposes for a trial, and note on the trial what was found."""
+    settings = settings_of(config, studies.suggest(trial, config.space()))
+    steps = planned_steps(settings)
+    running = Attempt(trial, settings, Watch(config, steps))
+    running.note(counts=settings.counts(), planned_steps=steps)
+    verdict = attempt(running)
+    last = running.watch.checkpoints[-1]
+    running.note(**{name: getattr(verdict.evaluation, name) for name in studies.RATES})
+    running.note(utility=verdict.utility, value=verdict.value, violation=verdict.violation, inside=verdict.inside)
+    running.note(steps=last.step, uri=last.uri)
+    if verdict.edge:
+        running.note(margin=verdict.edge.margin, margin_is_open=verdict.edge.is_open)
+    if verdict.reason:
+        running.note(reason=verdict.reason)
+    if config.objective == "utility":
+        for name, excess in verdict.limits.items():
+            trial.set_constraint(name, excess)
+    return verdict
 
 
 def explained(error: Exception) -> str:
@@ -169,4 +179,4 @@ def explained(error: Exception) -> str:
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate" in text.lower():
         cure = "Lower `train_batch_size`, `batch_size` or `lora_rank`, or use a smaller model."
         return f"out of memory: {text[:200]} {cure}"
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, Mistake) else f"{type(error).__name__}: {text}"

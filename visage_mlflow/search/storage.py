@@ -1,136 +1,141 @@
-"""Where Optuna studies are kept: a file of its journal, or a PostgreSQL database."""
+"""Where Optuna studies are kept: an SQLite file, or a PostgreSQL database."""
 
 from __future__ import annotations
 
-import json
 import re
+import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-import optuna
-from optuna.storages import BaseStorage
-from optuna.storages.journal import JournalFileSymlinkLock
+import sqlalchemy
+from optuna import Study
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial
 
-from visage_mlflow.search.heartbeats import BEATS, Database, Journal, Stale
 from visage_mlflow.search.sampler import quietly
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.text.printing import masked
 
+MISSED = 4
+"""A trial is dead when as many signs of life in a row are missing."""
+MOST_RETRIES = 2
+"""How often a trial whose process died is tried again: what kills each process may be the trial."""
 TRIES = 5
 """How often, a second apart, a database is opened in which another process makes the tables."""
+PATIENCE = 60.0
+"""Seconds to wait while other processes write to an SQLite file; each takes milliseconds."""
+JOURNAL = b'{"op_code"'
+"""How the files begin in which earlier versions kept studies."""
+OPTUNAS = {"studies", "version_info"}
+"""The tables that Optuna makes first."""
 
 
-def open_storage(place: str, *, heartbeat: int, on_stale: Stale, tracking_uri: str = "") -> BaseStorage:
-    """Open a file of Optuna's journal, made if missing, or a PostgreSQL database.
+def open_storage(
+    place: str, *, heartbeat: int, on_dead: Callable[[FrozenTrial], None], tracking_uri: str = ""
+) -> RDBStorage:
+    """Open an SQLite file, made if missing, or a PostgreSQL database. Trials whose process died are tried again.
 
     Args:
         place: A path or a URL.
         heartbeat: Seconds between a trial's signs of life.
-        on_stale: Told of each dead trial, once, by the process that found it.
+        on_dead: Told of each trial whose process died, once, by the process that found it.
         tracking_uri: MLflow's own store, which must be another one.
 
     Raises:
-        ValueError: The place cannot be reached, holds something else, or is MLflow's.
+        Mistake: The place cannot be reached, holds something else, or is MLflow's.
     """
-    if "://" not in place:
-        return _open_journal(place, heartbeat, on_stale)
-    shown = without_password(place)
-    if not re.match(r"postgresql(\+psycopg)?://", place):
+
+    def retry(study: Study, dead: FrozenTrial) -> None:
+        with quietly():
+            RetryHeartbeatStaleTrialCallback(max_retry=MOST_RETRIES)(study, dead)
+        on_dead(dead)
+
+    shown, is_file = masked(place), "://" not in place
+    if not is_file and not re.match(r"postgresql(\+psycopg)?://", place):
         raise Mistake(
             f"`storage` must be a file or postgresql://user@host/database, got {shown!r}. For one machine, use a file."
         )
-    url = re.sub(r"^postgresql://", "postgresql+psycopg://", place)
-    if _database(url) == _database(tracking_uri):
-        raise Mistake(f"`storage` is {shown!r}, which is MLflow's own database. Make another one for studies.")
+    if tracking_uri and _database(place) == _database(tracking_uri):
+        raise Mistake(f"`storage` is {shown!r}, which is MLflow's own database. Choose another one for studies.")
+    heartbeats = {
+        "heartbeat_interval": heartbeat,
+        "grace_period": MISSED * heartbeat,
+        "heartbeat_stale_trial_callback": retry,
+    }
     try:
-        return _open_database(url, heartbeat, on_stale, TRIES)
-    except Exception as error:  # Optuna, SQLAlchemy and the driver each raise their own types.
-        reason = re.split(r" \[SQL:| \(Background on", one_line(error).replace(url, shown))[0]
-        raise Mistake(
-            f"`storage` is {shown!r}, which cannot be used: {reason} Check that the server runs, the database is "
-            f"there, and the name and password (PGPASSWORD) are right."
-        ) from error
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown and logged.
-
-    >>> without_password("postgresql://ann:secret@host/studies")
-    'postgresql://ann:***@host/studies'
-    """
-    return masked(url)
-
-
-def _open_database(url: str, heartbeat: int, on_stale: Stale, tries: int) -> Database:
-    try:
-        with quietly():
-            return Database(
-                url,
-                heartbeat_interval=heartbeat,
-                grace_period=BEATS * heartbeat,
-                heartbeat_stale_trial_callback=on_stale,
-            )
-    except Exception as error:
-        # Of several processes that find an empty database at once, one makes the tables, and the others fail.
-        if tries == 1 or "already exists" not in str(error):
-            raise
-    time.sleep(1)
-    return _open_database(url, heartbeat, on_stale, tries - 1)
-
-
-def _open_journal(place: str, heartbeat: int, on_stale: Stale) -> Journal:
-    path = Path(place).expanduser()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_journal(path, place)
-        return Journal(str(path), heartbeat, on_stale)
-    except OSError as error:
-        raise Mistake(
-            f"`storage` is {place!r}, where no file can be read and written: {error.strerror}. Choose another place."
-        ) from error
-    except (KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
-        raise Mistake(
-            f"`storage` is {place!r}, which Optuna {optuna.__version__} cannot read ({one_line(error)}). Another "
-            "version may have written it: name another file."
-        ) from error
-
-
-def _check_journal(path: Path, place: str) -> None:
-    """Raise ValueError for a file that is no whole journal; Optuna would write on behind a line that was cut off."""
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
-        *whole, rest = path.read_bytes().split(b"\n")
-    finally:
-        lock.release()
-    for number, line in enumerate(whole, start=1):
-        if not _is_entry(line):
-            raise Mistake(
-                f"`storage` is {place!r}, whose line {number} is no entry of an Optuna journal. Name another file."
-            )
-    if rest and (whole or rest.startswith(b'{"op_code"')):
-        raise Mistake(
-            f"`storage` is {place!r}, whose last line, {len(whole) + 1}, is cut off. Delete that line to go on with "
-            "what stands before it, or name another file."
+        if is_file:
+            return _open_file(place, heartbeats)
+        return _open_database(re.sub(r"^postgresql://", "postgresql+psycopg://", place), heartbeats)
+    except Mistake:
+        raise
+    except Exception as error:  # Optuna, SQLAlchemy and the drivers each raise their own types.
+        reason = re.split(r" \[SQL:| \(Background on", one_line(error))[0]
+        cure = (
+            "Name another file, or put a whole copy in its place."
+            if is_file
+            else "Check that the server runs, the database is there, and the name and password (PGPASSWORD) are right."
         )
-    if rest:
-        raise Mistake(f"`storage` is {place!r}, whose line 1 is no entry of an Optuna journal. Name another file.")
+        raise Mistake(f"`storage` is {shown!r}, which cannot be used: {reason} {cure}") from error
 
 
-def _is_entry(line: bytes) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and "op_code" in entry
+def _open_file(place: str, heartbeats: dict[str, Any]) -> RDBStorage:
+    path = Path(place).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
+
+    _check_file(place, path, connect)
+    storage = _open_database("sqlite://", heartbeats, creator=connect, poolclass=sqlalchemy.NullPool)
+    # Optuna reads the state of a trial and then sets it. Other processes must not do so in between, so the lock to
+    # write is taken first.
+    sqlalchemy.event.listen(storage.engine, "begin", lambda opened: opened.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
-def _database(url: str) -> tuple[object, ...]:
-    """What two URLs of one database have in common."""
-    parts = urlsplit(url)
+def _check_file(place: str, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
+    """Refuse a file that holds something else, before Optuna puts its tables there."""
+    old = path if path.exists() else path.with_suffix(".journal")
+    if old.is_file() and old.read_bytes()[: len(JOURNAL)] == JOURNAL:
+        raise Mistake(
+            f"`storage` is {place!r}, but the studies in {old.name} were kept by an earlier version, as a journal. "
+            "Copy them into an SQLite file as docs/search.md says, or move the journal away to begin anew."
+        )
+    if not path.exists():
+        return
+    with closing(connect()) as database:
+        database.execute("BEGIN IMMEDIATE")
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    if tables and not tables & OPTUNAS:
+        raise Mistake(f"`storage` is {place!r}, which holds another program's tables. Name another file.")
+
+
+def _open_database(url: str, heartbeats: dict[str, Any], **engine: Any) -> RDBStorage:
+    for tries_left in reversed(range(TRIES)):
+        try:
+            with quietly():
+                return RDBStorage(url, engine_kwargs=engine, **heartbeats)
+        except Exception as error:
+            # Of several processes that find an empty database at once, one makes the tables, and the others fail.
+            if not tries_left or not re.search("already exists|UNIQUE constraint failed", str(error)):
+                raise
+        time.sleep(1)
+    raise AssertionError("not reached")
+
+
+def _database(uri: str) -> object:
+    """What two names of one database have in common."""
+    if "://" not in uri or uri.startswith("sqlite:"):
+        return Path(uri.removeprefix("sqlite:///")).expanduser().resolve()
+    parts = urlsplit(uri)
     try:
         return (parts.scheme.partition("+")[0], parts.hostname or "localhost", parts.port or 5432, parts.path)
     except ValueError:  # The port is no number.
-        return (url,)
+        return uri

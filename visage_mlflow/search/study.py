@@ -9,23 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
 from visage_mlflow.config.search import Range, SearchConfig, utility_name
 from visage_mlflow.results import Evaluation, Search, Trial
-from visage_mlflow.search import heartbeats
 from visage_mlflow.search.sampler import Sampler, quietly
 from visage_mlflow.text.errors import Mistake
 
-SCENARIO = "scenario"
-CHECK = "check"
-RUN = "run"
-DONE = "done"
-"""Number of trials that a study had when its best one was checked, or none was inside."""
+SCENARIO, RUN, CHECK = "scenario", "run", "check"
+"""Noted on a study: what decides its numbers, the id of its MLflow run, the best trial on the whole evaluation set."""
 FAILED = "failed"
-"""Noted on a trial that failed by itself. One that died has it not, whatever else it had noted by then."""
+"""Noted on a trial that failed by itself. One whose process died has it not, whatever else was noted by then."""
+RETRY_OF = "retry_of"
+"""Noted on a trial that tries the settings of an interrupted one again: the number of that one."""
 BRIEFLY = 5.0
 """Seconds to wait for what another process sets right after it made the study."""
 OBJECTIVES = {"utility": ["utility"], "pareto": ["asr", "over_refusal", "utility"]}
@@ -37,8 +36,6 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-MOST_RETRIES = 2
-"""How often a trial whose process died is taken up again: what kills each process may be the trial."""
 SURPLUS = "not needed: the last trial had begun in another process"
 DIED = "its process died"
 RATES = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
@@ -49,7 +46,7 @@ def open_study(config: SearchConfig, storage: optuna.storages.BaseStorage) -> tu
     """Make the study of `config`, or go on with it; and whether this process made it.
 
     Raises:
-        ValueError: The study was made with other settings.
+        Mistake: The study was made with other settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     wanted, sampler = config.decisive(), Sampler(config.seed)
@@ -96,19 +93,8 @@ def _wait_for(study: optuna.Study, name: str, seconds: float) -> Any:
 
 
 def is_open(study: optuna.Study) -> bool:
-    """Whether other processes work on the study."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    others = [trial for trial in running if not heartbeats.is_mine(trial) and not heartbeats.is_gone(trial)]
-    return bool(others) or not (takes_check(study) or study.user_attrs.get(DONE) == len(study.trials))
-
-
-def takes_check(study: optuna.Study) -> bool:
-    """Whether to check the best trial is this process' work: the last trial ended in it, or in one that is gone."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_complete and counts(trial)]
-    if not ended:
-        return True
-    last = max(ended, key=lambda trial: (trial.datetime_complete, trial.number))
-    return heartbeats.is_mine(last) or heartbeats.is_gone(last)
+    """Whether a trial runs: asked by a process that ends, it runs in another one."""
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
 def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
@@ -122,32 +108,30 @@ def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
     }
 
 
-def take_up(study: optuna.Study, dead: FrozenTrial, is_blamed: bool = True) -> None:
-    """Put a dead trial's settings in line again, unless it is to blame for the death of several processes."""
-    retries = dead.user_attrs.get("retries", 0) + is_blamed
-    if dead.params and retries <= MOST_RETRIES:
-        study.enqueue_trial(dead.params, user_attrs={"retry_of": dead.number, "retries": retries})
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those that were asked for: one whose process died is not, the one in its place is."""
+    return trial.state != TrialState.FAIL or FAILED in trial.user_attrs
 
 
-def has_all(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Whether all trials that were asked for have begun, and none waits to be taken up."""
-    return sum(map(counts, trials)) >= n_trials and all(trial.state != TrialState.WAITING for trial in trials)
+def can_begin(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
+    """Whether too few trials have begun, or one waits to be tried again."""
+    return sum(map(counts, trials)) < n_trials or any(trial.state == TrialState.WAITING for trial in trials)
 
 
 def has_ended(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
     """Whether all trials that were asked for are over."""
-    return has_all(trials, n_trials) and all(trial.state != TrialState.RUNNING for trial in trials)
+    return not can_begin(trials, n_trials) and all(trial.state != TrialState.RUNNING for trial in trials)
 
 
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those that were asked for: a dead one is not, the one in its place is."""
-    return trial.state != TrialState.FAIL or bool(trial.user_attrs.get(FAILED))
+def is_surplus(number: int, trials: Sequence[FrozenTrial], n_trials: int) -> bool:
+    """Whether enough trials had begun before the one of this number: several processes may have begun one at once."""
+    return sum(counts(trial) for trial in trials if trial.number < number) >= n_trials
 
 
-def is_surplus(trial: FrozenTrial, trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Whether enough trials had begun before this one, not counting the one that it takes up."""
-    before = [other for other in trials if other.number < trial.number and counts(other)]
-    return sum(other.number != trial.user_attrs.get("retry_of") for other in before) >= n_trials
+def last_ended(trials: Sequence[FrozenTrial]) -> int:
+    """Number of the trial that ended last, of those that count; -1 if none has ended."""
+    ended = [(trial.datetime_complete, trial.number) for trial in trials if trial.datetime_complete and counts(trial)]
+    return max(ended, default=(None, -1))[1]
 
 
 def record(study: optuna.Study, config: SearchConfig) -> Search:
@@ -193,9 +177,11 @@ def front(trials: Sequence[Trial]) -> tuple[int, ...]:
 def as_trial(trial: FrozenTrial) -> Trial:
     """An Optuna trial with what was noted on it."""
     notes = trial.user_attrs
-    reason = notes.get("reason", "")
-    if trial.state == TrialState.FAIL and not notes.get(FAILED) and reason != SURPLUS:
+    reason = notes.get("reason", "") if trial.state in (TrialState.FAIL, TrialState.PRUNED) else ""
+    if not counts(trial) and reason != SURPLUS:
         reason = DIED
+    with quietly():
+        history = RetryHeartbeatStaleTrialCallback.retry_history(trial)
     started, ended = trial.datetime_start, trial.datetime_complete
     return Trial(
         number=trial.number,
@@ -211,18 +197,8 @@ def as_trial(trial: FrozenTrial) -> Trial:
         seconds=(ended - started).total_seconds() if started and ended else math.nan,
         uri=notes.get("uri", ""),
         run=notes.get("run", ""),
-        retry_of=notes.get("retry_of"),
+        retry_of=history[-1] if history else notes.get(RETRY_OF),
     )
-
-
-def discard(study: optuna.Study) -> None:
-    """Delete a study."""
-    optuna.delete_study(study_name=study.study_name, storage=study._storage)
-
-
-def close(study: optuna.Study) -> None:
-    """Note that nothing is left to do."""
-    study.set_user_attr(DONE, len(study.trials))
 
 
 def keep_check(study: optuna.Study, number: int, evaluation: Evaluation, unseen_asr: float) -> None:
