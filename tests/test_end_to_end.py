@@ -131,21 +131,12 @@ def test_a_landscape_of_all_checkpoints_of_a_run_is_their_principal_plane(
     assert {"landscape.png", "surface.png", "landscape.html"} <= place.artifacts(run)
 
 
-def test_two_runs_lie_on_one_plane(place: Workplace, harmful_run: Run, aligned_folder: Path) -> None:
-    settings = {**place.measure, **place.data, **place.train, "save_every": 12}
-    safe_run = place.succeed("finetune", model=aligned_folder, harmful=0, safe=20, benign=0, **settings)
-    runs = f"{harmful_run.info.run_id},{safe_run.info.run_id}"
-    run = place.succeed("project", run=runs, n_points=5, margin_up_to=2, **place.attack)
-    result = Trajectory.load(place.artifact(run, "trajectory.json"))
-    assert [course.name for course in result.courses] == ["20 harmful", "20 safe"]
-    assert [course.places[-1].off_plane_share for course in result.courses] == pytest.approx([0, 0], abs=1e-5)
-    metrics = run.data.metrics
-    assert metrics["trajectory_0_margin"] < 0 < metrics["trajectory_1_margin"]
-    steps = [metric.step for metric in place.client.get_metric_history(run.info.run_id, "trajectory_1_x")]
-    assert steps == [place.training_step for place in result.courses[1].places]
-    random = {"plane": "2d-random", "margin_up_to": 0, "n_points": 5, **place.attack}
+def test_on_a_random_plane_the_checkpoints_of_a_run_show_as_a_dot(
+    place: Workplace, harmful_run: Run, aligned_folder: Path
+) -> None:
+    settings = {**place.attack, "plane": "2d-random", "n_points": 3, "margin_up_to": 0}
     uris = f"runs:/{harmful_run.info.run_id}"
-    status, said, _ = place.here("project", checkpoints=uris, model=aligned_folder, **random)
+    status, said, _ = place.here("project", checkpoints=uris, model=aligned_folder, **settings)
     assert status == 0 and "they show as a dot" in said
 
 
@@ -165,6 +156,7 @@ def test_benchmark_logs_its_table_and_the_landscape_that_it_timed(place: Workpla
 def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder: Path) -> None:
     attack = {**place.attack, "dtype": "float32"}
     tune = {**place.measure, **place.data, **place.train, "dtype": "float32", "harmful": 0, "safe": 0, "benign": 0}
+    tune["save_every"] = 12
     align = {"safe": 60, "benign": 60, "epochs": 5, "save_every": 75}
     recipe = {
         "align": {**tune, **align},
@@ -190,6 +182,19 @@ def test_main_tells_the_whole_story_in_nested_runs(place: Workplace, base_folder
     kinds = sorted(child.data.tags["visage.kind"] for child in children)
     assert kinds == ["finetune"] * 4 + ["project", "visage"]
     assert {child.info.status for child in children} == {"FINISHED"}
+    check_courses(place, next(child for child in children if child.data.tags["visage.kind"] == "project"))
+
+
+def check_courses(place: Workplace, run: Run) -> None:
+    """Several finetunings on one plane: the first two span it, and each has its own history and margin."""
+    result = Trajectory.load(place.artifact(run, "trajectory.json"))
+    assert [course.name for course in result.courses] == ["20 harmful", "10 harmful + 30 safe", "20 safe"]
+    shares = [course.places[-1].off_plane_share for course in result.courses]
+    assert shares[:2] == pytest.approx([0, 0], abs=1e-5) and 0 < shares[2] < 1
+    metrics = run.data.metrics
+    assert metrics["trajectory_0_margin"] < 0 < metrics["trajectory_2_margin"]
+    steps = [metric.step for metric in place.client.get_metric_history(run.info.run_id, "trajectory_2_x")]
+    assert steps == [place.training_step for place in result.courses[2].places]
 
 
 def test_a_setting_that_is_misspelled_fails_the_mlflow_run_with_one_line(place: Workplace) -> None:

@@ -60,7 +60,7 @@ def read_range(name: str, value: Bounds) -> Range:
     """A searched setting's range, from ``low..high`` or one number.
 
     Raises:
-        ValueError: It is neither, its ends are in the wrong order, not whole where they must be, or out of bounds.
+        Mistake: It is neither, its ends are in the wrong order, not whole where they must be, or out of bounds.
 
     >>> read_range("safe", "0..120")
     Range(low=0, high=120, whole=True, log=False)
