@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from visage_mlflow.language.models import Chat, check_uri, compute_dtype, load, load_tokenizer, load_weights, locate
+from visage_mlflow.language.models import check_uri, compute_dtype, load, load_tokenizer, load_weights, locate
 from visage_mlflow.text.errors import Mistake
 
 
@@ -252,13 +252,6 @@ def test_an_empty_folder_is_refused(tmp_path):
     assert "lacks config.json or *.safetensors" in refusal(check_uri, str(tmp_path))
 
 
-def test_weights_in_a_pickle_only_are_refused(copy):
-    torch.save(stored(copy), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    for call in (check_uri, load, load_weights):
-        assert "never pickles" in refusal(call, str(copy))
-
-
 def test_a_pickle_beside_safetensors_is_not_read(copy):
     (copy / "pytorch_model.bin").write_bytes(b"no pickle at all")
     assert set(load(str(copy)).weights) == set(stored(copy))
@@ -347,18 +340,3 @@ def test_that_code_would_run_if_it_were_trusted(copy, tmp_path, kind, monkeypatc
     with contextlib.suppress(Exception):
         library.from_pretrained(copy, trust_remote_code=True)
     assert (tmp_path / "ran").exists()
-
-
-def test_messages_do_not_share_a_list():
-    chat = Chat("uri", {}, None, None, "Be brief.")
-    chat.messages("a").append({"role": "assistant", "content": "b"})
-    assert len(chat.messages("a")) == 2
-
-
-def test_an_adapter_that_names_no_base_is_refused(base_folder, tmp_path):
-    adapter = save_adapter(base_folder, tmp_path / "adapter")
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    del config["base_model_name_or_path"]
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="names no base model. Write the base's URI there"):
-        load(str(adapter))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from visage_mlflow.figures.style import (
     step_length,
     two_panels,
 )
-from visage_mlflow.results import Finetuning, Landscape, Place, Trajectory, Visage
+from visage_mlflow.results import Finetuning, Landscape, Trajectory, Visage
 from visage_mlflow.results.finetuning import in_words
 
 
@@ -87,7 +88,8 @@ def courses(result: Trajectory) -> Figure:
     for index, course in enumerate(result.courses):
         colour, marker = course_look(index)
         steps = [place.training_step for place in course.places]
-        _measured(upper, steps, course.places, index, "-", plain(course_label(course)))
+        label = plain(course_label(course))
+        _rates(upper, steps, course.places, "asr", (colour, marker), linestyle="-", label=label)
         upper.plot(steps, [place.plane_asr for place in course.places], "--", marker=marker, mfc="white", color=colour)
         distances = {"-": "distance", "--": "off_plane_distance"}
         for style, name in distances.items():
@@ -115,15 +117,7 @@ def finetuning(result: Finetuning) -> Figure:
     steps = [checkpoint.step for checkpoint in result.checkpoints]
     for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
         measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
-        upper.errorbar(
-            steps,
-            [getattr(one, name) for one in measured],
-            yerr=error_bars(measured, name),
-            color=COLOURS[1 - index],
-            marker=MARKERS[index],
-            capsize=3,
-            label=label,
-        )
+        _rates(upper, steps, measured, name, (COLOURS[1 - index], MARKERS[index]), label=label)
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
     legend(upper)
@@ -155,7 +149,8 @@ def draw_line(axes: Axes, result: Trajectory) -> None:
         both = [(place.asr, place.plane_asr) for place in course.places]
         axes.vlines(x, [min(pair) for pair in both], [max(pair) for pair in both], colour, "dotted", linewidth=1)
         axes.plot(x, [place.plane_asr for place in course.places], ls="none", marker=marker, mfc="white", color=colour)
-        _measured(axes, x, course.places, index, "none", plain(course_label(course)))
+        label = plain(course_label(course))
+        _rates(axes, x, course.places, "asr", (colour, marker), linestyle="none", label=label)
     axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _skipped(axes, [line])
@@ -170,18 +165,12 @@ def _step_axes(axes: Axes, ylabel: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _measured(axes: Axes, x: Sequence[float], places: Sequence[Place], index: int, style: str, label: str) -> None:
-    colour, marker = course_look(index)
-    axes.errorbar(
-        x,
-        [place.asr for place in places],
-        yerr=error_bars(places, "asr"),
-        linestyle=style,
-        color=colour,
-        marker=marker,
-        capsize=3,
-        label=label,
-    )
+def _rates(
+    axes: Axes, x: Sequence[float], measured: Sequence[Any], name: str, look: tuple[str, str], **more: Any
+) -> None:
+    """A rate of several models, called `name`, with its intervals; `look` is colour and marker."""
+    values, (colour, marker) = [getattr(one, name) for one in measured], look
+    axes.errorbar(x, values, yerr=error_bars(measured, name), color=colour, marker=marker, capsize=3, **more)
 
 
 def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:

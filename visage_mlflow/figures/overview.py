@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from visage_mlflow.figures import lines, maps
-from visage_mlflow.figures.style import COLOURS, plain
+from visage_mlflow.figures.style import COLOURS, error_bars, plain
 from visage_mlflow.results import Trajectory, Visage
 
 
@@ -42,11 +43,7 @@ def overview(basin: Visage, ways: Trajectory, table: Sequence[Mapping[str, Any]]
 
 def _bars(axes: Axes, table: Sequence[Mapping[str, Any]]) -> None:
     for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
-        values = [row[name] for row in table]
-        error = [
-            [value - row[f"{name}_low"] for value, row in zip(values, table, strict=True)],
-            [row[f"{name}_high"] - value for value, row in zip(values, table, strict=True)],
-        ]
+        values, error = [row[name] for row in table], error_bars([SimpleNamespace(**row) for row in table], name)
         places = [place + (index - 0.5) * 0.38 for place in range(len(table))]
         axes.bar(places, values, 0.36, color=COLOURS[1 - index], label=label, yerr=error, capsize=3, ecolor="black")
     axes.set_xticks(range(len(table)), [plain(row["model"]) for row in table])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import ClassVar
 
 from visage_mlflow.results.base import Number, Result
@@ -106,6 +107,5 @@ class Benchmark(Result):
 
 
 def _median_and_range(seconds: tuple[float, ...]) -> str:
-    ordered = sorted(seconds)
-    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    return f"{middle:.2f}" if len(ordered) == 1 else f"{middle:.2f} ({ordered[0]:.2f} to {ordered[-1]:.2f})"
+    middle = f"{median(seconds):.2f}"
+    return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.2f} to {max(seconds):.2f})"
