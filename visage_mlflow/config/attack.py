@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from visage_mlflow.config.compute import ComputeConfig
 from visage_mlflow.config.fields import GREATEST_SEED, MOST_ROWS, MOST_TOKENS, Settings, setting
@@ -42,9 +42,3 @@ class MeasureConfig(AttackConfig, ComputeConfig):
 
     benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
     n_benign: int = setting(40, "How many of them, from the first on.", least=1, most=MOST_ROWS)
-
-    def measures_like(self, other: MeasureConfig) -> bool:
-        """Whether one evaluation of a model serves both: all that decides its numbers is the same."""
-        names = {each.name for each in fields(MeasureConfig)} - {each.name for each in fields(ComputeConfig)}
-        names.remove("seed")  # An evaluation draws nothing.
-        return all(getattr(self, name) == getattr(other, name) for name in names)

@@ -29,6 +29,7 @@ def identity(decisive: Any) -> str:
     # The processor's instructions decide which kernels run, and these differ in the last bits of bfloat16: one of 80
     # verdicts on SmolLM2 came out otherwise on another make.
     processor = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    processor.append(torch.backends.cpu.get_cpu_capability())  # ATEN_CPU_CAPABILITY may choose other kernels.
     text = json.dumps({"versions": versions, "processor": processor, **decisive}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

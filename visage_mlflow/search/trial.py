@@ -173,7 +173,7 @@ def find_margin(
     """The edge along a trial's own direction, for one inside that began inside; else None."""
     measured = last.evaluation
     is_inside = measured.asr <= config.max_asr and measured.over_refusal <= config.max_over_refusal
-    if not is_inside or base_asr >= EDGE or config.margin_up_to == 0:
+    if not is_inside or not base_asr < EDGE or config.margin_up_to == 0:
         return None
     weights = Weights(models.load_weights(last.uri, fetch, "output_dir").named_parameters())
     known = {0.0: base_asr, 1.0: measured.asr}
