@@ -305,13 +305,16 @@ def test_what_was_measured_is_handed_over_and_the_rest_is_missing(on, error):
     assert responses == [one for one in answers if (one.x, one.y) in {(point.x, point.y) for point in measured}]
 
 
-def test_nothing_is_handed_over_where_nothing_was_measured_or_all_was(on):
-    def interrupted(chat, held, rows, ask):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("n_unjudged", [0, 3])
+def test_nothing_is_handed_over_where_nothing_was_measured_or_all_was(on, n_unjudged):
+    def answer(chat, held, rows, ask):
+        left.pop()  # Raises where none is left.
+        return responses_of(rows, NAN)
 
+    left = [None] * n_unjudged
     on(BOTH, salvage=lambda *part: pytest.fail("whole"))
-    with pytest.raises(KeyboardInterrupt):
-        on(BOTH, StandIn(answer=interrupted), salvage=lambda *part: pytest.fail("nothing"))
+    with pytest.raises(IndexError):
+        on(BOTH, StandIn(answer=answer), salvage=lambda *part: pytest.fail("nothing"))
 
 
 def test_a_part_is_logged_by_another_name_with_how_much_it_is(on):
