@@ -176,7 +176,8 @@ def test_the_edge_is_where_the_way_crosses_half_and_random_ways_have_one_beside_
 def test_an_edge_farther_than_looked_for_is_open(quickly, pair):
     result, _ = quickly(pair, margin_up_to=0.25, extent=0.01)
     edge = result.courses[1].edge
-    assert edge.is_open and edge.step == 0.25 and edge.margin == -0.75 and result.random_edge.is_open
+    assert edge.is_open and edge.step == 0.25 and edge.margin == -0.75
+    assert result.random_edge.is_open and result.random_edge.step == 0.01
 
 
 @pytest.mark.parametrize("settings", [{"workers": 3}, {"lean": True}])
