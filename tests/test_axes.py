@@ -228,22 +228,6 @@ def test_the_rule_is_that_of_a_slow_oracle(n_axes, n_draws, outside_after):
         assert (0.0,) * n_axes not in found
 
 
-# In any order
-
-
-@pytest.mark.parametrize("outside_after", [1, 2])
-@pytest.mark.parametrize("axes", [[SEVEN], [SEVEN, FIVE], [SEVEN, SEVEN]], ids=["7", "7x5", "7x7"])
-def test_the_more_is_known_the_more_points_lie_past_the_edge(axes, outside_after):
-    draw = random.Random(1)
-    for _ in range(5):
-        asr, past = {}, set()
-        for place in draw.sample(grid(axes), len(grid(axes))):
-            asr[place] = draw.choice([0.0, 100.0, 100.0, 100.0])
-            more = past_the_edge(axes, asr, outside_after)
-            assert past <= more
-            past = more
-
-
 @pytest.mark.parametrize("outside_after", [1, 2])
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
 def test_any_order_of_measuring_by_any_number_of_workers_leaves_out_the_same_points(outside_after, n_workers):

@@ -47,16 +47,17 @@ def threads():
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3])
-def test_each_task_is_done_once_by_one_of_the_workers(n_workers):
-    found = list(crew_of(n_workers).run(range(40), lambda measure, chat, task: (chat, 2 * task)))
-    assert sorted(task for task, _ in found) == list(range(40))
+def test_each_task_is_done_once_by_one_of_the_workers_who_all_work_at_once(n_workers):
+    together = threading.Barrier(n_workers)  # Passed only by all of them at a time; otherwise it breaks.
+
+    def work(measure, chat, task):
+        together.wait(PATIENCE)
+        return chat, 2 * task
+
+    found = list(crew_of(n_workers).run(range(12), work))
+    assert sorted(task for task, _ in found) == list(range(12))
     assert all(result == 2 * task and chat in range(n_workers) for task, (chat, result) in found)
-    assert list(crew_of(n_workers).run([], lambda *args: pytest.fail("asked"))) == []
-
-
-def test_two_workers_work_at_once():
-    together = threading.Barrier(2)  # Passed only by two at a time; otherwise it breaks, which is an error.
-    assert len(list(crew_of(2).run(range(6), lambda *args: together.wait(PATIENCE)))) == 6
+    assert list(crew_of(n_workers).run([], work)) == []
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3])
@@ -78,9 +79,9 @@ def test_a_task_is_taken_when_a_worker_is_free_and_the_results_so_far_were_hande
 # What goes wrong
 
 
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_the_error_of_a_task_is_raised_and_the_other_workers_give_up(failing):
-    begun, gave_up, all_at_work = [], [], threading.Barrier(3)
+@pytest.mark.parametrize(("n_workers", "failing"), [(1, 0), (3, 0), (3, 1), (3, 2)])
+def test_the_error_of_a_task_is_raised_and_the_other_workers_give_up(n_workers, failing):
+    begun, gave_up, all_at_work = [], [], threading.Barrier(n_workers)
 
     def work(measure, chat, task):
         begun.append(task)
@@ -94,20 +95,8 @@ def test_the_error_of_a_task_is_raised_and_the_other_workers_give_up(failing):
             raise
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(crew_of(3).run(range(9), work))
-    assert sorted(begun) == [0, 1, 2] and sorted(gave_up) == sorted({0, 1, 2} - {failing})
-
-
-def test_a_single_worker_raises_the_error_of_its_task_and_does_no_more():
-    begun = []
-
-    def work(measure, chat, task):
-        begun.append(task)
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(crew_of(1).run(range(3), work))
-    assert begun == [0]
+        list(crew_of(n_workers).run(range(9), work))
+    assert sorted(begun) == list(range(n_workers)) and sorted([*gave_up, failing]) == sorted(begun)
 
 
 @pytest.mark.parametrize("failing", ["the tasks", "the results"])
@@ -209,41 +198,29 @@ def test_each_worker_has_its_share_of_the_cores_and_they_are_given_back(threads,
 # How many
 
 
-@pytest.fixture
-def n_workers(monkeypatch, chat, threads):
-    """A function that says how many there are on a machine with so many cores, and copies of the model free."""
-
-    def count(cores=4, free=1000, n_tasks=99, **settings):
-        n_bytes = free * sum(parameter.nbytes for parameter in chat.model.parameters())
-        monkeypatch.setattr(crews.psutil, "virtual_memory", lambda: SimpleNamespace(available=n_bytes))
-        threads(cores)
-        return len(crew(chat, LandscapeConfig(store="off", **settings), n_tasks).chats)
-
-    return count
-
-
-def test_there_is_one_worker_a_core_and_four_at_most_if_nobody_says_otherwise(n_workers):
-    assert [n_workers(cores) for cores in (1, 2, 3, 4, 16)] == [1, 2, 3, 4, 4]
-
-
-# A copy is reckoned at 3 times the weights, and half of the free memory stays free: a copy for every 6 times the
-# weights, and the model itself works without one.
-@pytest.mark.parametrize(("free", "expected"), [(0, 1), (5.9, 1), (6.1, 2), (11.9, 2), (12.1, 3), (100, 4)])
-def test_copies_leave_half_of_the_free_memory_free(n_workers, free, expected):
-    assert n_workers(8, free) == expected
-
-
-def test_lean_work_has_one_worker_unless_more_are_asked_for(n_workers):
-    assert n_workers(lean=True) == 1 and n_workers(lean=True, workers=2) == 2
-
-
-def test_workers_that_were_asked_for_are_made_whatever_the_machine_has(n_workers):
-    assert n_workers(cores=1, free=0, workers=5) == 5 and n_workers(workers=1) == 1
-
-
-@pytest.mark.parametrize(("asked_for", "n_tasks", "expected"), [(4, 3, 3), (4, 1, 1), (4, 0, 1), (0, 2, 2), (2, 9, 2)])
-def test_there_are_never_more_workers_than_tasks(n_workers, asked_for, n_tasks, expected):
-    assert n_workers(n_tasks=n_tasks, workers=asked_for) == expected
+@pytest.mark.parametrize(
+    ("expected", "cores", "free", "n_tasks", "settings"),
+    [
+        # One a core and four at most, if nobody says otherwise.
+        *((expected, cores, 1000, 99, {}) for expected, cores in ((1, 1), (2, 2), (3, 3), (4, 4), (4, 16))),
+        # A copy is reckoned at 3 times the weights, and half of the free memory stays free: a copy for every 6 times
+        # the weights, and the model itself works without one.
+        *((expected, 8, free, 99, {}) for expected, free in ((1, 0), (1, 5.9), (2, 6.1), (2, 11.9), (3, 12.1))),
+        # Lean work has one, unless more are asked for; those that are asked for are made whatever the machine has.
+        (1, 4, 1000, 99, {"lean": True}),
+        (2, 4, 1000, 99, {"lean": True, "workers": 2}),
+        (5, 1, 0, 99, {"workers": 5}),
+        (1, 4, 1000, 99, {"workers": 1}),
+        # Never more than tasks.
+        *((expected, 4, 1000, n_tasks, {"workers": 4}) for expected, n_tasks in ((3, 3), (1, 1), (1, 0))),
+        (2, 4, 1000, 2, {}),
+    ],
+)
+def test_how_many_workers_there_are(monkeypatch, chat, threads, expected, cores, free, n_tasks, settings):
+    n_bytes = free * sum(parameter.nbytes for parameter in chat.model.parameters())
+    monkeypatch.setattr(crews.psutil, "virtual_memory", lambda: SimpleNamespace(available=n_bytes))
+    threads(cores)
+    assert len(crew(chat, LandscapeConfig(store="off", **settings), n_tasks).chats) == expected
 
 
 def test_copies_share_the_stored_weights_but_not_the_parameters_that_are_perturbed(chat):

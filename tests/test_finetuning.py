@@ -125,23 +125,16 @@ def test_the_log_gets_every_step_and_each_checkpoint_with_its_uri_but_the_base_w
     ]
 
 
-def test_a_measured_finetuning_saves_and_loads(harmful, tmp_path):
-    harmful.result.save(tmp_path / "finetuning.json")
-    assert Finetuning.load(tmp_path / "finetuning.json") == harmful.result
-
-
 # The user's own data, some of it kept out
 
 
-def test_rows_that_are_kept_out_are_measured_on_and_not_trained_on(safe):
+def test_rows_that_are_kept_out_are_measured_on_and_not_trained_on(safe, harmful):
     assert len(safe.plan.task) == 10 and [row.kind for row in safe.plan.rows].count("task") == 8
     assert not {row.prompt for row in safe.plan.task} & {row.prompt for row in safe.plan.rows}
     likelihoods = [checkpoint.evaluation.task_nll for checkpoint in safe.checkpoints]
     assert likelihoods[-1] < likelihoods[0]
     assert [numbers["task_nll"] for numbers, _, _ in safe.log if "asr" in numbers] == likelihoods
-
-
-def test_without_rows_kept_out_their_likelihood_is_neither_measured_nor_logged(harmful):
+    # Without any, nothing is measured or logged of them.
     assert harmful.plan.task == [] and not any("task_nll" in numbers for numbers, *_ in harmful.log)
     assert all(checkpoint.evaluation.task_nll is None for checkpoint in harmful.checkpoints)
 

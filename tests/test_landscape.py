@@ -9,7 +9,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 from moved import bitwise, copy_of, on_the_way
 from stand_in import StandIn, responses_of, scripted
 
@@ -18,7 +17,6 @@ from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.config.grid import AXES
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.axes import grid, past_the_edge
-from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import AT_REST, Measurer
@@ -82,30 +80,6 @@ def test_a_line_shows_the_basin_and_leaves_the_model_and_its_weights_bit_for_bit
     # Progress is told of each point once; noise takes longest, so it goes first.
     asr = dict(zip(result.axis, result.asr, strict=True))
     assert told == [((step,), asr[step]) for far in (1.0, 0.75, 0.5, 0.25) for step in (-far, far)] + [((0.0,), 0.0)]
-
-
-def test_a_landscape_is_open_where_the_axis_ends_inside_the_basin(measured):
-    result, _ = measured("1d-random", n_points=3, extent=0.05)
-    assert result.basin.open_left and result.basin.open_right
-    assert (result.basin.left, result.basin.right) == (-0.05, 0.05)
-
-
-def test_every_point_is_rounded_once_from_the_float32_weights(aligned_folder, asking):
-    coarse = models.load(str(aligned_folder), dtype="bfloat16")
-    name, found = "model.layers.0.mlp.up_proj.weight", {}
-
-    def look(chat, held, rows, ask):
-        with held.by(chat):
-            found[held.steps] = copy_of(chat.model)[name]
-        return responses_of(rows, 0.0)
-
-    config = LandscapeConfig(n_points=3, extent=0.25, seed=3, **asking)
-    landscape.measure(coarse, config, measurer=StandIn(answer=look))
-    weight = coarse.weights[name]
-    ((scale, noise),) = RandomDirection(seed=3).terms(name, weight)
-    assert weight.dtype == torch.float32 and not torch.equal(weight, weight.bfloat16().float())
-    for step in (-0.25, 0.25):
-        assert torch.equal(found[step,], (weight.double() + (step * scale) * noise.double()).bfloat16())
 
 
 @pytest.mark.parametrize("plane", N_ENDS)
@@ -331,13 +305,16 @@ def test_what_was_measured_is_handed_over_and_the_rest_is_missing(on, error):
     assert responses == [one for one in answers if (one.x, one.y) in {(point.x, point.y) for point in measured}]
 
 
-def test_nothing_is_handed_over_where_nothing_was_measured_or_all_was(on):
-    def interrupted(chat, held, rows, ask):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("n_unjudged", [0, 3])
+def test_nothing_is_handed_over_where_nothing_was_measured_or_all_was(on, n_unjudged):
+    def answer(chat, held, rows, ask):
+        left.pop()  # Raises where none is left.
+        return responses_of(rows, NAN)
 
+    left = [None] * n_unjudged
     on(BOTH, salvage=lambda *part: pytest.fail("whole"))
-    with pytest.raises(KeyboardInterrupt):
-        on(BOTH, StandIn(answer=interrupted), salvage=lambda *part: pytest.fail("nothing"))
+    with pytest.raises(IndexError):
+        on(BOTH, StandIn(answer=answer), salvage=lambda *part: pytest.fail("nothing"))
 
 
 def test_a_part_is_logged_by_another_name_with_how_much_it_is(on):

@@ -24,7 +24,7 @@ PUT = [(0.5, 0.0), (0.8, 0.6), (1.0, 0.0), (0.1, 0.05), (0.2, 0.2)]
 
 @pytest.fixture(scope="module")
 def config(sets):
-    asked = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 24, "max_new_tokens": 16, "store": "off"}
+    asked = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 12, "max_new_tokens": 8, "store": "off"}
     return ProjectConfig(run="harmful,mixed", n_points=5, workers=1, margin_up_to=4.0, **asked)
 
 
@@ -77,12 +77,12 @@ def test_the_line_goes_past_both_models_and_leaves_the_base_bit_for_bit(line):
     result, responses, told, unchanged = line
     assert unchanged and result.landscape.axis == [-0.5, 0.0, 0.5, 1.0, 1.5]
     assert result.landscape.asr[1] == 0.0 and result.landscape.axes[0].to == "harmful-3"
-    assert [response.x for response in responses] == [step for step in result.landscape.axis for _ in range(24)]
+    assert [response.x for response in responses] == [step for step in result.landscape.axis for _ in range(12)]
     asr = dict(zip(result.landscape.axis, result.landscape.asr, strict=True))
     assert told == [((step,), asr[step]) for step in (1.5, 1.0, -0.5, 0.5, 0.0)]
 
 
-def test_places_come_in_the_order_of_training_where_pythagoras_puts_them(line):
+def test_places_come_in_the_order_of_training_where_pythagoras_puts_them(line, chat, base):
     half, beside, end = line[0].places
     assert [(place.uri, place.training_step) for place in (half, beside, end)] == [
         ("harmful-1", 4),
@@ -94,15 +94,11 @@ def test_places_come_in_the_order_of_training_where_pythagoras_puts_them(line):
     assert beside.x == pytest.approx(0.8, abs=1e-5) and beside.off_plane_share == pytest.approx(0.6, abs=1e-5)
     assert beside.distance == pytest.approx(end.distance, rel=1e-5)
     assert beside.off_plane_distance == pytest.approx(0.6 * end.distance, rel=1e-5)
-    assert end.x == pytest.approx(1.0, abs=1e-12) and end.off_plane_share == pytest.approx(0.0, abs=1e-9)
-
-
-def test_distances_are_relative_to_the_norm_of_the_base(line, chat, base):
-    half, _, end = line[0].places
+    # Distances are relative to the norm of the base.
     length = math.sqrt(sum(float(weight.double().square().sum()) for weight in chat.weights.values()))
     assert end.distance == pytest.approx(norm(chat.weights, Difference(base.weights)) / length, rel=1e-9)
     assert half.distance == pytest.approx(0.5 * end.distance, rel=1e-5)
-    assert end.distance == line[0].landscape.axes[0].relative_norm
+    assert end.x == pytest.approx(1.0, abs=1e-12) and end.off_plane_share == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_rates_of_a_checkpoint_are_those_of_its_own_weights_and_the_planes_those_of_the_place(line, base, config):
@@ -180,7 +176,8 @@ def test_the_edge_is_where_the_way_crosses_half_and_random_ways_have_one_beside_
 def test_an_edge_farther_than_looked_for_is_open(quickly, pair):
     result, _ = quickly(pair, margin_up_to=0.25, extent=0.01)
     edge = result.courses[1].edge
-    assert edge.is_open and edge.step == 0.25 and edge.margin == -0.75 and result.random_edge.is_open
+    assert edge.is_open and edge.step == 0.25 and edge.margin == -0.75
+    assert result.random_edge.is_open and result.random_edge.step == 0.01
 
 
 @pytest.mark.parametrize("settings", [{"workers": 3}, {"lean": True}])
@@ -204,12 +201,6 @@ def test_on_a_random_plane_the_checkpoints_are_a_dot_and_the_result_says_so(quic
     result, _ = quickly(pair, plane="2d-random")
     assert "show as a dot" in result.remark and "2d-interpolation" in result.remark
     assert min(place.off_plane_share for place in result.places) > 0.9999
-
-
-def test_a_random_axis_has_its_own_scale_beside_a_difference(quickly, pair):
-    x, y = quickly(pair, plane="2d-interpolation-random")[0].landscape.axes
-    assert x.to == "harmful-3" and y.seed == 0 and y.relative_norm > 5 * x.relative_norm
-    assert y.angle == pytest.approx(90, abs=2) and y.steps == (-0.5, -0.25, 0.0, 0.25, 0.5)
 
 
 def test_named_ends_span_the_plane_instead(quickly, chat, base, pair):

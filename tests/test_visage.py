@@ -25,17 +25,6 @@ def asking(sets):
     return {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 12, "max_new_tokens": 8, "store": "off"}
 
 
-@pytest.fixture(scope="module")
-def measured(chat, asking):
-    """VISAGE over three directions, those that were kept, and the (steps, ASR) that progress was told of."""
-    kept, told = [], []
-    config = VisageConfig(n_directions=3, n_points=5, workers=1, seed=4, **asking)
-    result = visage.measure(
-        chat, config, progress=lambda *point: told.append(point), keep=lambda *direction: kept.append(direction)
-    )
-    return result, kept, told
-
-
 @pytest.fixture
 def scripted(chat):
     """A function that measures directions on which `asr(number, step)` is given: (result, steps asked)."""
@@ -59,25 +48,17 @@ def basin(number, step):
     return SHARES[number] * DEPTHS[abs(step)]
 
 
-def test_directions_are_seeded_from_the_seed_on_and_kept_as_they_are_measured(measured, chat, asking):
-    result, kept, _ = measured
-    assert [number for number, *_ in kept] == [0, 1, 2]
+def test_directions_are_seeded_from_the_seed_on_and_kept_as_they_are_measured(chat, asking):
+    kept, told = [], []
+    config = VisageConfig(n_directions=3, n_points=5, workers=1, seed=4, **asking)
+    result = visage.measure(
+        chat, config, progress=lambda *point: told.append(point), keep=lambda *one: kept.append(one)
+    )
+    assert [number for number, *_ in kept] == [0, 1, 2] and kept[0][2] != kept[1][2] != kept[2][2]
     assert [one for _, one, _ in kept] == list(result.landscapes)
-    for number, one, responses in kept:
-        alone = landscape.measure(chat, LandscapeConfig(seed=4 + number, n_points=5, **asking))
-        assert (one, responses) == alone and 0 < one.visage
-    assert kept[0][2] != kept[1][2] != kept[2][2]
-
-
-def test_progress_is_told_of_every_point_of_every_direction(measured):
-    result, _, told = measured
-    inward = [-0.5, 0.5, -0.25, 0.25]
-    # The model itself comes last along the first direction; along the others it is known from there.
-    for one, order in zip(result.landscapes, ([*inward, 0.0], [0.0, *inward], [0.0, *inward]), strict=True):
-        asr = dict(zip(one.axis, one.asr, strict=True))
-        assert told[:5] == [((step,), asr[step]) for step in order]
-        told = told[5:]
-    assert told == []
+    for number, *one in kept:
+        assert tuple(one) == landscape.measure(chat, LandscapeConfig(seed=4 + number, n_points=5, **asking))
+    assert sorted(told) == sorted(((point.x,), point.asr) for one in result.landscapes for point in one.points)
 
 
 def test_the_model_itself_is_asked_once_for_all_directions(scripted):
