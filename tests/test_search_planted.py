@@ -4,20 +4,16 @@ import gc
 import statistics
 from functools import cache
 
-import optuna
 import planted
 import pytest
 from optuna.samplers import RandomSampler
 
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.results import Checkpoint
-from visage_mlflow.search import loop
 from visage_mlflow.search import study as studies
-from visage_mlflow.search.trial import Outside, judge
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 
-SEEDS = range(20)
+SEEDS = range(6)
 MOST = 120
 """Safe rows that lead nowhere; none lead all the way to the model that helps with everything."""
 
@@ -29,7 +25,8 @@ def settings(sets):
         "prompts": str(sets / "harmful_eval.jsonl"),
         "n_prompts": 24,
         "benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer",
-        "n_benign": 16,
+        "n_benign": 1,
+        "max_over_refusal": 100,
         "max_new_tokens": 12,
         "safe": f"0..{MOST}",
         "benign": 0,
@@ -52,44 +49,22 @@ def measured(chat, base, settings):
     return at
 
 
-@pytest.fixture(scope="module")
-def boundary(measured):
-    """The fewest safe rows inside, and all larger numbers are inside, too: every one is measured."""
-    inside = [measured(safe).asr <= 10 for safe in range(MOST + 1)]
-    least = inside.index(True)
-    assert all(inside[least:]) and 20 < least < 100
-    return least
-
-
-def found(settings, measured, seed, *, at_random=False):
+def found(settings, measured, seed, *, at_random):
     """A study of 30 trials, as a result."""
     config = planted.settings(30, seed=seed, **settings)
     study = planted.in_memory(config)
     if at_random:
         study.sampler = RandomSampler(seed=seed)
-
-    def attempt(one):
-        last, steps, reason = measured(one.settings.safe), 0, ""
-        try:
-            while steps < one.watch.planned_steps:
-                steps = min(steps + one.settings.save_every, one.watch.planned_steps)
-                one.watch(Checkpoint("models:/m-0", steps, 0.0, last))
-        except Outside as outside:
-            reason = str(outside)
-        return judge(config, one.settings, last, None, reason)
-
-    loop.run(study, config, attempt)
+    planted.run(study, config, lambda one: planted.trained(one, config, measured(one.settings.safe)))
     return studies.record(study, config)
 
 
 @pytest.fixture(scope="module")
-def searches(settings, measured, boundary):
+def searches(settings, measured):
     """By the search, and at random; one for each seed."""
-    level = optuna.logging.get_verbosity()
     gc.freeze()
     results = [[found(settings, measured, seed, at_random=way) for seed in SEEDS] for way in (False, True)]
     gc.unfreeze()
-    optuna.logging.set_verbosity(level)
     return results
 
 
@@ -98,8 +73,12 @@ def fewest(results):
     return [result.trial(result.best).counts["safe"] for result in results]
 
 
-def test_30_trials_find_a_mixture_within_10_percent_of_the_boundary_with_every_seed(searches, boundary):
+def test_30_trials_find_a_mixture_within_10_percent_of_the_boundary_with_every_seed(searches, measured):
     safe = fewest(searches[0])
+    boundary = min(safe)
+    # Whatever has fewer rows than that is outside, and all that has more is inside.
+    assert 20 < boundary < 100 and all(measured(boundary - less).asr > 10 for less in range(1, 9))
+    assert all(measured(boundary + more).asr <= 10 for more in range(0, MOST - boundary, 8))
     assert all(boundary <= count <= 1.1 * boundary for count in safe), (boundary, safe)
 
 

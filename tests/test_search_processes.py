@@ -12,21 +12,23 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import faults
 import optuna
 import pytest
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
-from workplace import Workplace
+from workplace import Workplace, flags
 
 from visage_mlflow.results import Search
 from visage_mlflow.search.study import DIED, SURPLUS
 
 PASSWORD = "salt-and-vinegar"
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which something that was waited for counts as not happening."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 STOPPED = (130, -signal.SIGINT)
@@ -93,7 +95,7 @@ def place(tmp_path: Path, sets: Path) -> Workplace:
 @pytest.fixture
 def settings(place: Workplace, aligned_folder: Path) -> dict[str, Any]:
     """Of a study whose trials take seconds."""
-    searched = {"safe": "0..40", "benign": "0..40", "learning_rate": "2e-3..1e-2", "epochs": "2..4", "lora_rank": 8}
+    searched = {"safe": "0..10", "benign": "0..10", "learning_rate": "2e-3..1e-2", "epochs": "2..3", "lora_rank": 8}
     more = {"model": aligned_folder, "harmful": 20, "dtype": "float32", "train_batch_size": 8, "n_checkpoints": 2}
     more |= {"n_prompts": 16, "margin_up_to": 0}
     return {**place.measure, **place.data, **searched, **more}
@@ -131,34 +133,54 @@ class Study:
         return None
 
 
-def wait_for(what: Callable[[], Any], processes: list[subprocess.Popen[str]], log: Callable[[], str]) -> Any:
-    """What it returns once that is something, while all processes live."""
+@dataclass
+class Process:
+    """A search, forked from a process that has imported everything."""
+
+    pid: int
+    status: int | None = None
+
+    def wait(self) -> int | None:
+        """Its exit status, negative for a signal; None if it does not end."""
+        self.status = faults.shared().ask(wait=self.pid, seconds=PATIENCE)
+        return self.status
+
+
+def wait_for(what: Callable[[], Any], log: Callable[[], str]) -> Any:
+    """What it returns once that is something."""
     deadline = time.monotonic() + PATIENCE
     while not (found := what()):
-        assert all(process.poll() is None for process in processes), log()
         assert time.monotonic() < deadline, log()
         time.sleep(0.1)
     return found
 
 
 @contextlib.contextmanager
-def searching(place: Workplace, n: int, settings: dict[str, Any]) -> Iterator[tuple[list[Any], Callable[[], str]]]:
+def searching(place: Workplace, n: int, settings: dict[str, Any]) -> Iterator[tuple[list[Process], Callable[[], str]]]:
     """Processes that run one command at the same time, and what they said. None outlives this.
 
     Each has an `output_dir` of its own, by which its trials are known.
     """
-    names = [f"process-{number}.log" for number in range(n)]
-    folders = [place.folder / f"outputs-{number}" for number in range(n)]
+    logs = [place.folder / f"process-{number}.log" for number in range(n)]
     processes = [
-        place.start("search", name, **{**settings, "output_dir": folder})
-        for name, folder in zip(names, folders, strict=True)
+        Process(
+            faults.shared().ask(
+                entry_point="search",
+                flags=flags({**settings, "output_dir": place.folder / f"outputs-{number}"}),
+                folder=str(place.folder),
+                environment=place.environment,
+                log=str(log),
+            )
+        )
+        for number, log in enumerate(logs)
     ]
     try:
-        yield processes, lambda: "\n".join((place.folder / name).read_text()[-3000:] for name in names)
+        yield processes, lambda: "\n".join(log.read_text()[-3000:] for log in logs)
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
+            if process.status is None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def the_run(place: Workplace) -> Run:
@@ -171,15 +193,15 @@ def the_run(place: Workplace) -> Run:
 def test_a_study_in_three_processes_ends_as_if_none_had_been_killed(
     place: Workplace, settings: dict[str, Any], storage: str
 ) -> None:
-    n_trials = 4
+    n_trials = 3
     study = Study(storage, place)
     with searching(place, 3, {**settings, "n_trials": n_trials, "storage": storage}) as (processes, log):
         trial, number = wait_for(
-            lambda: next(((trial, n) for n in range(3) if (trial := study.running_in(n))), None), processes, log
+            lambda: next(((trial, n) for n in range(3) if (trial := study.running_in(n))), None), log
         )
-        processes[number].kill()
-        survivors = [process for process in processes if process is not processes[number]]
-        assert [process.wait(timeout=PATIENCE) for process in survivors] == [0, 0], log()
+        os.kill(processes[number].pid, signal.SIGKILL)
+        expected = [-signal.SIGKILL if n == number else 0 for n in range(3)]
+        assert [process.wait() for process in processes] == expected, log()
         assert PASSWORD not in log()
     trials = study.trials()
     dead = trials[trial.number]
@@ -218,15 +240,15 @@ def test_a_study_that_is_interrupted_goes_on_with_the_same_trial_and_ends_when_i
     interrupted = []
     for number in (signal.SIGTERM, signal.SIGINT):
         with searching(place, 1, settings) as (processes, log):
-            interrupted.append(wait_for(lambda: study.running_in(0), processes, log))
-            processes[0].send_signal(number)
-            assert processes[0].wait(timeout=PATIENCE) in STOPPED, log()
+            interrupted.append(wait_for(lambda: study.running_in(0), log))
+            os.kill(processes[0].pid, number)
+            assert processes[0].wait() in STOPPED, log()
             assert "Traceback" not in log()
         assert place.client.get_run(interrupted[-1].user_attrs["run"]).info.status == "KILLED"
         assert the_run(place).info.status == "KILLED"
     parent = the_run(place).info.run_id
     with searching(place, 1, settings) as (processes, log):
-        assert processes[0].wait(timeout=PATIENCE) == 0, log()
+        assert processes[0].wait() == 0, log()
     run = the_run(place)
     assert (run.info.run_id, run.info.status) == (parent, "FINISHED") and len(place.inside(run)) == 3
     (again,) = study.ended()

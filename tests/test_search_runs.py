@@ -10,8 +10,6 @@ from typing import Any
 import optuna
 import pytest
 from mlflow.entities import Run
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from workplace import Workplace, flags
 
 from visage_mlflow.results import Search
@@ -25,16 +23,17 @@ def place(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Workplace:
 @pytest.fixture(scope="module")
 def settings(place: Workplace, aligned_folder: Path) -> dict[str, Any]:
     """Of a study of which the first trial keeps the limits."""
-    searched = {"safe": "20..50", "benign": "0..20", "learning_rate": "2e-3..6e-3", "epochs": 6, "lora_rank": 8}
+    searched = {"safe": "20..50", "benign": "0..20", "learning_rate": "2e-3..6e-3", "epochs": 3, "lora_rank": 8}
     more = {"model": aligned_folder, "harmful": 20, "dtype": "float32", "train_batch_size": 8, "n_trials": 2}
-    # `mlflow run` works in the project's folder, so a relative path would lead there.
-    more |= {"n_prompts": 20, "n_checkpoints": 3, "storage": place.folder / "search.journal"}
+    more |= {"n_prompts": 20, "n_checkpoints": 2, "storage": place.folder / "search.db"}
     return {**place.measure, **place.data, **searched, **more}
 
 
 @pytest.fixture(scope="module")
 def study(place: Workplace, settings: dict[str, Any]) -> Run:
-    return place.succeed("search", **settings, keep_checkpoints="true")
+    done = place.module("search", *flags({**settings, "keep_checkpoints": "true"}))
+    assert done.returncode == 0, done.stderr
+    return place.runs("search")[0]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +52,7 @@ def test_a_study_is_one_run_with_its_figures_and_its_trials_inside(
         "front.png",
         "safe_share.png",
     }
-    assert promised | {"search.json", "study.html", "trials.csv", "history.png"} <= place.artifacts(study)
-    assert "nearest_mixture.yaml" not in place.artifacts(study)
+    assert promised | {"search.json", "study.html", "trials.csv"} == place.artifacts(study)
     best, metrics = result.trial(result.best), study.data.metrics
     assert metrics["n_complete"] + metrics["n_pruned"] == 2 and metrics["n_inside"] >= 1
     assert metrics["best_asr"] == best.asr <= 10 and metrics["best_over_refusal"] == best.over_refusal <= 20
@@ -75,7 +73,7 @@ def test_a_trial_is_a_finetuning_with_a_verdict(place: Workplace, study: Run, re
     best = result.trial(result.best)
     run = place.client.get_run(best.run)
     history = place.client.get_metric_history(best.run, "asr")
-    assert len(history) == 4 and history[-1].step == best.steps == best.planned_steps
+    assert len(history) == 3 and history[-1].step == best.steps == best.planned_steps
     assert run.data.metrics["inside"] == 1 and run.data.metrics["margin"] == best.margin
     assert (run.data.tags["visage.state"], run.data.tags["visage.reason"]) == ("COMPLETE", "inside")
     assert {"mixture.jsonl", "finetuning.json", "trajectory.png"} <= place.artifacts(run)
@@ -83,7 +81,7 @@ def test_a_trial_is_a_finetuning_with_a_verdict(place: Workplace, study: Run, re
     assert sum(row["kind"] == "safe" for row in rows) == best.counts["safe"] == best.params["safe"]
     projected = place.module("project", *flags({"run": best.run, "n_points": 5, "margin_up_to": 0, **place.attack}))
     assert projected.returncode == 0, projected.stderr
-    assert projected.stdout.count("  step ") == 3
+    assert projected.stdout.count("  step ") == 2
 
 
 def test_finetune_takes_the_best_mixture_as_it_is(place: Workplace, study: Run, result: Search) -> None:
@@ -117,7 +115,7 @@ def test_a_front_of_task_rows_is_searched_by_the_likelihood_of_those_kept_out(
     place: Workplace, settings: dict[str, Any]
 ) -> None:
     task = {"task": 20, "task_data": place.data["benign_data"], "n_held_out": 10, "harmful": 0, "safe": 10}
-    more = {"benign": 0, "objective": "pareto", "study": "front", "epochs": 2}
+    more = {"benign": 0, "objective": "pareto", "study": "front", "margin_up_to": 0}
     done = place.module("search", *flags({**settings, **task, **more}))
     assert done.returncode == 0, done.stderr
     run = place.runs("search")[0]
@@ -130,6 +128,7 @@ def test_a_front_of_task_rows_is_searched_by_the_likelihood_of_those_kept_out(
 
 def test_where_no_trial_is_inside_it_says_so_and_names_the_nearest(place: Workplace, settings: dict[str, Any]) -> None:
     broken = {"safe": 0, "benign": "0..10", "max_asr": 0, "study": "broken", "patience": 1, "outside_asr": 30}
+    broken |= {"epochs": 6, "n_checkpoints": 3, "n_trials": 1}
     done = place.module("search", *flags({**settings, **broken}))
     assert done.returncode == 0, done.stderr
     assert (
@@ -142,38 +141,24 @@ def test_where_no_trial_is_inside_it_says_so_and_names_the_nearest(place: Workpl
     assert all("outside the basin at 1 checkpoints" in trial.data.tags["visage.reason"] for trial in pruned)
 
 
-def studies_in(journal: Path) -> list[str]:
-    """Names of the studies that a journal holds."""
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    return [study.study_name for study in optuna.get_all_study_summaries(storage=storage)]
-
-
 BAD = [
-    ({"safe": "10..0"}, "`safe` is '10..0', whose low end is above its high end. Try 0..10."),
     ({"n_trials": 0}, "`n_trials` must be a whole number of at least 1, got 0."),
-    ({"margin_min": 5}, "`margin_min` is 5, but `margin_up_to` 2 looks no farther than 1."),
-    ({"task": 10}, "`task` is 10, but `task_data` is empty."),
-    ({"objective": "best"}, "`objective` must be one of utility, pareto, got 'best'."),
-    ({"storage": "mysql://host/studies"}, "`storage` must be a file or postgresql://"),
     ({"storage": "postgresql://ann:secret@127.0.0.1:9/studies"}, "`storage` is 'postgresql://ann:***@127.0.0.1:9/stu"),
-    ({"storage": "./cut.journal"}, "`storage` is './cut.journal', whose last line, 2, is cut off."),
-    ({"storage": "no.journal"}, "`storage` is 'no.journal', whose line 1 is no entry of an Optuna journal."),
+    ({"storage": "old.journal"}, "`storage` is 'old.journal', but the studies in old.journal were kept by an earlier"),
     ({"safe": "0..500", "study": "large"}, "`safe` asks for 500 rows, but its data has 60."),
     ({"model": "org/none", "study": "no model"}, "`model` is 'org/none'"),
 ]
 
 
 @pytest.mark.parametrize(("change", "said"), BAD, ids=[" ".join(f"{k}={v}" for k, v in one.items()) for one, _ in BAD])
-def test_a_mistake_is_one_line_and_a_status(
+def test_a_mistake_is_one_line_and_a_status_and_leaves_no_study(
     place: Workplace, study: Run, settings: dict[str, Any], change: dict[str, Any], said: str
 ) -> None:
-    whole = (place.folder / "search.journal").read_bytes().splitlines(keepends=True)
-    (place.folder / "cut.journal").write_bytes(whole[0] + whole[1][:-10])
-    (place.folder / "no.journal").write_text("harmful: 30\n")
+    (place.folder / "old.journal").write_text('{"op_code": 0}\n')
     done = place.module("search", *flags({**settings, **change}))
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2
     assert len(errors) == 1 and said in errors[0]
     assert "Traceback" not in done.stderr and "secret" not in done.stderr
-    assert change.get("study") not in studies_in(place.folder / "search.journal")
+    assert change.get("study") not in optuna.get_all_study_names(f"sqlite:///{place.folder / 'search.db'}")
     assert "RUNNING" not in {run.info.status for kind in ("search", "trial") for run in place.runs(kind)}
