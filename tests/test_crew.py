@@ -220,11 +220,11 @@ def test_how_many_workers_there_are(monkeypatch, chat, threads, expected, cores,
     n_bytes = free * sum(parameter.nbytes for parameter in chat.model.parameters())
     monkeypatch.setattr(crews.psutil, "virtual_memory", lambda: SimpleNamespace(available=n_bytes))
     threads(cores)
-    assert len(crew(chat, LandscapeConfig(store="off", **settings), n_tasks).chats) == expected
+    assert len(crew(chat, LandscapeConfig(store="off", **settings), n_tasks, OFF).chats) == expected
 
 
 def test_copies_share_the_stored_weights_but_not_the_parameters_that_are_perturbed(chat):
-    first, *others = crew(chat, LandscapeConfig(store="off", workers=3), 9).chats
+    first, *others = crew(chat, LandscapeConfig(store="off", workers=3), 9, OFF).chats
     assert first is chat and len(others) == 2
     for other in others:
         assert other.weights is chat.weights and bitwise(copy_of(other.model), copy_of(chat.model))

@@ -73,7 +73,7 @@ def plain(chat: Chat, work: Work) -> Way:
 
 def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
     """As `landscape` does it."""
-    workers = crew(chat, config, len(work.steps))
+    workers = crew(chat, config, len(work.steps), Measurer(config))
 
     def ask(measure: Measurer, chat: Chat, step: float) -> list[str]:
         responses = measure(chat, Held([work.direction], (step,)), work.rows, config)

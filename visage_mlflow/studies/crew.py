@@ -79,15 +79,16 @@ class Crew:
                 for chat in self.chats:
                     start(chat)
                 while running:
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    done = wait(running, return_when=FIRST_COMPLETED).done
+                    for future in sorted(done, key=lambda one: one.exception() is not None):  # What succeeded first.
                         task, chat = running.pop(future)
                         yield task, future.result()
                         start(chat)
-            finally:
+            finally:  # Also where the caller's loop ends early, which closes this generator.
                 is_over.set()
 
 
-def crew(chat: Chat, config: WorkersConfig, n_tasks: int, measure: Measurer | None = None) -> Crew:
+def crew(chat: Chat, config: WorkersConfig, n_tasks: int, measure: Measurer) -> Crew:
     """A model with as many copies as work on `n_tasks` can use.
 
     Args:
@@ -95,7 +96,7 @@ def crew(chat: Chat, config: WorkersConfig, n_tasks: int, measure: Measurer | No
         config: How many workers. 0 chooses: one a core, at most `MOST_WORKERS`, while at least half of the free memory
             stays free; a copy is reckoned at three times its weights, for what decoding keeps. Lean work has one.
         n_tasks: More workers than tasks are never made.
-        measure: What they measure with; by default what `config` asks for.
+        measure: What they measure with.
     """
     n_workers = config.workers
     if n_workers == 0:
@@ -104,7 +105,7 @@ def crew(chat: Chat, config: WorkersConfig, n_tasks: int, measure: Measurer | No
         n_workers = 1 if config.lean else min(torch.get_num_threads(), MOST_WORKERS, 1 + copies)
     copies = max(1, min(n_workers, n_tasks)) - 1
     chats = (chat, *(replace(chat, model=copy.deepcopy(chat.model)) for _ in range(copies)))
-    return Crew(chats, measure or Measurer(config))
+    return Crew(chats, measure)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def plan(config: FinetuneConfig) -> Plan:
     """Draw the mixture, and read what checkpoints will be measured on.
 
     Raises:
-        ValueError: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
+        Mistake: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
             for checkpoints.
     """
     models.check_uri(config.model)

@@ -94,8 +94,15 @@ class Span:
 
 
 def relative_norm(chat: Chat, direction: Direction) -> float:
-    """Length of a direction over all weights together, relative to the norm of the model's weights."""
-    return directions.norm(chat.weights, direction) / chat.norm
+    """Length of a direction over all weights together, relative to the norm of the model's weights.
+
+    Raises:
+        Mistake: The direction leads to weights that are not finite.
+    """
+    try:
+        return directions.norm(chat.weights, direction) / chat.norm
+    except ValueError as error:
+        raise Mistake(f"{error} Finetune {chat.uri!r} again with a lower `learning_rate`.") from error
 
 
 def span(

@@ -128,21 +128,20 @@ def _places(
     config: ProjectConfig,
 ) -> list[tuple[Place, ...]]:
     """Each checkpoint on the plane, with the ASR of itself and of the plane there."""
+    checkpoints = [checkpoint for one in finetuned for checkpoint in one.checkpoints]
+    nearest = [projection for projections in at for projection in projections]
+    themselves = [Held([Difference(checkpoint.weights)], (1.0,)) for checkpoint in checkpoints]
+    held = [*themselves, *(Held(plane.directions, (one.x, one.y)[: len(plane.directions)]) for one in nearest)]
 
-    def ask(measure: Measurer, chat: Chat, held: Held) -> Rates:
-        return rates(response.verdict for response in measure(chat, held, rows, config))
+    def ask(measure: Measurer, chat: Chat, number: int) -> Rates:
+        return rates(response.verdict for response in measure(chat, held[number], rows, config))
 
-    pairs = [
-        pair for one, places in zip(finetuned, at, strict=True) for pair in zip(one.checkpoints, places, strict=True)
-    ]
-    themselves = [Held([Difference(checkpoint.weights)], (1.0,)) for checkpoint, _ in pairs]
-    on_plane = [Held(plane.directions, (nearest.x, nearest.y)[: len(plane.directions)]) for _, nearest in pairs]
-    asked = {id(held): shares for held, shares in workers.run([*themselves, *on_plane], ask)}
-    placed = iter(
-        _place(checkpoint, nearest, asked[id(itself)], asked[id(there)], workers.chat.norm)
-        for (checkpoint, nearest), itself, there in zip(pairs, themselves, on_plane, strict=True)
+    asked = dict(workers.run(range(len(held)), ask))
+    places = iter(
+        _place(checkpoint, one, asked[number], asked[len(nearest) + number], workers.chat.norm)
+        for number, (checkpoint, one) in enumerate(zip(checkpoints, nearest, strict=True))
     )
-    return [tuple(next(placed) for _ in one.checkpoints) for one in finetuned]
+    return [tuple(next(places) for _ in one.checkpoints) for one in finetuned]
 
 
 def _place(checkpoint: CheckpointWeights, nearest: Projection, itself: Rates, there: Rates, norm: float) -> Place:
@@ -178,14 +177,17 @@ def _edges(
     random: Direction = RandomDirection(seed=config.seed, norm=config.norm)
     if not config.lean:
         random = Materialized(random, workers.chat.weights)
-    ways = [(Difference(one.checkpoints[-1].weights), config.margin_up_to) for one in finetuned]
+    ways: list[tuple[Direction, float]] = [
+        (Difference(one.checkpoints[-1].weights), config.margin_up_to) for one in finetuned
+    ]
+    ways.append((random, config.extent))
 
-    def look(measure: Measurer, chat: Chat, way: tuple[Direction, float]) -> Edge:
-        direction, up_to = way
+    def look(measure: Measurer, chat: Chat, number: int) -> Edge:
+        direction, up_to = ways[number]
         return find_edge(chat, direction, rows, config, measure, up_to=up_to, known={0.0: origin})
 
-    found = {id(direction): edge for (direction, _), edge in workers.run([*ways, (random, config.extent)], look)}
-    return [found[id(direction)] for direction, _ in ways], found[id(random)]
+    found = dict(workers.run(range(len(ways)), look))
+    return [found[number] for number in range(len(finetuned))], found[len(finetuned)]
 
 
 def _remark(landscape: Landscape, at: Sequence[Sequence[Projection]]) -> str:
