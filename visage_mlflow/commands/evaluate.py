@@ -11,12 +11,12 @@ def main(config: EvaluateConfig) -> None:
     from visage_mlflow.figures.style import short
     from visage_mlflow.language import models
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         evaluation.check(config)
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result, responses = evaluation.evaluate(chat, harmful, benign, config)
         run.metrics(result.metrics())
         run.result(result, "evaluation.json")

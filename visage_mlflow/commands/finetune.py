@@ -23,11 +23,11 @@ def main(config: FinetuneConfig) -> None:
     from visage_mlflow.figures.style import short
     from visage_mlflow.language import models
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         plan = finetuning.plan(config)  # Mistakes in the data show before a model is loaded.
-        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result = finetune(base, plan, config, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation
@@ -56,7 +56,7 @@ def finetune(
     """
     from visage_mlflow.figures import lines
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import lookup
     from visage_mlflow.training import mixture
 
     rows = finetuning.training_rows(base, plan.rows, config, answers)
@@ -70,7 +70,7 @@ def finetune(
             config,
             folder=(until or here).enter_context(finetuning.workshop(base, rows, config)),
             log=run.metrics,
-            fetch=client.fetch,
+            fetch=lookup.fetch,
             base_evaluation=base_evaluation,
             keep=keep or run.checkpoint,
             watch=watch,

@@ -24,13 +24,13 @@ def main(config: ProjectConfig) -> None:
     """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
     from visage_mlflow.language import models
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("project", config, name=f"{config.plane} trajectories") as run:
         evaluation.check(config)  # Mistakes in the prompts, the store, ids and URIs show before a model is loaded.
         sources = find(config)
         model = sources[0].model
-        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result = project(base, sources, config, run)
     tell(result)
 
@@ -74,13 +74,13 @@ def project(base: Chat, sources: Sequence[FinetuneRun], config: ProjectConfig, r
     from visage_mlflow.pages import landscape as pages
     from visage_mlflow.studies import trajectory
     from visage_mlflow.studies.spans import End
-    from visage_mlflow.tracking import client, histories
+    from visage_mlflow.tracking import histories, lookup
 
     setting = "checkpoints" if config.checkpoints else "run"
     with tempfile.TemporaryDirectory(prefix="visage-") as folder:
 
         def weights(uri: str, setting: str) -> trajectory.Weights:
-            return stored_weights(uri, Path(folder), client.fetch, setting)
+            return stored_weights(uri, Path(folder), lookup.fetch, setting)
 
         finetuned = [
             trajectory.Finetuned(

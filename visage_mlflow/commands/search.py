@@ -29,12 +29,12 @@ def main(config: SearchConfig) -> None:
     from visage_mlflow.search import storage as storages
     from visage_mlflow.search import study, trial, words
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import connection, lookup, runs
 
     # Mistakes in the data show before a study is made or a model loaded.
     plan = finetuning.plan(trial.largest(config))
     storage = storages.open_storage(
-        config.storage, heartbeat=config.heartbeat, on_stale=bury, tracking_uri=client.store()
+        config.storage, heartbeat=config.heartbeat, on_stale=bury, tracking_uri=connection.store()
     )
     opened, is_first = study.open_study(config, storage)
     shown = dataclasses.replace(config, storage=storages.without_password(config.storage))
@@ -43,7 +43,7 @@ def main(config: SearchConfig) -> None:
     def goes_on() -> bool:
         return study.is_open(opened)
 
-    if known and client.status_of(known):
+    if known and lookup.status_of(known):
         context = runs.joined(known, shown, goes_on=goes_on)
     else:
         context = runs.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
@@ -61,11 +61,11 @@ def main(config: SearchConfig) -> None:
 def bury(opened: optuna.Study, dead: FrozenTrial) -> None:
     """Put a dead trial's settings in line again, and close its MLflow run."""
     from visage_mlflow.search import study
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import dead_runs
 
     study.take_up(opened, dead)
     if run_id := dead.user_attrs.get("run"):
-        client.close(run_id, study.DIED)
+        dead_runs.close(run_id, study.DIED)
 
 
 def search(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run) -> Search:
@@ -88,9 +88,9 @@ def prepare(config: SearchConfig, plan: Plan, run: Run) -> Trials:
     from visage_mlflow.language import models
     from visage_mlflow.search import trial
     from visage_mlflow.studies import evaluation, finetuning
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import lookup
 
-    base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+    base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task)
     trial.check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
@@ -113,14 +113,12 @@ class Trials:
         """Train and judge one trial in a nested run."""
         from visage_mlflow.search import trial
         from visage_mlflow.studies import finetuning
-        from visage_mlflow.tracking import runs
+        from visage_mlflow.tracking import lookup, runs
 
         settings, watch = attempt.settings, attempt.watch
         name = f"trial {attempt.number}: {mixture_of(settings)}"
         with runs.tracked("trial", settings, name=name, nested=True) as run:
             attempt.note(run=run.id)
-            from visage_mlflow.tracking import client
-
             plan = finetuning.plan(settings)
 
             def keep(folder: Path, step: int) -> str:
@@ -131,7 +129,7 @@ class Trials:
             try:
                 finetune(self.base, plan, settings, run, self.measured, answers=self.answers, keep=keep, watch=watch)
                 last = watch.checkpoints[-1]
-                edge = trial.find_margin(self.base, self.measured.asr, last, plan.harmful, self.config, client.fetch)
+                edge = trial.find_margin(self.base, self.measured.asr, last, plan.harmful, self.config, lookup.fetch)
             except trial.Outside as outside:
                 reason = str(outside)
             verdict = trial.judge(self.config, settings, watch.checkpoints[-1].evaluation, edge, reason)
@@ -155,14 +153,14 @@ def check(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run,
     from visage_mlflow.pages import search as search_pages
     from visage_mlflow.search import study
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import lookup
 
     result = study.record(opened, config)
     if result.best is not None and result.check is None and is_due:
         best = result.trial(result.best)
         harmful = prompts.read(config.prompts, setting="prompts")
         benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
-        chat = models.load(best.uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        chat = models.load(best.uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
         unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
         study.keep_check(opened, best.number, measured, unseen)

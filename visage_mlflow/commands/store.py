@@ -1,8 +1,7 @@
-"""What is kept on this machine: the points already computed, and what could not be logged yet.
+"""What is kept on this machine: the points already computed.
 
 visage store
 visage store --prune --unused 30
-visage upload
 """
 
 from __future__ import annotations
@@ -41,25 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--model", help="Those of the model with this URI.")
     store.add_argument("--all", action="store_true", help="All of them.")
     store.set_defaults(run=show_store)
-    send = commands.add_parser("upload", help="Log what runs kept on disk while the tracking server was away.")
-    send.set_defaults(run=upload)
     return parser
-
-
-def upload(arguments: argparse.Namespace) -> str:
-    """Send what waits to the tracking server; what to say of it.
-
-    Raises:
-        ValueError: Some of it could not be sent, or is for another server.
-    """
-    from visage_mlflow.tracking import runs
-
-    sent = runs.upload()
-    lines = [f"{one.run}: {one.n_sent} sent{one.remark and f'; {one.remark}'}" for one in sent]
-    if left := [one for one in sent if one.remark]:
-        told = "; ".join(f"{one.run}: {one.remark}" for one in left)
-        raise Mistake(f"{len(left)} of {len(sent)} runs are not there as a whole ({told}). Upload again later.")
-    return "\n".join(lines) or "nothing waits to be sent"
 
 
 def show_store(arguments: argparse.Namespace) -> str:

@@ -19,11 +19,11 @@ def main(config: VisageConfig) -> None:
     from visage_mlflow.figures.style import short
     from visage_mlflow.language import models
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         evaluation.check(config)  # Mistakes in the prompts and the store show before a model is loaded.
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result = score(chat, config, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"

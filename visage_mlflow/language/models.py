@@ -102,7 +102,7 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         return str(BUILTIN[uri]())
     if uri.startswith(TRACKED):
         if fetch is None:
-            raise Mistake(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.tracking.client.fetch` to load it.")
+            raise Mistake(f"`{setting}` is {uri!r}: pass `fetch=visage_mlflow.tracking.lookup.fetch` to load it.")
         folder = fetch(uri)
         check_folder(folder, setting)
         check_links(folder, uri, setting)
