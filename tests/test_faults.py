@@ -297,14 +297,16 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_losses_and
 def test_a_study_that_is_killed_again_and_again_accounts_for_every_trial(
     kit: Kit, tmp_path: Path, table: Table, times: int
 ) -> None:
-    whole = kit.search(tmp_path / "whole")
+    n_trials = min(times, 3)
+    whole = kit.search(tmp_path / "whole", n_trials=n_trials)
     began = time.monotonic()
     assert whole.run() == 0, whole.log[-3000:]
     seconds = time.monotonic() - began
-    place = kit.search(tmp_path / "killed")
+    place = kit.search(tmp_path / "killed", n_trials=n_trials)
     rng, n_killed = random.Random(3), 0
     for _ in range(6 * times):
-        status, _ = place.killed(rng.uniform(0, 0.5 * seconds))
+        # The first time in a training, so that there is a trial to take up again.
+        status = place.killed(rng.uniform(0, 0.5 * seconds))[0] if n_killed else kill_in_the_middle(place, rng)
         n_killed += status == KILLED
         if n_killed == times:
             break
@@ -312,7 +314,7 @@ def test_a_study_that_is_killed_again_and_again_accounts_for_every_trial(
     assert place.run() == 0, place.log[-3000:]
     found = [study_in(each) for each in (whole, place)]
     ended = [[trial for trial in trials if trial.state in ENDED] for trials in found]
-    assert len(ended[1]) == len(ended[0]) == 3
+    assert len(ended[1]) == len(ended[0]) == n_trials
     assert {trial.state for trial in found[1]} <= {*ENDED, TrialState.FAIL}
     dead = [trial for trial in found[1] if trial.state == TrialState.FAIL]
     again = {trial.user_attrs.get("retry_of") for trial in found[1]}
@@ -325,7 +327,9 @@ def test_a_study_that_is_killed_again_and_again_accounts_for_every_trial(
     by_run = {run.info.run_id: run.info.status for run in runs(place, "trial")}
     assert {by_run[trial.user_attrs["run"]] for trial in ended[1]} == {"FINISHED"}
     assert "RUNNING" not in by_run.values()
-    table.row("SIGKILL of a search", n_killed, f"3 trials ended, {len(dead)} dead ones tried again, none lost")
+    table.row(
+        "SIGKILL of a search", n_killed, f"{n_trials} trials ended, {len(dead)} dead ones tried again, none lost"
+    )
 
 
 def study_in(place: Place) -> list[Any]:
@@ -488,8 +492,7 @@ def test_a_training_without_room_for_its_checkpoints_says_so_and_goes_on_with_ro
 def test_a_landscape_whose_server_is_stopped_ends_with_the_same_bytes_when_it_is_back(
     kit: Kit, tmp_path: Path, landscape: Undisturbed, table: Table, times: int
 ) -> None:
-    (tmp_path / "server").mkdir()
-    tracking, rng, statuses = TrackingServer(tmp_path / "server"), random.Random(11), []
+    tracking, rng, statuses = TrackingServer(kit.server, tmp_path / "server"), random.Random(11), []
     tracking.start()
     client = MlflowClient(tracking.uri)
     for index in range(times):

@@ -97,7 +97,7 @@ def _says_away(error: BaseException) -> bool:
 
 def reason(error: Exception) -> str:
     """An error as one short sentence without a password."""
-    text = re.split(r" \[SQL:| \(Background on| \(Caused by", one_line(error))[0]
+    text = re.split(r" with exception| \[SQL:| \(Background on", one_line(error))[0].rstrip(".") + "."
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} …"
 
 
