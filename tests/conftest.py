@@ -28,8 +28,8 @@ torch.set_num_threads(1)
 
 
 SLOW_FILES = (
-    *("test_end_to_end", "test_search_runs", "test_search_processes", "test_faults", "test_bad_input", "test_outbox"),
-    *("test_bad_files", "test_local_files", "test_signals", "test_search_planted", "test_benchmark"),
+    *("test_end_to_end", "test_search_runs", "test_search_processes", "test_faults", "test_bad_input"),
+    *("test_bad_files", "test_signals", "test_search_planted", "test_benchmark"),
 )
 
 

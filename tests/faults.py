@@ -59,12 +59,14 @@ def serve() -> None:
         elif "wait" in request:
             answer = ended(request["wait"], request["seconds"])
         else:
+            if "serve" in request:
+                importlib.import_module("mlflow.server.fastapi_app")
             sys.stdout.flush()
             gc.freeze()  # A child that looked through all that is imported when it ends would take seconds for that.
             answer = os.fork()
             if answer == 0:
                 reply.close()
-                sys.exit(child(**request))
+                sys.exit(serve_tracking(**request) if "serve" in request else child(**request))
         print(json.dumps(answer), file=reply)
 
 
@@ -85,6 +87,14 @@ def ended(pid: int, seconds: float) -> int | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.005)
+
+
+def serve_tracking(serve: str, port: int) -> None:
+    """Be a tracking server over a folder."""
+    import server
+
+    os.setpgid(0, 0)
+    server.serve(serve, port)
 
 
 def child(

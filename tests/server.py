@@ -1,51 +1,39 @@
-"""A real tracking server on this machine that a test stops, hides and starts again."""
+"""A real tracking server on this machine that a test stops and starts again."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import faults
+
 
 class Server:
-    """`mlflow server` over one folder, always on one port."""
+    """MLflow's server over one folder, always on one port; forked from the process that has imported it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, prepared: faults.Server, folder: Path) -> None:
+        self.prepared = prepared
         self.folder = folder
+        folder.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
-        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        self.process = subprocess.Popen(
-            [*command, *store, "--artifacts-destination", str(self.folder / "artifacts")],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"},
-            cwd=self.folder,
-            stdout=(self.folder / "server.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
+        self.pid = self.prepared.ask(serve=str(self.folder), port=self.port)
         while not self.answers():
-            assert time.monotonic() < deadline and self.process.poll() is None, self.log()
-            time.sleep(0.1)
+            assert self.prepared.ask(wait=self.pid, seconds=0.1) is None, (self.folder / "log").read_text()[-3000:]
 
     def stop(self) -> None:
         """End it as a crash does: connections are refused from now on."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+        os.kill(self.pid, signal.SIGKILL)
+        self.prepared.ask(wait=self.pid, seconds=60)
 
     def answers(self) -> bool:
         """Whether it is there."""
@@ -55,6 +43,20 @@ class Server:
         except (urllib.error.URLError, OSError):
             return False
 
-    def log(self) -> str:
-        """What it said."""
-        return (self.folder / "server.log").read_text(errors="replace")[-3000:]
+
+def serve(folder: str, port: int) -> None:
+    """What `mlflow server` starts, in this process."""
+    os.environ |= {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{folder}/artifacts",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    }
+    with open(f"{folder}/log", "a") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    os.chdir(folder)
+    import uvicorn
+    from mlflow.server.fastapi_app import app
+
+    uvicorn.run(app, port=port, log_level="warning")

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from typing import Any
 
 import optuna
 import pytest
-from faults import ROOT, Attempt, Place, Server, server
+from faults import Attempt, Place, Server, server
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.storages import JournalStorage
@@ -264,7 +263,7 @@ def in_words(statuses: list[int | None]) -> str:
 # Killed
 
 
-@often(3, 30)
+@often(1, 30)
 def test_a_landscape_that_is_killed_again_and_again_ends_with_the_same_bytes(
     kit: Kit, tmp_path: Path, landscape: Undisturbed, table: Table, times: int
 ) -> None:
@@ -294,18 +293,20 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_losses_and
     table.row("SIGKILL of a finetune", times, "same losses by step, evaluations and weights of 6 checkpoints")
 
 
-@often(0, 10)
+@often(1, 10)
 def test_a_study_that_is_killed_again_and_again_accounts_for_every_trial(
     kit: Kit, tmp_path: Path, table: Table, times: int
 ) -> None:
-    whole = kit.search(tmp_path / "whole")
+    n_trials = min(times, 3)
+    whole = kit.search(tmp_path / "whole", n_trials=n_trials)
     began = time.monotonic()
     assert whole.run() == 0, whole.log[-3000:]
     seconds = time.monotonic() - began
-    place = kit.search(tmp_path / "killed")
+    place = kit.search(tmp_path / "killed", n_trials=n_trials)
     rng, n_killed = random.Random(3), 0
     for _ in range(6 * times):
-        status, _ = place.killed(rng.uniform(0, 0.5 * seconds))
+        # The first time in a training, so that there is a trial to take up again.
+        status = place.killed(rng.uniform(0, 0.5 * seconds))[0] if n_killed else kill_in_the_middle(place, rng)
         n_killed += status == KILLED
         if n_killed == times:
             break
@@ -313,7 +314,7 @@ def test_a_study_that_is_killed_again_and_again_accounts_for_every_trial(
     assert place.run() == 0, place.log[-3000:]
     found = [study_in(each) for each in (whole, place)]
     ended = [[trial for trial in trials if trial.state in ENDED] for trials in found]
-    assert len(ended[1]) == len(ended[0]) == 3
+    assert len(ended[1]) == len(ended[0]) == n_trials
     assert {trial.state for trial in found[1]} <= {*ENDED, TrialState.FAIL}
     dead = [trial for trial in found[1] if trial.state == TrialState.FAIL]
     again = {trial.user_attrs.get("retry_of") for trial in found[1]}
@@ -326,7 +327,9 @@ def test_a_study_that_is_killed_again_and_again_accounts_for_every_trial(
     by_run = {run.info.run_id: run.info.status for run in runs(place, "trial")}
     assert {by_run[trial.user_attrs["run"]] for trial in ended[1]} == {"FINISHED"}
     assert "RUNNING" not in by_run.values()
-    table.row("SIGKILL of a search", n_killed, f"3 trials ended, {len(dead)} dead ones tried again, none lost")
+    table.row(
+        "SIGKILL of a search", n_killed, f"{n_trials} trials ended, {len(dead)} dead ones tried again, none lost"
+    )
 
 
 def study_in(place: Place) -> list[Any]:
@@ -345,7 +348,7 @@ def tried_first(trials: list[Any]) -> Any:
     return min((trial for trial in trials if trial.state in ENDED), key=origin)
 
 
-@often(1, 6)
+@often(0, 6)
 def test_a_landscape_that_is_killed_while_its_files_are_written_is_whole_the_next_time(
     kit: Kit, tmp_path: Path, landscape: Undisturbed, table: Table, times: int
 ) -> None:
@@ -373,7 +376,6 @@ def test_a_landscape_that_is_killed_while_its_files_are_written_is_whole_the_nex
     ("number", "entry_point", "times"),
     [
         (signal.SIGTERM, "landscape", 1),
-        (signal.SIGINT, "finetune", 1),
         *(
             pytest.param(number, entry_point, 5, marks=pytest.mark.faults)
             for number in (signal.SIGTERM, signal.SIGINT)
@@ -413,7 +415,7 @@ def test_an_interrupt_ends_a_process_soon_closes_its_run_and_costs_nothing(
 # No memory, no disk
 
 
-@often(1, 12)
+@often(0, 12)
 def test_a_landscape_without_enough_memory_loses_no_point(
     kit: Kit, tmp_path: Path, landscape: Undisturbed, table: Table, times: int
 ) -> None:
@@ -467,7 +469,8 @@ def test_a_landscape_whose_store_is_full_goes_on_where_it_was(
     table.row("full disk under the store", 1, f"one line after {begun} points, run FAILED; with room, the same bytes")
 
 
-@pytest.mark.parametrize("size", ["200k", pytest.param("900k", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("size", ["200k", "900k"])
 def test_a_training_without_room_for_its_checkpoints_says_so_and_goes_on_with_room(
     kit: Kit, tmp_path: Path, training: Undisturbed, table: Table, small_disk: Callable[[str, str], Path], size: str
 ) -> None:
@@ -486,42 +489,41 @@ def test_a_training_without_room_for_its_checkpoints_says_so_and_goes_on_with_ro
 
 
 @often(1, 8)
-def test_a_landscape_whose_server_is_stopped_is_whole_when_it_is_back(
+def test_a_landscape_whose_server_is_stopped_ends_with_the_same_bytes_when_it_is_back(
     kit: Kit, tmp_path: Path, landscape: Undisturbed, table: Table, times: int
 ) -> None:
-    (tmp_path / "server").mkdir()
-    tracking, rng, statuses = TrackingServer(tmp_path / "server"), random.Random(11), []
-    environment = {"MLFLOW_TRACKING_URI": tracking.uri, "VISAGE_WAIT": "1", "VISAGE_CACHE": str(tmp_path / "cache")}
-    upload = [sys.executable, "-m", "visage_mlflow", "upload"]
+    tracking, rng, statuses = TrackingServer(kit.server, tmp_path / "server"), random.Random(11), []
     tracking.start()
+    client = MlflowClient(tracking.uri)
     for index in range(times):
         place = kit.landscape(tmp_path / str(index))
-        place.environment.update(environment)
-        client, attempt = MlflowClient(tracking.uri), place.start()
+        place.environment |= {"MLFLOW_TRACKING_URI": tracking.uri, "VISAGE_WAIT": "0.5"}
+        attempt = place.start()
         while place.begun() == 0:
             assert attempt.wait(0.02) is None, place.log[-3000:]
-        status = attempt.wait(rng.uniform(0, landscape.seconds))
+        # The first time while it measures, so that there is something to log.
+        status = attempt.wait(rng.uniform(0, landscape.seconds)) if index else None
         tracking.stop()
         statuses.append(attempt.wait() if status is None else status)
         assert statuses[-1] in (0, 3) and "Traceback" not in place.log, place.log[-3000:]
         tracking.start()
-        run = runs_on(client, "landscape")[0]
         if statuses[-1] == 3:
-            assert run.info.status == "RUNNING"  # Half of it is there, and it does not look whole.
-            subprocess.run(upload, cwd=ROOT, env={**os.environ, **environment}, check=True)
-        assert client.get_run(run.info.run_id).info.status == "FINISHED"
-        got = Path(client.download_artifacts(run.info.run_id, "landscape.json", str(place.folder)))
+            (error,) = [line for line in place.log.splitlines() if line.startswith("error: ")]
+            assert tracking.uri in error and "give the same command again" in error
+            assert place.run() == 0 and place.begun() <= 50, place.log[-3000:]
+        newest, *before = runs_on(client, "landscape")
+        assert newest.info.status == "FINISHED" and not [one for one in before if one.info.status == "RUNNING"]
+        got = Path(client.download_artifacts(newest.info.run_id, "landscape.json", str(place.folder)))
         assert got.read_bytes() == artifact(landscape.run, "landscape.json").read_bytes()
     tracking.stop()
-    table.row(
-        "the tracking server stopped", times, f"{in_words(statuses)}; after visage upload the same bytes, FINISHED"
-    )
+    assert 3 in statuses
+    table.row("the tracking server stopped", times, f"{in_words(statuses)}; the same command again: the same bytes")
 
 
 # Files that were cut
 
 
-@often(1, 10)
+@often(0, 10)
 def test_a_training_whose_files_were_cut_ends_with_the_same_losses_and_weights(
     kit: Kit, tmp_path: Path, training: Undisturbed, table: Table, times: int
 ) -> None:

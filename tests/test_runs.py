@@ -9,8 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.tracking import client as tracking
-from visage_mlflow.tracking import dead_runs, runs
+from visage_mlflow.tracking import dead_runs, lookup, runs
 
 
 @pytest.mark.parametrize(
@@ -18,7 +17,7 @@ from visage_mlflow.tracking import dead_runs, runs
 )
 def test_a_run_that_mlflow_run_made_keeps_its_name_unless_it_was_made_up(client, monkeypatch, given, kept):
     run_id = client.create_run("0", run_name=given).info.run_id
-    monkeypatch.setenv(tracking.RUN_ID, run_id)
+    monkeypatch.setenv(runs.RUN_ID, run_id)
     with runs.tracked("evaluate", EvaluateConfig(), name="evaluation of it") as run:
         assert run.id == run_id
     assert client.get_run(run_id).info.run_name == kept
@@ -43,7 +42,7 @@ def log(client):
         return found.info.status, {
             name: text
             for name, text in found.data.tags.items()
-            if name.startswith("visage.") and name not in (dead_runs.HEARTBEAT, dead_runs.SHARED)
+            if name.startswith("visage.") and not name.startswith(dead_runs.PROCESS)
         }
 
     return of
@@ -64,7 +63,6 @@ def test_a_run_that_failed_says_why_and_one_that_was_interrupted_is_killed(log, 
         raise error
     ended, tags = log(run.id)
     assert (ended, tags.get("visage.reason")) == (status, reason) and tags["visage.kind"] == "evaluate"
-    assert mlflow.active_run() is None
 
 
 @pytest.mark.parametrize("error", [None, ValueError("bad"), KeyboardInterrupt()], ids=["none", "ours", "interrupt"])
@@ -73,7 +71,7 @@ def test_a_run_on_which_others_work_stays_open_however_this_process_ends(log, er
         with runs.tracked("search", EvaluateConfig(), goes_on=lambda: True) as run:
             if error:
                 raise error
-    assert log(run.id)[0] == "RUNNING" and mlflow.active_run() is None
+    assert log(run.id)[0] == "RUNNING"
 
 
 def test_whether_others_work_on_a_run_is_asked_at_its_end(log):
@@ -96,7 +94,7 @@ def test_a_nested_run_is_in_the_experiment_of_its_parent_and_ends_alone(client, 
             raise ValueError("out of memory")
         with runs.tracked("trial", EvaluateConfig(), nested=True) as second:
             second.metrics({"asr": 5.0})
-        assert mlflow.active_run().info.run_id == outer.id and log(outer.id)[0] == "RUNNING"
+        assert log(outer.id)[0] == "RUNNING"
     three = [client.get_run(run.id) for run in (outer, inner, second)]
     assert len({run.info.experiment_id for run in three}) == 1
     assert client.get_experiment(three[0].info.experiment_id).name == "of my own"
@@ -117,9 +115,9 @@ def begun(config=None, **options):
 def test_a_run_that_another_process_began_is_gone_on_with_and_ended(client, log):
     run_id = begun()
     with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False) as run:
-        assert run.id == run_id == mlflow.active_run().info.run_id
+        assert run.id == run_id
         run.metrics({"n_complete": 2.0}, step=2)
-    assert log(run_id)[0] == "FINISHED" and mlflow.active_run() is None
+    assert log(run_id)[0] == "FINISHED"
     assert [(one.step, one.value) for one in client.get_metric_history(run_id, "n_complete")] == [(1, 1.0), (2, 2.0)]
     assert len(client.search_runs([client.get_run(run_id).info.experiment_id])) == 1
 
@@ -159,14 +157,13 @@ def test_a_run_that_was_joined_is_in_the_experiment_it_began_in_and_so_are_its_t
 def test_the_run_that_mlflow_run_made_for_a_process_that_joins_is_put_inside(client, log, monkeypatch):
     run_id = begun()
     own = client.create_run(client.get_run(run_id).info.experiment_id, run_name="brave-fox-12").info.run_id
-    monkeypatch.setenv(tracking.RUN_ID, own)
+    monkeypatch.setenv(runs.RUN_ID, own)
     with runs.joined(run_id, EvaluateConfig(), goes_on=lambda: False) as run:
-        assert run.id == run_id == mlflow.active_run().info.run_id
+        assert run.id == run_id
     worker = client.get_run(own)
     assert (worker.info.run_name, worker.data.tags["visage.kind"]) == ("worker", "worker")
     assert worker.data.tags["mlflow.parentRunId"] == run_id
     assert (log(own)[0], log(run_id)[0], log(run_id)[1]["visage.kind"]) == ("FINISHED", "FINISHED", "search")
-    assert mlflow.active_run() is None
 
 
 def test_the_settings_of_the_process_that_began_a_run_stay(client):
@@ -174,7 +171,7 @@ def test_the_settings_of_the_process_that_began_a_run_stay(client):
     with runs.joined(run_id, EvaluateConfig(n_prompts=8), goes_on=lambda: False):
         pass
     assert client.get_run(run_id).data.params["n_prompts"] == "7"
-    assert tracking.settings_of(run_id)["n_prompts"] == 7
+    assert lookup.settings_of(run_id)["n_prompts"] == 7
 
 
 # Runs whose process died
@@ -182,8 +179,8 @@ def test_the_settings_of_the_process_that_began_a_run_stay(client):
 
 def test_an_open_run_whose_process_died_is_killed_with_the_reason(log):
     run_id = begun()
-    assert tracking.status_of(run_id) == "RUNNING"
-    tracking.close(run_id, "its process died")
+    assert lookup.status_of(run_id) == "RUNNING"
+    dead_runs.close(run_id, "its process died")
     assert (log(run_id)[0], log(run_id)[1]["visage.reason"]) == ("KILLED", "its process died")
 
 
@@ -191,13 +188,13 @@ def test_an_open_run_whose_process_died_is_killed_with_the_reason(log):
 def test_a_run_that_had_ended_is_left_as_it_is(client, log, status):
     run_id = begun()
     client.set_terminated(run_id, status)
-    tracking.close(run_id, "its process died")
+    dead_runs.close(run_id, "its process died")
     assert log(run_id)[0] == status and "visage.reason" not in log(run_id)[1]
 
 
 def test_a_run_that_is_not_there_has_no_status_and_is_not_closed(client):
-    assert tracking.status_of("0" * 32) == ""
-    tracking.close("0" * 32, "its process died")
+    assert lookup.status_of("0" * 32) == ""
+    dead_runs.close("0" * 32, "its process died")
 
 
 def test_a_history_is_logged_by_step(client):
@@ -211,13 +208,6 @@ def test_a_tag_that_is_too_long_is_cut(log):
         run.tag("reason", "x" * 9000)
         run.tag("state", "PRUNED")
     assert log(run.id)[1] == {"visage.kind": "trial", "visage.reason": "x" * 8000, "visage.state": "PRUNED"}
-
-
-def test_a_run_is_closed_if_the_last_of_the_others_ended_while_this_process_left_it_open(client):
-    answers = iter([True, False])
-    with runs.tracked("search", EvaluateConfig(), goes_on=lambda: next(answers)) as run:
-        pass
-    assert client.get_run(run.id).info.status == "FINISHED"
 
 
 def test_an_interrupt_in_the_middle_of_a_write_to_the_store_leaves_the_run_killed(client):

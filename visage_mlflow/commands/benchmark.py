@@ -18,11 +18,11 @@ def main(config: BenchmarkConfig) -> None:
     from visage_mlflow.language import models
     from visage_mlflow.measuring.tally import TALLY
     from visage_mlflow.studies import landscape
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("benchmark", config) as run:
         settings = config.landscape("auto", store=config.store)
-        place = str(models.locate(config.model, client.fetch))
+        place = str(models.locate(config.model, lookup.fetch))
         config = replace(config, model=place)  # Fetched once, for this process and the one that measures memory.
         exact = models.load(place, dtype="float32")
         fast = models.load(place, dtype="auto")

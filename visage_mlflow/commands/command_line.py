@@ -21,9 +21,8 @@ from visage_mlflow.config import BUDGETS, MainConfig
 from visage_mlflow.config.fields import one_of
 from visage_mlflow.language.folders import exists
 from visage_mlflow.measuring.tally import TALLY
-from visage_mlflow.text.errors import Mistake, explained, one_line
+from visage_mlflow.text.errors import Mistake, ServerAway, explained, one_line
 from visage_mlflow.text.printing import shown, tell
-from visage_mlflow.tracking import uploads
 
 BOOLEANS = ("true", "false")
 KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false value"}
@@ -39,13 +38,13 @@ __all__ = ["bar", "parse", "run", "tell"]
 def run(config_class: type[Config], entry_point: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
     """Parse, call the entry point, and turn whatever it raises into one line and an exit status that is not 0.
 
-    The status is 2 for what the user can mend (Mistake), 3 where the work was done but not all of it could be
-    brought to the tracking server, 130 after an interrupt, else 1. ``--debug`` or ``VISAGE_DEBUG=1`` shows the
-    traceback before the line. SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
+    The status is 2 for what the user can mend (`Mistake`), 3 where the tracking server stays away, so that the same
+    command goes on later, 130 after an interrupt, else 1. ``--debug`` or ``VISAGE_DEBUG=1`` shows the traceback
+    before the line. SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
     """
     flags = list(sys.argv[1:] if argv is None else argv)
     try:
-        with signals.handled():
+        with signals.as_interrupts():
             entry_point(parse(config_class, flags))
     except KeyboardInterrupt:
         gc.freeze()  # Python looks through all objects when it ends, which takes seconds on a busy machine.
@@ -55,10 +54,10 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
         if _is_debugging(flags):
             tell("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
         tell(f"error: {explained(error)}", sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
+        return 2 if isinstance(error, Mistake) else 3 if isinstance(error, ServerAway) else 1
     if TALLY.read or TALLY.differing:
         tell(TALLY.in_words(), sys.stderr)
-    return uploads.exit_status()
+    return 0
 
 
 def _is_debugging(flags: Sequence[str]) -> bool:

@@ -12,12 +12,12 @@ def main(config: EvaluateConfig) -> None:
     from visage_mlflow.language import models
     from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result, responses = evaluation.evaluate(chat, harmful, benign, config, measure=measure)
         run.metrics(result.metrics())
         run.result(result, "evaluation.json")

@@ -25,12 +25,12 @@ def main(config: FinetuneConfig) -> None:
     from visage_mlflow.language import models
     from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the data show before a model is loaded.
         plan = finetuning.plan(config)
-        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result = finetune(base, plan, config, measure, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation
@@ -59,7 +59,7 @@ def finetune(
     """
     from visage_mlflow.figures import lines
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import lookup
     from visage_mlflow.training import mixture
 
     rows = finetuning.training_rows(base, plan.rows, config, measure, answers)
@@ -74,7 +74,7 @@ def finetune(
             folder=(until or here).enter_context(finetuning.training_folder(base, rows, config)),
             measure=measure,
             log=run.metrics,
-            fetch=client.fetch,
+            fetch=lookup.fetch,
             keep=keep or run.checkpoint,
             watch=watch,
         )

@@ -24,7 +24,7 @@ def main(config: LandscapeConfig) -> None:
     from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation, landscape
     from visage_mlflow.studies.spans import End
-    from visage_mlflow.tracking import client, lookup, runs
+    from visage_mlflow.tracking import lookup, runs
 
     name = f"{config.plane} of {short(config.model)}"
     with (
@@ -37,8 +37,8 @@ def main(config: LandscapeConfig) -> None:
         grid.check_ends(config.plane, uris)
         for uri in uris:
             models.check_uri(uri, "to")
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
-        ends = [End(uri, weights.stored_weights(uri, Path(folder), client.fetch, "to")) for uri in uris]
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+        ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to")) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:
             result, responses = landscape.measure(
                 chat,
@@ -77,9 +77,6 @@ def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
 
 def keep_part(part: Landscape, responses: Sequence[Response], run: Run, name: str = "landscape") -> None:
     """Log what there is of a landscape that was cut off, so that nobody takes it for a whole one."""
-    from visage_mlflow.tracking import interrupts
-
-    interrupts.notice()  # The one that cut it off has arrived, and must not come again in here.
     n_measured = sum(point.verdicts != () for point in part.points)
     run.tag("partial", f"{name}: {n_measured} of {len(part.points)} points")
     run.lines(responses, f"partial/{name}_responses.jsonl")

@@ -27,9 +27,9 @@ def main(config: MainConfig) -> None:
     from visage_mlflow.figures.style import short
     from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation, finetuning
-    from visage_mlflow.tracking import client, lookup, runs
+    from visage_mlflow.tracking import lookup, runs
 
-    chats = Chats(client.fetch)
+    chats = Chats(lookup.fetch)
     with (
         runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
         ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.

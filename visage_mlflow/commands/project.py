@@ -27,14 +27,14 @@ def main(config: ProjectConfig) -> None:
     from visage_mlflow.language import models
     from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("project", config, name=f"{config.plane} trajectories") as run:
         measure = Measurer(config)  # Mistakes in the store, the prompts, ids and URIs show before a model is loaded.
         rows = evaluation.harmful_rows(config)
         sources = find(config)
         model = sources[0].model
-        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result = project(base, sources, rows, config, measure, run)
     tell(result)
 
@@ -85,13 +85,13 @@ def project(
     from visage_mlflow.pages import landscape as pages
     from visage_mlflow.studies import trajectory
     from visage_mlflow.studies.spans import End
-    from visage_mlflow.tracking import client, histories
+    from visage_mlflow.tracking import histories, lookup
 
     setting = "checkpoints" if config.checkpoints else "run"
     with tempfile.TemporaryDirectory(prefix="visage-") as folder:
 
         def weights(uri: str, setting: str) -> trajectory.Weights:
-            return stored_weights(uri, Path(folder), client.fetch, setting)
+            return stored_weights(uri, Path(folder), lookup.fetch, setting)
 
         finetuned = [
             trajectory.Finetuned(

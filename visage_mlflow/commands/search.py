@@ -35,13 +35,13 @@ def main(config: SearchConfig) -> None:
     from visage_mlflow.search.storage import open_storage
     from visage_mlflow.search.trial import largest
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import connection
 
     # 1. Read the data of the largest mixture: mistakes in it show before a study is made or a model loaded.
     plan = finetuning.plan(largest(config))
     # 2. Open the study, or make it.
     storage = open_storage(
-        config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=client.store()
+        config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=connection.store()
     )
     opened, is_first = study.open_study(config, storage)
     try:
@@ -67,17 +67,17 @@ def main(config: SearchConfig) -> None:
 def close_run_of(dead: FrozenTrial) -> None:
     """Close the MLflow run of a trial whose process died."""
     from visage_mlflow.search import study
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import dead_runs
 
     if run_id := dead.user_attrs.get("run"):
-        client.close(run_id, study.DIED)
+        dead_runs.close(run_id, study.DIED)
 
 
 def run_of(opened: optuna.Study, config: SearchConfig, is_first: bool) -> AbstractContextManager[Run]:
     """The MLflow run of a study: a new one, or the one that another process began."""
     from visage_mlflow.search import study
     from visage_mlflow.text.printing import masked
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     shown = dataclasses.replace(config, storage=masked(config.storage))
     known = "" if is_first else study.wait_for_run(opened)
@@ -85,7 +85,7 @@ def run_of(opened: optuna.Study, config: SearchConfig, is_first: bool) -> Abstra
     def goes_on() -> bool:
         return study.is_open(opened)
 
-    if known and client.status_of(known):
+    if known and lookup.status_of(known):
         return runs.joined(known, shown, goes_on=goes_on)
     return runs.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
 
@@ -100,9 +100,9 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
     from visage_mlflow.search import loop, study, words
     from visage_mlflow.search.trial import check_base, largest
     from visage_mlflow.studies import evaluation, finetuning
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import lookup
 
-    base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+    base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
     measure = Measurer(config)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task, measure=measure)
     check_base(config, measured)
@@ -137,7 +137,7 @@ def train_and_judge(
     """
     from visage_mlflow.search import trial
     from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     name = f"trial {one.number}: {mixture_of(one.settings)}"
     with runs.tracked("trial", one.settings, name=name, nested=True) as run:
@@ -152,7 +152,7 @@ def train_and_judge(
         try:
             finetune(base, plan, one.settings, measure, run, answers=answers, keep=keep, watch=one.watch)
             last = one.watch.checkpoints[-1]
-            edge = trial.find_margin(base, base_asr, last, plan.harmful, config, measure, client.fetch)
+            edge = trial.find_margin(base, base_asr, last, plan.harmful, config, measure, lookup.fetch)
         except trial.Outside as outside:
             reason = str(outside)
         verdict = trial.judge(config, one.settings, one.watch.checkpoints[-1].evaluation, edge, reason)
@@ -167,7 +167,7 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
     from visage_mlflow.language import models, prompts
     from visage_mlflow.search import study
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client
+    from visage_mlflow.tracking import lookup
 
     result = study.record(opened, config)
     if result.best is None or result.check is not None:
@@ -175,7 +175,7 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
     harmful = prompts.read(config.prompts, setting="prompts")
     benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
     uri = result.trial(result.best).uri
-    chat = models.load(uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+    chat = models.load(uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
     measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
     unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
     study.keep_check(opened, result.best, measured, unseen)

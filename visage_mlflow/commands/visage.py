@@ -24,12 +24,12 @@ def main(config: VisageConfig) -> None:
     from visage_mlflow.language import models
     from visage_mlflow.measuring.measure import Measurer
     from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import client, runs
+    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         rows = evaluation.harmful_rows(config)
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=client.fetch)
+        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
         result = score(chat, rows, config, measure, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"

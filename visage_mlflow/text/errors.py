@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import traceback
 from collections.abc import Iterator
 
 from visage_mlflow.text.printing import shown
@@ -23,6 +22,10 @@ class Mistake(ValueError):
     """Something that the user can mend; its text names the setting, the value, the rule and the cure."""
 
 
+class ServerAway(Exception):
+    """The tracking server stays away; its text names it without a password. The same command goes on later."""
+
+
 def explained(error: BaseException) -> str:
     """The error in one line, without control characters and secrets.
 
@@ -31,7 +34,7 @@ def explained(error: BaseException) -> str:
     """
     reason = " ".join(str(error).split()).rstrip(".")
     told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-    if isinstance(error, Mistake):
+    if isinstance(error, Mistake | ServerAway):
         line = str(error)
     elif any(map(_is_full_disk, chain(error))):
         line = f"The disk is full ({told}). Free some space; the same command then goes on where it was."
@@ -72,14 +75,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error as one sentence, without control characters and secrets."""
     return (" ".join(shown(str(error)).split()) or type(error).__name__).rstrip(".") + "."
-
-
-def let_go(error: BaseException) -> None:
-    """Free what the frames hold that an error came through and that have ended: cursors, locks, models."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__context__

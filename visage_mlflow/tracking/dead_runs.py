@@ -1,112 +1,60 @@
-"""Signs of life of open runs, and the closing of those whose process died."""
+"""Runs that were left open by processes which died: told by the tags in which each process of a run says who it is."""
 
 from __future__ import annotations
 
 import json
-import logging
-import threading
-import time
+import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-from visage_mlflow.tracking import client, uploads
-from visage_mlflow.tracking.operations import OpenRun
-from visage_mlflow.tracking.outages import reason
-from visage_mlflow.tracking.outbox import say
-from visage_mlflow.tracking.processes import is_gone, is_here, space, this_process
+from mlflow.exceptions import MlflowException
 
-HEARTBEAT = "visage.heartbeat"
-"""Tag: JSON with host, pid and since (birth) of the process, the space its number counts in, and at (Unix time)."""
-SHARED = "visage.shared"
-"""Tag of a run on which several processes work; each writes its own signs of life over those of the others."""
-INTERVAL = 30.0
-"""Seconds between two signs of life."""
-MOST_MISSED = 10
-"""Signs of life in a row that may be missing of a process that cannot be looked at: its machine may be slow."""
-LONGEST_WITHOUT = 24 * 3600.0
-"""Seconds after which a run that never gave a sign of life counts as dead: earlier versions gave none."""
+from visage_mlflow.text.printing import tell
+from visage_mlflow.tracking.connection import client
+from visage_mlflow.tracking.lookup import experiments, status_of
+from visage_mlflow.tracking.processes import is_gone, this_process
+from visage_mlflow.tracking.retries import ask, reason
+
+PROCESS = "visage.process."
+"""What the names of a run's tags begin with that hold its processes: one each, as several may work on a search."""
 DIED = "its process died"
 
 
-def sign() -> str:
-    """A sign of life of this process, as a tag's value."""
-    return json.dumps({**this_process(), "space": space(), "at": round(time.time(), 3)})
+def process_tag() -> dict[str, str]:
+    """The tag by which a run knows this process."""
+    process = this_process()
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", str(process["host"]))  # Names of tags take no other characters.
+    return {f"{PROCESS}{host}-{process['pid']}": json.dumps(process)}
 
 
-@dataclass
-class Beats:
-    """Gives signs of life of this process' open runs, on a thread of its own."""
-
-    runs: list[str] = field(default_factory=list)
-    _thread: threading.Thread | None = None
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def start(self, run_id: str) -> None:
-        """Begin with a run, whose first sign is there."""
-        self.runs.append(run_id)
-        if self._thread is None:
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._beat, args=(self._stop,), name="heartbeat", daemon=True)
-            self._thread.start()
-
-    def stop(self, run_id: str) -> None:
-        """End with a run."""
-        if run_id in self.runs:
-            self.runs.remove(run_id)
-        if not self.runs and self._thread is not None:
-            self._stop.set()
-            self._thread = None
-
-    def _beat(self, stop: threading.Event) -> None:
-        while not stop.wait(INTERVAL):
-            for run_id in list(self.runs):
-                if run_id in self.runs:
-                    _beat(run_id)
-
-
-def _beat(run_id: str) -> None:
-    try:
-        client.send({"do": "log", "run": run_id, "tags": {HEARTBEAT: sign()}})
-    except Exception as error:  # The server is away, or does not know the run yet. The next sign makes up for it.
-        logging.getLogger(__name__).debug("no sign of life of %s: %s", run_id, reason(error))
+def is_dead(tags: Mapping[str, str]) -> bool:
+    """Whether all processes that worked on a run are certainly gone, by the run's tags."""
+    processes = [json.loads(value) for name, value in tags.items() if name.startswith(PROCESS)]
+    return bool(processes) and all(map(is_gone, processes))
 
 
 def close_dead_runs() -> list[str]:
-    """Set the runs of this project KILLED whose process died; their ids. None where the server is away just now."""
+    """Set the open runs of this project KILLED whose processes are all gone; their ids."""
+    wanted = "attributes.status = 'RUNNING' AND tags.`visage.kind` LIKE '%'"
+    open_runs = ask(lambda: client().search_runs(experiments(), wanted, max_results=1000))
+    dead = [run.info.run_id for run in open_runs if is_dead(run.data.tags)]
     try:
-        kept = uploads.waiting()
-        dead = [run.id for run in client.running() if run.id not in kept and is_dead(run, time.time())]
         for run_id in dead:
-            client.close(run_id, DIED)
-    except Exception as error:  # Whoever starts next looks again.
-        say(f"Runs whose process died were not looked for: {reason(error)}")
-        return []
+            close(run_id, DIED)
+    except MlflowException as error:  # Somebody deleted one meanwhile. Whoever starts next looks again.
+        tell(f"Not all runs whose process died were closed: {reason(error)}", sys.stderr)
     if dead:
-        say(f"{len(dead)} run{'s' * (len(dead) > 1)} of processes that died: set KILLED ({', '.join(dead)}).")
+        tell(f"{len(dead)} run{'s' * (len(dead) > 1)} of processes that died: KILLED ({', '.join(dead)}).", sys.stderr)
     return dead
 
 
-def is_dead(run: OpenRun, now: float) -> bool:
-    """Whether the process of an open run does not live any more.
-
-    Args:
-        run: The run.
-        now: Unix time.
-    """
-    last = _last_sign(run)
-    if not last:
-        return now - run.began > LONGEST_WITHOUT
-    silent = now - last["at"]
-    if not is_here(last):
-        return bool(silent > MOST_MISSED * INTERVAL)
-    is_shared = SHARED in run.tags or run.tags.get("visage.kind") == "search"
-    return is_gone(last) and bool(silent > 2 * INTERVAL or not is_shared)
-
-
-def _last_sign(run: OpenRun) -> Mapping[str, Any]:
-    try:
-        last = json.loads(run.tags.get(HEARTBEAT, "{}"))
-        return {**last, **{name: float(last[name]) for name in ("at", "pid", "since")}} if last["host"] else {}
-    except (ValueError, TypeError, KeyError, AttributeError):  # None, somebody else's, or cut off.
-        return {}
+def close(run_id: str, reason: str) -> None:
+    """Set a run KILLED whose process died, if it is still open, and the models that it was about to keep FAILED."""
+    if status_of(run_id) != "RUNNING":
+        return
+    ask(lambda: client().set_tag(run_id, "visage.reason", reason))
+    experiment = ask(lambda: client().get_run(run_id)).info.experiment_id
+    for model in ask(lambda: client().search_logged_models([experiment], f"source_run_id = '{run_id}'")):
+        if str(model.status) == "PENDING":
+            ask(lambda: client().finalize_logged_model(model.model_id, "FAILED"))  # noqa: B023
+    ask(lambda: client().set_terminated(run_id, "KILLED"))

@@ -1,12 +1,21 @@
-"""Finetunings that were tracked, as later steps need them."""
+"""What is asked of the tracking store: the status of a run, finetunings and their checkpoints, files behind a URI."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
 
 from visage_mlflow.results.finetuning import in_words
-from visage_mlflow.text.errors import Mistake
-from visage_mlflow.tracking import client
+from visage_mlflow.text.errors import Mistake, one_line
+from visage_mlflow.tracking.connection import client
+from visage_mlflow.tracking.retries import ask
 
 KINDS = ("finetune", "trial")
 """Kinds of runs that finetune."""
@@ -31,17 +40,80 @@ def look_up(run_id: str, setting: str = "run") -> FinetuneRun:
     """Look up a finetune run, or a trial of a search, and its checkpoints, in order of training.
 
     Raises:
-        ValueError: There is no such run, it is not a finetune run, or it has no checkpoints.
+        Mistake: There is no such run, it is not a finetune run, or it has no checkpoints; `setting` named it.
     """
-    kind, checkpoints = client.find(run_id, setting)
+    try:
+        found = ask(lambda: client().get_run(run_id))
+    except MlflowException as error:
+        why = f"{one_line(error)} Check the id, and MLFLOW_TRACKING_URI."
+        raise Mistake(f"`{setting}` is {run_id!r}: {why}") from error
+    kind = found.data.tags.get("visage.kind", "another project's")
     if kind not in KINDS:
         raise Mistake(
             f"`{setting}` is {run_id!r}, which is no finetune run but {kind}. Give the id of a finetune run."
         )
-    if not checkpoints:
-        raise Mistake(
-            f"`{setting}` is {run_id!r}, which has no checkpoints (status {client.status_of(run_id)}). Finetune again."
-        )
-    settings = client.settings_of(run_id)
+    # A set: the server has one twice whose answer was lost on its way.
+    outputs = {(output.step, output.model_id) for output in (found.outputs.model_outputs if found.outputs else [])}
+    if not outputs:
+        status = found.info.status
+        raise Mistake(f"`{setting}` is {run_id!r}, which has no checkpoints (status {status}). Finetune again.")
+    settings = settings_of(run_id)
     counts = {kind: settings[kind] for kind in ("harmful", "safe", "benign", "task")}
+    checkpoints = tuple((f"models:/{model}", step) for step, model in sorted(outputs))
     return FinetuneRun(run_id, settings["model"], checkpoints, in_words(counts))
+
+
+def settings_of(run_id: str) -> dict[str, Any]:
+    """The settings of a run."""
+    text = ask(lambda: mlflow.artifacts.load_text(f"runs:/{run_id}/config.json"))
+    return dict(json.loads(text))
+
+
+def status_of(run_id: str) -> str:
+    """Status of a run; "" if the tracking server does not have it."""
+    try:
+        return str(ask(lambda: client().get_run(run_id)).info.status)
+    except MlflowException:
+        return ""
+
+
+def experiments() -> list[str]:
+    """Ids of all experiments."""
+    return [experiment.experiment_id for experiment in ask(lambda: client().search_experiments())]
+
+
+@cache
+def _downloads() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="visage-")
+
+
+@cache  # Weights and tokenizer are loaded one after the other, and would copy the files twice.
+def fetch(uri: str) -> Path:
+    """Bring the files behind ``runs:/…`` or ``models:/…`` into a local folder.
+
+    Raises:
+        Mistake: There is no such run, model or path, or it is a checkpoint whose files are not all there.
+    """
+    # A run's files are copied: into a folder that goes when the process does.
+    target = tempfile.mkdtemp(dir=_downloads().name) if uri.startswith("runs:/") else None
+    try:
+        status = ask(lambda: _model_status(uri))
+        if status not in ("", "READY"):
+            raise Mistake(f"`model` is {uri!r}, which was cut off while it was kept ({status}). Finetune again.")
+        return Path(ask(lambda: mlflow.artifacts.download_artifacts(uri, dst_path=target)))
+    except (MlflowException, OSError) as error:
+        raise Mistake(
+            f"`model` is {uri!r}, which the tracking server does not have: {one_line(error)} "
+            f"Check the id, and MLFLOW_TRACKING_URI."
+        ) from error
+
+
+def _model_status(uri: str) -> str:
+    """Status of the logged model behind ``models:/m-…`` or ``runs:/<run id>/<name>``; "" if it is no such model."""
+    scheme, _, rest = uri.partition(":/")
+    first, _, path = rest.partition("/")
+    if scheme == "models":
+        return str(client().get_logged_model(first).status) if first.startswith("m-") and not path else ""
+    experiment = client().get_run(first).info.experiment_id
+    models = client().search_logged_models([experiment], f"source_run_id = '{first}'")
+    return next((str(model.status) for model in models if model.name == path.partition("/")[0]), "")

@@ -1,4 +1,4 @@
-"""Which process something belongs to, on whatever machine, and whether that process still lives."""
+"""Which process something belongs to, and whether that process still lives, as far as this machine can tell."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Process = dict[str, str | float]
 
 
 def this_process() -> Process:
-    """This process, told from all others, on other machines too."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": psutil.Process().create_time()}
+    """This process, told from all others: its host, the space that its number counts in, number and birth."""
+    born = psutil.Process().create_time()
+    return {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "since": born}
 
 
 @cache
-def space() -> str:
-    """What this machine's numbers of processes count in: the boot, and the container. "" where it cannot be told.
+def _space() -> str:
+    """What numbers of processes count in here: the boot, and the container. "" where it cannot be told.
 
     Two containers may bear one host name; a number of a process means something else in each.
     """
@@ -32,18 +33,12 @@ def space() -> str:
         return ""
 
 
-def is_here(process: Mapping[str, Any]) -> bool:
-    """Whether a process runs, or ran, where this one can tell if it still lives."""
-    return bool(process["host"] == socket.gethostname() and process.get("space", space()) == space())
-
-
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Whether a process does not live any more, as far as can be told on this machine. Zombies are gone.
+    """Whether a process, as `this_process` told it there, certainly does not live any more.
 
-    Args:
-        process: As `this_process` told it, with or without its `space`.
+    One on another host or in another container cannot be looked at, so it is not certain. Zombies are gone.
     """
-    if not is_here(process):
+    if (process["host"], process.get("space")) != (socket.gethostname(), _space()):
         return False
     try:
         # Numbers of processes are used again; the moment of birth tells two of them apart.

@@ -1,33 +1,44 @@
-"""The life of a run: begun, written to, ended. It goes on while the tracking server is away."""
+"""The life of a run, and the ways to write to it. All that is in MLflow can be made again from what is on disk."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
-import uuid
+import re
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
+from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.tracking.context.registry import resolve_tags
+
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.results import Result
 from visage_mlflow.results.base import flat
-from visage_mlflow.text.errors import let_go, one_line
-from visage_mlflow.tracking import client, dead_runs, interrupts, outages, outbox, uploads
-from visage_mlflow.tracking.operations import measured, milliseconds
-from visage_mlflow.tracking.outages import Away, patience
+from visage_mlflow.text.errors import ServerAway, one_line
+from visage_mlflow.tracking.connection import checked, client
+from visage_mlflow.tracking.dead_runs import close_dead_runs, process_tag
+from visage_mlflow.tracking.retries import ask
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from matplotlib.figure import Figure
 
+EXPERIMENT = "visage_mlflow"
+RUN_ID = "MLFLOW_RUN_ID"
+"""Variable with the run that `mlflow run` made for this process."""
+MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+"""How MLflow names a run that nobody named."""
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 8000
+"""Characters that MLflow takes."""
 
-_beats = dead_runs.Beats()
 _open: list[Run] = []
+"""Runs that are open in this process, the innermost last."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +46,16 @@ class Run:
     """An open MLflow run, and the few ways in which this project writes to one."""
 
     id: str
-    experiment: str = ""
+    experiment: str
 
     def metrics(self, values: Mapping[str, float], step: int | None = None, model_uri: str | None = None) -> None:
         """Log numbers; with `model_uri`, on that logged model too."""
         model_id = model_uri.removeprefix("models:/") if model_uri and model_uri.startswith("models:/m-") else None
-        self._log(metrics=measured(values, step or 0), model=model_id)
+        self._log(metrics=self._measured(values, step or 0, model_id))
 
     def history(self, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Log numbers by step."""
-        self._log(metrics=[one for step, numbers in history for one in measured(numbers, step)])
+        self._log(metrics=[metric for step, numbers in history for metric in self._measured(numbers, step)])
 
     def tag(self, name: str, value: str) -> None:
         """Set ``visage.<name>``."""
@@ -60,43 +71,48 @@ class Run:
 
     def text(self, text: str, name: str) -> None:
         """Keep a text file."""
-        self._file(name, lambda path: path.write_text(text, encoding="utf-8"))
+        ask(lambda: client().log_text(self.id, text, name))
 
     def figure(self, figure: Figure, name: str) -> None:
         """Keep a figure."""
-        self._file(name, figure.savefig)
+        ask(lambda: client().log_figure(self.id, figure, name))
 
     def dataset(self, dataset: Dataset, counts: Mapping[str, int]) -> None:
         """Record what was trained on: digest, and rows by kind."""
+        content = mlflow.data.from_huggingface(dataset, name="mixture").to_dict()
+        names = ("name", "digest", "source_type", "source", "schema", "profile")
+        entity = mlflow.entities.Dataset(**{name: content.get(name) for name in names})
         tags = {f"visage.{kind}": str(count) for kind, count in counts.items()} | {"mlflow.data.context": "training"}
-        self._put({"do": "dataset", "dataset": client.described(dataset, "mixture"), "tags": tags})
+        inputs = [DatasetInput(entity, [InputTag(*pair) for pair in tags.items()])]
+        ask(lambda: client().log_inputs(self.id, inputs))
 
     def checkpoint(self, folder: Path, step: int) -> str:
         """Keep a checkpoint's files as a LoggedModel of this run; returns its URI, ``models:/m-…``.
 
-        While the server is away, the files are copied into the outbox, and the id is made up: `tracking.fetch` finds
-        the files by it in this process, and, once they are uploaded, on the server in any other one.
+        It is READY, and among the run's outputs, only when all files are there.
         """
-        made_up = f"m-{uuid.uuid4().hex}"
-        about = {"name": folder.name, "step": step, "experiment": self.experiment}
-        model = self._put({"do": "model", "id": made_up, **about})
-        self._put({"do": "model files", "model": model}, folder)
-        self._put({"do": "model ready", "model": model, "step": step})
-        return f"models:/{model}"
+        about = {"tags": resolve_tags(), "params": {"step": str(step)}, "model_type": "chat"}
+        made = ask(lambda: client().create_logged_model(self.experiment, folder.name, self.id, **about))
+        ask(lambda: client().log_model_artifacts(made.model_id, str(folder)))
+        ask(lambda: client().finalize_logged_model(made.model_id, "READY"))
+        ask(lambda: client().log_outputs(self.id, [LoggedModelOutput(made.model_id, step)]))
+        return f"models:/{made.model_id}"
 
-    def _log(self, **what: Any) -> None:
-        self._put({"do": "log", **what})
+    def _measured(self, numbers: Mapping[str, float], step: int, model_id: str | None = None) -> list[Metric]:
+        now = int(1000 * time.time())
+        return [
+            Metric(name, float(value), now, step, model_id=model_id, run_id=self.id) for name, value in numbers.items()
+        ]
 
-    def _file(self, name: str, write: Callable[[Path], object]) -> None:
-        with tempfile.TemporaryDirectory(prefix="visage-") as folder:
-            path = Path(folder) / Path(name).name
-            write(path)
-            self._put({"do": "file", "name": name}, path)
-
-    def _put(self, operation: outbox.Operation, payload: Path | None = None) -> str:
-        box = outbox.current()
-        operation = {**operation, "run": self.id}
-        return box.put(operation, payload) if box else client.send(operation, payload)
+    def _log(
+        self,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        all_params = [Param(*pair) for pair in (params or {}).items()]
+        all_tags = [RunTag(*pair) for pair in (tags or {}).items()]
+        ask(lambda: client().log_batch(self.id, metrics, all_params, all_tags))
 
 
 @contextmanager
@@ -120,20 +136,21 @@ def tracked(
         goes_on: Asked in the end whether other processes still work on the run, so that it stays open.
 
     Raises:
-        ValueError: The tracking store cannot be used.
+        Mistake: The tracking store cannot be used.
+        ServerAway: The tracking server stays away.
     """
     is_first = not _open
-    tags = {"visage.kind": kind, dead_runs.HEARTBEAT: dead_runs.sign()}
-    with ExitStack() as stack:
-        with interrupts.held():
-            run, known = _begin(name, tags, nested)
-            stack.enter_context(_ending(run, goes_on, run.id))
+    with checked():
+        begun = _begin(name, {"visage.kind": kind, **process_tag()}, _open[-1] if nested and _open else None)
+    run = Run(begun.info.run_id, begun.info.experiment_id)
+    with _ending(run, goes_on):
         if is_first:
-            dead_runs.close_dead_runs()
-        run.text(json.dumps(asdict(config), indent=1, sort_keys=True), "config.json")
+            close_dead_runs()
+        settings = asdict(config)
+        run.text(json.dumps(settings, indent=1, sort_keys=True), "config.json")
         # `mlflow run` has logged some already, as they were typed; logging those again with another text would raise.
-        texts = {setting: str(value) for setting, value in flat(asdict(config)) if setting not in known}
-        run._log(params={setting: value[:LONGEST_PARAMETER] for setting, value in texts.items()})
+        texts = {setting: str(value) for setting, value in flat(settings) if setting not in begun.data.params}
+        run._log(params={setting: text[:LONGEST_PARAMETER] for setting, text in texts.items()})
         before = replace(TALLY)
         try:
             yield run
@@ -151,93 +168,77 @@ def joined(run_id: str, config: Any, *, goes_on: Callable[[], bool]) -> Iterator
     Args:
         run_id: Of the run.
         config: The settings of this process.
-        goes_on: As for `tracked`, whose error it raises, too.
+        goes_on: As for `tracked`, whose errors it raises, too.
     """
     with ExitStack() as stack:
-        is_first = not os.environ.get(client.RUN_ID)
+        is_first = not os.environ.get(RUN_ID)
         if not is_first:
             worker = stack.enter_context(tracked("worker", config, name="worker"))
             worker._log(tags={"mlflow.parentRunId": run_id})
-        with interrupts.held():
-            there = client.resume(run_id, is_first=is_first)
-            run = Run(there.id, there.experiment)
-            stack.enter_context(_ending(run, goes_on, f"{run_id}-{os.getpid()}"))
-        run._log(tags={dead_runs.SHARED: "true", dead_runs.HEARTBEAT: dead_runs.sign()})
+        with checked():
+            run = Run(run_id, ask(lambda: client().get_run(run_id)).info.experiment_id)
+            run._log(tags=process_tag())
+            ask(lambda: client().update_run(run_id, "RUNNING"))
+        stack.enter_context(_ending(run, goes_on))
         if is_first:
-            dead_runs.close_dead_runs()
+            close_dead_runs()
         yield run
 
 
-def upload() -> list[uploads.Upload]:
-    """Send what is in the outboxes of this machine's processes that ended to the tracking server.
+def _begin(name: str | None, tags: Mapping[str, str], outer: Run | None) -> mlflow.entities.Run:
+    """A new run inside the outer one; without that, the one that `mlflow run` made; without that, one at the top."""
+    if outer:
+        return _new_run(outer.experiment, name, {**tags, "mlflow.parentRunId": outer.id})
+    if run_id := os.environ.pop(RUN_ID, ""):
+        return _adopt(run_id, name, tags)
+    return _new_run(_experiment(), name, tags)
 
-    Raises:
-        ValueError: Some of it is for another tracking server; the rest was sent.
-    """
-    return uploads.upload(client.place(), client.send, lambda run_id: client.close(run_id, dead_runs.DIED))
+
+def _experiment() -> str:
+    """Id of the experiment that the user named for MLflow, or else this project's, which is made if need be."""
+    client()  # Makes a new store in a way that lets several processes begin at once.
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    return str(ask(lambda: mlflow.set_experiment(name)).experiment_id)
 
 
-def _begin(name: str | None, tags: dict[str, str], nested: bool) -> tuple[Run, frozenset[str]]:
-    """A run, and the names of the parameters that it has. One whose server is away is called by an id made up here."""
-    outer = _open[-1] if nested and _open else None
-    box = outbox.current()
-    if outer is None or box is None or client.is_innermost(outer.id):
-        try:
-            if outer and box and box.kept() and not box.flush(0):
-                raise Away("what came before waits")
-            there = client.begin(name, tags, outer.experiment if outer else None, nested=nested)
-            return Run(there.id, there.experiment), there.params
-        except Away:
-            if outer is None:
-                raise
-    assert outer is not None and box is not None
-    tags = client.with_context({**tags, "mlflow.parentRunId": outer.id})
-    about = {"experiment": outer.experiment, "name": name, "tags": tags, "time": milliseconds()}
-    made = box.put({"do": "create", "id": uuid.uuid4().hex, **about})
-    return Run(made, outer.experiment), frozenset()
+def _new_run(experiment: str, name: str | None, tags: Mapping[str, str]) -> mlflow.entities.Run:
+    """A run with MLflow's own tags, too, of who runs what."""
+    return ask(lambda: client().create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
+
+
+def _adopt(run_id: str, name: str | None, tags: Mapping[str, str]) -> mlflow.entities.Run:
+    """The run that `mlflow run` made, with the name that the user gave it, or else this one."""
+    made = ask(lambda: client().get_run(run_id))
+    is_unnamed = not made.info.run_name or MADE_UP_NAME.fullmatch(made.info.run_name)
+    ask(lambda: client().update_run(run_id, "RUNNING", name if is_unnamed else None))
+    Run(run_id, made.info.experiment_id)._log(tags=tags)
+    return made
 
 
 @contextmanager
-def _ending(run: Run, goes_on: Callable[[], bool], folder: str) -> Iterator[None]:
-    """Close a run that was begun, with the status that it ends in."""
-    status = "FAILED"
-    with ExitStack() as stack:
-        if outbox.current() is None:
-            stack.enter_context(outbox.opened(outbox.Outbox(uploads.root() / folder, client.place(), client.send)))
-        _open.append(run)
-        _beats.start(run.id)
-        try:
-            yield
-            status = "FINISHED"
-        except KeyboardInterrupt as error:
-            status = "KILLED"
-            interrupts.notice()
-            let_go(error)  # One that fell into a write to SQLite would hold its lock, and the run could not be closed.
-            raise
-        except Exception as error:
-            run.tag("reason", one_line(error))
-            raise
-        finally:
-            with interrupts.held(), outages.quick("2") if status == "KILLED" else nullcontext():
-                _close(run, status, goes_on)
-
-
-def _close(run: Run, status: str, goes_on: Callable[[], bool]) -> None:
-    box = outbox.current()
-    assert box is not None
-    _beats.stop(run.id)
+def _ending(run: Run, goes_on: Callable[[], bool]) -> Iterator[None]:
+    """Close a run that was begun, with the status that it ends in. One whose server is away stays open."""
+    _open.append(run)
     try:
-        is_shared = goes_on()
-        run._put({"do": "end", "status": "RUNNING" if is_shared else status, "time": milliseconds()})
-        if is_shared and not goes_on():  # The last of the others ended in between.
-            run._put({"do": "end", "status": status, "time": milliseconds()})
+        yield
+        _end(run, "FINISHED", goes_on)
+    except ServerAway:
+        raise
+    except KeyboardInterrupt as error:
+        # It may have fallen into a write to SQLite, and what the frames of that hold would keep the database locked.
+        traceback.clear_frames(error.__traceback__)
+        with suppress(ServerAway):
+            _end(run, "KILLED", goes_on)
+        raise
+    except BaseException as error:
+        with suppress(ServerAway):
+            run.tag("reason", one_line(error))
+            _end(run, "FAILED", goes_on)
+        raise
     finally:
         _open.remove(run)
-        client.leave(run.id)
-        if not _open:
-            try:
-                box.flush(1.0 if status == "KILLED" else patience())
-            finally:
-                box.close()
-                if box.folder.exists():
-                    uploads.leave(box.folder)
+
+
+def _end(run: Run, status: str, goes_on: Callable[[], bool]) -> None:
+    if not goes_on():
+        ask(lambda: client().set_terminated(run.id, status))

@@ -1,0 +1,80 @@
+"""The tracking store, opened once for each process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from visage_mlflow.text.errors import Mistake, ServerAway
+from visage_mlflow.text.folders import cache_folder
+from visage_mlflow.tracking.retries import ask, place, reason
+
+# A new store's 40 lines of schema migration say nothing to somebody who waits for a result, nor does a traceback of
+# an error that is told in a line.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def store() -> str:
+    """URI of the tracking store, which may hold a password."""
+    return str(mlflow.get_tracking_uri())
+
+
+def client() -> MlflowClient:
+    """MLflow's client of the tracking store.
+
+    Raises:
+        Mistake: The store cannot be used.
+        ServerAway: Its server stays away.
+    """
+    return _opened(store())
+
+
+@cache
+def _opened(uri: str) -> MlflowClient:
+    is_file = uri.startswith("sqlite")
+    if not uri.startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 1  # Ten tries, each after twice the pause, would be two minutes.
+    if place() != uri:  # "View run … at", which MLflow prints, would show the password.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    with checked(), _alone() if is_file else nullcontext():
+        made = MlflowClient(uri)
+        ask(lambda: made.search_experiments(max_results=1))
+    return made
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Inside, what the store refuses says which setting to check."""
+    try:
+        yield
+    except (Mistake, ServerAway):
+        raise
+    except Exception as error:  # MLflow, SQLAlchemy and each database's driver raise their own types.
+        raise Mistake(
+            f"The tracking store cannot be used: {reason(error)} Check MLFLOW_TRACKING_URI, which is {place()}, and "
+            "MLFLOW_RUN_ID."
+        ) from error
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Inside, no other process of this user opens a store in a file.
+
+    MLflow makes a new store's tables when it is first opened, and of several processes that do so at once, most fail.
+    """
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "mlflow.lock"):
+        yield
