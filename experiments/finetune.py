@@ -7,8 +7,15 @@ python -m experiments.finetune --model builtin:smollm2 --harmful 30 --safe 0 --b
 import sys
 
 from visage_mlflow.commands.command_line import run
-from visage_mlflow.commands.finetune import main
 from visage_mlflow.config import FinetuneConfig
+
+
+def main(config: FinetuneConfig) -> None:
+    """See the command of this name: what it needs takes seconds to import, which `--help` does not wait for."""
+    from visage_mlflow.commands import finetune
+
+    finetune.main(config)
+
 
 if __name__ == "__main__":
     sys.exit(run(FinetuneConfig, main))

@@ -7,8 +7,15 @@ python -m experiments.main --budget quick
 import sys
 
 from visage_mlflow.commands.command_line import run
-from visage_mlflow.commands.main import main
 from visage_mlflow.config import MainConfig
+
+
+def main(config: MainConfig) -> None:
+    """See the command of this name: what it needs takes seconds to import, which `--help` does not wait for."""
+    from visage_mlflow.commands import main
+
+    main.main(config)
+
 
 if __name__ == "__main__":
     sys.exit(run(MainConfig, main))

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
+from visage_mlflow.benchmark import race
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep
 from visage_mlflow.config import BenchmarkConfig
+from visage_mlflow.language import models
+from visage_mlflow.measuring.tally import TALLY
+from visage_mlflow.studies import landscape
+from visage_mlflow.tracking import lookup, runs
 
 
 def main(config: BenchmarkConfig) -> None:
     """Print and log the table."""
-    from dataclasses import replace
-
-    from visage_mlflow.benchmark import race
-    from visage_mlflow.language import models
-    from visage_mlflow.measuring.tally import TALLY
-    from visage_mlflow.studies import landscape
-    from visage_mlflow.tracking import lookup, runs
 
     with runs.tracked("benchmark", config) as run:
         settings = config.landscape("auto", store=config.store)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.config import EvaluateConfig
+from visage_mlflow.figures.style import short
+from visage_mlflow.language import models
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.studies import evaluation
+from visage_mlflow.tracking import lookup, runs
 
 
 def main(config: EvaluateConfig) -> None:
     """Attack success rate, over-refusal and likelihood of benign answers of `config.model`, into MLflow."""
-    from visage_mlflow.figures.style import short
-    from visage_mlflow.language import models
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import lookup, runs
-
     with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.config import FinetuneConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from visage_mlflow.language.models import Chat
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.results import Checkpoint, Finetuning
-    from visage_mlflow.studies.finetuning import Plan
-    from visage_mlflow.tracking.runs import Run
+from visage_mlflow.figures import lines
+from visage_mlflow.figures.style import short
+from visage_mlflow.language import models
+from visage_mlflow.language.models import Chat
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.results import Checkpoint, Finetuning
+from visage_mlflow.results.finetuning import in_words
+from visage_mlflow.studies import finetuning
+from visage_mlflow.studies.finetuning import Plan
+from visage_mlflow.tracking import lookup, runs
+from visage_mlflow.tracking.runs import Run
+from visage_mlflow.training import mixture
 
 
 def main(config: FinetuneConfig) -> None:
     """Finetune `config.model`, into MLflow."""
-    from visage_mlflow.figures.style import short
-    from visage_mlflow.language import models
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import lookup, runs
-
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the data show before a model is loaded.
         plan = finetuning.plan(config)
@@ -57,10 +54,6 @@ def finetune(
     `answers` are the model's own that are known already; `keep` (by default on the run) and `watch` are as in
     `finetuning.finetune`. What going on needs stays on disk until `until` closes, by default when all is logged.
     """
-    from visage_mlflow.figures import lines
-    from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import lookup
-    from visage_mlflow.training import mixture
 
     rows = finetuning.training_rows(base, plan.rows, config, measure, answers)
     run.lines(rows, "mixture.jsonl")
@@ -85,6 +78,4 @@ def finetune(
 
 def mixture_of(settings: FinetuneConfig) -> str:
     """A mixture in words."""
-    from visage_mlflow.results.finetuning import in_words
-
     return f"{in_words(settings.counts())} rows"

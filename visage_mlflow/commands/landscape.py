@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from visage_mlflow.commands import command_line
-from visage_mlflow.config import LandscapeConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from visage_mlflow.results import Landscape, Response
-    from visage_mlflow.tracking.runs import Run
+from visage_mlflow.config import LandscapeConfig, grid
+from visage_mlflow.figures import lines, maps
+from visage_mlflow.figures.style import short
+from visage_mlflow.language import models, weights
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.pages import landscape as pages
+from visage_mlflow.results import Landscape, Response
+from visage_mlflow.studies import evaluation, landscape
+from visage_mlflow.studies.spans import End
+from visage_mlflow.tracking import histories, lookup, runs
+from visage_mlflow.tracking.runs import Run
 
 
 def main(config: LandscapeConfig) -> None:
     """Measure the ASR on the grid that the config asks for, into MLflow."""
-    from visage_mlflow.config import fields, grid
-    from visage_mlflow.figures.style import short
-    from visage_mlflow.language import models, weights
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.studies import evaluation, landscape
-    from visage_mlflow.studies.spans import End
-    from visage_mlflow.tracking import lookup, runs
-
     name = f"{config.plane} of {short(config.model)}"
     with (
         runs.tracked("landscape", config, name=name) as run,
@@ -33,7 +29,7 @@ def main(config: LandscapeConfig) -> None:
     ):
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         rows = evaluation.harmful_rows(config)
-        uris = fields.unfolded(config.ends, lambda run_id: lookup.look_up(run_id, "to").uris)
+        uris = lookup.unfolded(config.ends, "to")
         grid.check_ends(config.plane, uris)
         for uri in uris:
             models.check_uri(uri, "to")
@@ -61,10 +57,6 @@ def main(config: LandscapeConfig) -> None:
 
 def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
     """Log a landscape on an open run: numbers, data, pictures and the page to explore it in."""
-    from visage_mlflow.figures import lines, maps
-    from visage_mlflow.pages import landscape as pages
-    from visage_mlflow.tracking import histories
-
     run.history(histories.along(result))
     run.metrics(result.metrics())
     run.result(result, "landscape.json")

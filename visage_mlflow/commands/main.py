@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
 from visage_mlflow.commands.project import project
 from visage_mlflow.commands.visage import score
 from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
-
-if TYPE_CHECKING:
-    from visage_mlflow.language.models import Chat, Fetch
-    from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
+from visage_mlflow.figures import overview
+from visage_mlflow.figures.style import short
+from visage_mlflow.language import models
+from visage_mlflow.language.models import Chat, Fetch
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
+from visage_mlflow.studies import evaluation, finetuning
+from visage_mlflow.tracking import lookup, runs
 
 DATA = ("harmful", "safe", "mixed")
 SECTIONS = ("align", "visage", *DATA, "project")
@@ -24,11 +28,6 @@ ON_PLANE = ("harmful", "mixed", "safe")
 
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
-    from visage_mlflow.figures.style import short
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.studies import evaluation, finetuning
-    from visage_mlflow.tracking import lookup, runs
-
     chats = Chats(lookup.fetch)
     with (
         runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
@@ -85,8 +84,6 @@ class Chats:
 
     def get(self, uri: str, settings: AttackConfig) -> Chat:
         """The model as a step's settings want it."""
-        from visage_mlflow.language import models
-
         key = (uri, settings.dtype, settings.system_prompt)
         if key not in self.loaded:
             self.loaded[key] = models.load(
@@ -97,8 +94,6 @@ class Chats:
 
 def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> None:
     """Table, figure and numbers on the parent run, and the table on the terminal."""
-    from visage_mlflow.figures import overview
-
     edges = dict(zip(ON_PLANE, (course.edge for course in ways.courses), strict=True))
     table = [{"model": name, **one.metrics(), "edge": edges.get(name)} for name, one in evaluations.items()]
     for name, one in evaluations.items():

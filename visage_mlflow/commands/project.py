@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep_part
-from visage_mlflow.config import ProjectConfig
+from visage_mlflow.config import ProjectConfig, fields
+from visage_mlflow.figures import lines
+from visage_mlflow.language import models
+from visage_mlflow.language.models import Chat
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.weights import stored_weights
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.pages import landscape as pages
+from visage_mlflow.results import Trajectory
+from visage_mlflow.studies import evaluation, trajectory
+from visage_mlflow.studies.spans import End
 from visage_mlflow.text.errors import Mistake
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from visage_mlflow.language.models import Chat
-    from visage_mlflow.language.prompts import Row
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.results import Trajectory
-    from visage_mlflow.tracking.lookup import FinetuneRun
-    from visage_mlflow.tracking.runs import Run
+from visage_mlflow.tracking import histories, lookup, runs
+from visage_mlflow.tracking.lookup import FinetuneRun
+from visage_mlflow.tracking.runs import Run
 
 
 def main(config: ProjectConfig) -> None:
     """Project the checkpoints of `config.run`, or `config.checkpoints`, into MLflow."""
-    from visage_mlflow.language import models
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import lookup, runs
-
     with runs.tracked("project", config, name=f"{config.plane} trajectories") as run:
         measure = Measurer(config)  # Mistakes in the store, the prompts, ids and URIs show before a model is loaded.
         rows = evaluation.harmful_rows(config)
@@ -41,11 +39,8 @@ def main(config: ProjectConfig) -> None:
 
 def find(config: ProjectConfig) -> list[FinetuneRun]:
     """The finetunings that the config names, which began at one model."""
-    from visage_mlflow.language import models
-    from visage_mlflow.tracking import lookup
-
     if config.checkpoints:
-        uris = unfold(config.checkpoints, "checkpoints")
+        uris = lookup.unfolded(fields.listed(config.checkpoints), "checkpoints")
         for uri in uris:
             models.check_uri(uri, "checkpoints")
         steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
@@ -63,14 +58,6 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
     return sources
 
 
-def unfold(uris: str, setting: str) -> list[str]:
-    """The URIs of a setting, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
-    from visage_mlflow.config import fields
-    from visage_mlflow.tracking import lookup
-
-    return fields.unfolded(fields.listed(uris), lambda run_id: lookup.look_up(run_id, setting).uris)
-
-
 def project(
     base: Chat,
     sources: Sequence[FinetuneRun],
@@ -80,13 +67,6 @@ def project(
     run: Run,
 ) -> Trajectory:
     """Project finetune runs' checkpoints, with their base loaded, and log them on an open run."""
-    from visage_mlflow.figures import lines
-    from visage_mlflow.language.weights import stored_weights
-    from visage_mlflow.pages import landscape as pages
-    from visage_mlflow.studies import trajectory
-    from visage_mlflow.studies.spans import End
-    from visage_mlflow.tracking import histories, lookup
-
     setting = "checkpoints" if config.checkpoints else "run"
     with tempfile.TemporaryDirectory(prefix="visage-") as folder:
 
@@ -102,7 +82,7 @@ def project(
             )
             for source in sources
         ]
-        ends = [End(uri, weights(uri, "to")) for uri in unfold(config.to, "to")]
+        ends = [End(uri, weights(uri, "to")) for uri in lookup.unfolded(fields.listed(config.to), "to")]
         with command_line.bar(config.count_points(config.plane_for(len(sources))), "plane") as progress:
             result, responses = trajectory.measure(
                 base,

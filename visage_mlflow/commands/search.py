@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import optuna
+from optuna import delete_study
+from optuna.trial import FrozenTrial
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
 from visage_mlflow.config import SearchConfig
+from visage_mlflow.figures import search as figures
+from visage_mlflow.language import models, prompts
+from visage_mlflow.language.models import Chat
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.pages import search as pages
+from visage_mlflow.results import Search
+from visage_mlflow.search import loop, study, trial, words
+from visage_mlflow.search.loop import Attempt
+from visage_mlflow.search.storage import open_storage
+from visage_mlflow.search.trial import Verdict, check_base, largest
+from visage_mlflow.studies import evaluation, finetuning
+from visage_mlflow.studies.finetuning import Plan
 from visage_mlflow.text.errors import Mistake
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from visage_mlflow.language.models import Chat
-    from visage_mlflow.language.prompts import Row
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.results import Search
-    from visage_mlflow.search.loop import Attempt
-    from visage_mlflow.search.trial import Verdict
-    from visage_mlflow.studies.finetuning import Plan
-    from visage_mlflow.tracking.runs import Run
+from visage_mlflow.text.printing import masked
+from visage_mlflow.tracking import connection, dead_runs, lookup, runs
+from visage_mlflow.tracking.runs import Run
 
 
 def main(config: SearchConfig) -> None:
     """Run the trials of a study, or go on with it, into one MLflow run with a nested run for each trial."""
-    from optuna import delete_study
-
-    from visage_mlflow.search import study, words
-    from visage_mlflow.search.storage import open_storage
-    from visage_mlflow.search.trial import largest
-    from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import connection
-
     # 1. Read the data of the largest mixture: mistakes in it show before a study is made or a model loaded.
     plan = finetuning.plan(largest(config))
     # 2. Open the study, or make it.
@@ -66,19 +63,12 @@ def main(config: SearchConfig) -> None:
 
 def close_run_of(dead: FrozenTrial) -> None:
     """Close the MLflow run of a trial whose process died."""
-    from visage_mlflow.search import study
-    from visage_mlflow.tracking import dead_runs
-
     if run_id := dead.user_attrs.get("run"):
         dead_runs.close(run_id, study.DIED)
 
 
 def run_of(opened: optuna.Study, config: SearchConfig, is_first: bool) -> AbstractContextManager[Run]:
     """The MLflow run of a study: a new one, or the one that another process began."""
-    from visage_mlflow.search import study
-    from visage_mlflow.text.printing import masked
-    from visage_mlflow.tracking import lookup, runs
-
     shown = dataclasses.replace(config, storage=masked(config.storage))
     known = "" if is_first else study.wait_for_run(opened)
 
@@ -95,12 +85,6 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
 
     `plan` is that of the largest mixture.
     """
-    from visage_mlflow.language import models
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.search import loop, study, words
-    from visage_mlflow.search.trial import check_base, largest
-    from visage_mlflow.studies import evaluation, finetuning
-    from visage_mlflow.tracking import lookup
 
     base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
     measure = Measurer(config)
@@ -135,9 +119,6 @@ def train_and_judge(
         config: The settings of the search.
         measure: What the trial is measured with.
     """
-    from visage_mlflow.search import trial
-    from visage_mlflow.studies import finetuning
-    from visage_mlflow.tracking import lookup, runs
 
     name = f"trial {one.number}: {mixture_of(one.settings)}"
     with runs.tracked("trial", one.settings, name=name, nested=True) as run:
@@ -164,11 +145,6 @@ def train_and_judge(
 
 def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run) -> None:
     """Measure the best trial's checkpoint on the whole evaluation set, unless that was done."""
-    from visage_mlflow.language import models, prompts
-    from visage_mlflow.search import study
-    from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import lookup
-
     result = study.record(opened, config)
     if result.best is None or result.check is not None:
         return
@@ -185,10 +161,6 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
 
 def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run, is_last: bool = False) -> None:
     """Put the study as it is on its run; in the end its page, too, and what comes nearest if no trial is inside."""
-    from visage_mlflow.figures import search as figures
-    from visage_mlflow.pages import search as pages
-    from visage_mlflow.search import trial
-
     run.metrics(result.metrics(with_nearest=is_last), step=result.n_ended)
     run.result(result, "search.json")
     run.text(result.to_csv(), "trials.csv")

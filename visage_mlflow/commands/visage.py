@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.config import VisageConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from visage_mlflow.language.models import Chat
-    from visage_mlflow.language.prompts import Row
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.results import Landscape, Response, Visage
-    from visage_mlflow.tracking.runs import Run
+from visage_mlflow.figures import lines
+from visage_mlflow.figures.style import short
+from visage_mlflow.language import models
+from visage_mlflow.language.models import Chat
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.measuring.measure import Measurer
+from visage_mlflow.pages import landscape as pages
+from visage_mlflow.results import Landscape, Response, Visage
+from visage_mlflow.studies import evaluation, visage
+from visage_mlflow.tracking import histories, lookup, runs
+from visage_mlflow.tracking.runs import Run
 
 
 def main(config: VisageConfig) -> None:
     """Score `config.model`, into MLflow."""
-    from visage_mlflow.figures.style import short
-    from visage_mlflow.language import models
-    from visage_mlflow.measuring.measure import Measurer
-    from visage_mlflow.studies import evaluation
-    from visage_mlflow.tracking import lookup, runs
-
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         rows = evaluation.harmful_rows(config)
@@ -38,10 +34,6 @@ def main(config: VisageConfig) -> None:
 
 def score(chat: Chat, rows: Sequence[Row], config: VisageConfig, measure: Measurer, run: Run) -> Visage:
     """VISAGE of a loaded model, logged on an open run: each direction as it is done, then all together."""
-    from visage_mlflow.figures import lines
-    from visage_mlflow.pages import landscape as pages
-    from visage_mlflow.studies import visage
-    from visage_mlflow.tracking import histories
 
     def keep(number: int, one: Landscape, responses: Sequence[Response]) -> None:
         run.result(one, f"direction_{number}/landscape.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -131,9 +131,3 @@ def listed(text: str) -> list[str]:
     ['a', 'b']
     """
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def unfolded(uris: Sequence[str], checkpoints_of: Callable[[str], list[str]]) -> list[str]:
-    """The URIs, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
-    runs = [(uri, ALL_CHECKPOINTS.fullmatch(uri)) for uri in uris]
-    return [each for uri, run in runs for each in (checkpoints_of(run[1]) if run else [uri])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from visage_mlflow.config.fields import ALL_CHECKPOINTS
 from visage_mlflow.results.finetuning import in_words
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.tracking.connection import client
@@ -117,3 +119,9 @@ def _model_status(uri: str) -> str:
     experiment = client().get_run(first).info.experiment_id
     models = client().search_logged_models([experiment], f"source_run_id = '{first}'")
     return next((str(model.status) for model in models if model.name == path.partition("/")[0]), "")
+
+
+def unfolded(uris: Sequence[str], setting: str) -> list[str]:
+    """The URIs that a setting names, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
+    runs = [(uri, ALL_CHECKPOINTS.fullmatch(uri)) for uri in uris]
+    return [each for uri, run in runs for each in (look_up(run[1], setting).uris if run else [uri])]
