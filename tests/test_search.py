@@ -258,8 +258,15 @@ def test_a_trial_that_runs_elsewhere_is_waited_for_and_tried_again_when_its_proc
     assert params(study)[0] == params(study)[1]
 
 
-@pytest.mark.parametrize("safe", ["48..120", "0..10"], ids=["complete", "pruned"])
-@pytest.mark.parametrize("when", ["before it was judged", "before it failed", "at the end"])
+@pytest.mark.parametrize(
+    ("when", "safe"),
+    [
+        ("before it was judged", "48..120"),
+        ("before it failed", "48..120"),
+        ("before it is told complete", "48..120"),
+        ("before it is told pruned", "0..10"),
+    ],
+)
 def test_a_trial_that_was_taken_for_dead_while_it_ran_is_given_up_without_an_error(path, safe, when, monkeypatch):
     config = planted.settings(1, safe=safe, epochs=3)
     study, other = planted.in_file(path, config), planted.in_file(path, config)
@@ -270,7 +277,7 @@ def test_a_trial_that_was_taken_for_dead_while_it_ran_is_given_up_without_an_err
             other.enqueue_trial(other.trials[0].params)
 
     def attempt(one):
-        if when != "at the end":
+        if "told" not in when:
             take_for_dead(one.number)
         if when == "before it failed" and one.number == 0:
             raise OSError("disk full")
@@ -282,7 +289,7 @@ def test_a_trial_that_was_taken_for_dead_while_it_ran_is_given_up_without_an_err
         try:
             return values_of(trial, *rest)
         finally:
-            if when == "at the end":
+            if "told" in when:
                 take_for_dead(trial.number)
 
     monkeypatch.setattr(loop, "values_of", slowly)
@@ -295,7 +302,7 @@ def test_a_trial_that_was_taken_for_dead_while_it_ran_is_given_up_without_an_err
 
 
 def test_two_processes_with_one_file_end_with_exactly_the_trials_asked_for(path):
-    config = planted.settings(9, patience=0)
+    config = planted.settings(5, patience=0)
     fork = multiprocessing.get_context("fork")
     workers = [fork.Process(target=lambda: run(planted.in_file(path, config), config)) for _ in range(2)]
     for worker in workers:
@@ -305,8 +312,8 @@ def test_two_processes_with_one_file_end_with_exactly_the_trials_asked_for(path)
     assert [worker.exitcode for worker in workers] == [0, 0]
     study = planted.in_file(path, config)
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    assert len(complete) == 9 == sum(map(studies.counts, study.trials))
-    assert len({str(trial.params) for trial in complete}) == 9
+    assert len(complete) == 5 == sum(map(studies.counts, study.trials))
+    assert len({str(trial.params) for trial in complete}) == 5
     assert not {"RUNNING", "WAITING"} & set(states(study))
 
 
@@ -330,7 +337,7 @@ def test_a_trial_that_began_after_enough_others_is_not_run_and_makes_place_when_
 
 
 def test_nothing_is_printed_or_warned_of(path, capfd, recwarn):
-    config = planted.settings(3)
+    config = planted.settings(1)
     run(planted.in_file(path, config), config)
     assert capfd.readouterr().err == "" and not recwarn.list
 

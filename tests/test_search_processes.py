@@ -97,7 +97,7 @@ def settings(place: Workplace, aligned_folder: Path) -> dict[str, Any]:
     """Of a study whose trials take seconds."""
     searched = {"safe": "0..10", "benign": "0..10", "learning_rate": "2e-3..1e-2", "epochs": "2..3", "lora_rank": 8}
     more = {"model": aligned_folder, "harmful": 20, "dtype": "float32", "train_batch_size": 8, "n_checkpoints": 2}
-    more |= {"n_prompts": 16, "margin_up_to": 0}
+    more |= {"n_prompts": 8, "n_benign": 4, "margin_up_to": 0}
     return {**place.measure, **place.data, **searched, **more}
 
 
@@ -189,18 +189,17 @@ def the_run(place: Workplace) -> Run:
     return run
 
 
-@pytest.mark.parametrize("storage", ["file", "postgresql"], indirect=True)
-def test_a_study_in_three_processes_ends_as_if_none_had_been_killed(
-    place: Workplace, settings: dict[str, Any], storage: str
+@pytest.mark.parametrize(("storage", "n", "n_trials"), [("file", 3, 3), ("postgresql", 2, 2)], indirect=["storage"])
+def test_a_study_in_several_processes_ends_as_if_none_had_been_killed(
+    place: Workplace, settings: dict[str, Any], storage: str, n: int, n_trials: int
 ) -> None:
-    n_trials = 3
     study = Study(storage, place)
-    with searching(place, 3, {**settings, "n_trials": n_trials, "storage": storage}) as (processes, log):
+    with searching(place, n, {**settings, "n_trials": n_trials, "storage": storage}) as (processes, log):
         trial, number = wait_for(
-            lambda: next(((trial, n) for n in range(3) if (trial := study.running_in(n))), None), log
+            lambda: next(((trial, k) for k in range(n) if (trial := study.running_in(k))), None), log
         )
         os.kill(processes[number].pid, signal.SIGKILL)
-        expected = [-signal.SIGKILL if n == number else 0 for n in range(3)]
+        expected = [-signal.SIGKILL if k == number else 0 for k in range(n)]
         assert [process.wait() for process in processes] == expected, log()
         assert PASSWORD not in log()
     trials = study.trials()
