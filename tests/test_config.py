@@ -335,9 +335,3 @@ def test_the_plane_of_a_projection_follows_the_number_of_finetunings_unless_it_i
     auto, named = ProjectConfig(), ProjectConfig(plane="2d-random")
     assert [auto.plane_for(n) for n in (1, 2, 5)] == ["1d-interpolation", "2d-interpolation", "2d-interpolation"]
     assert [named.plane_for(n) for n in (1, 2)] == ["2d-random", "2d-random"]
-
-
-def test_the_line_of_each_direction_of_visage_has_its_settings():
-    line = VisageConfig(n_points=5, extent=0.2, norm="row", seed=3, lean=True, outside_after=2, workers=1).line()
-    assert (line.n_points, line.extent, line.norm, line.seed) == (5, 0.2, "row", 3)
-    assert (line.lean, line.outside_after, line.workers) == (True, 2, 1)

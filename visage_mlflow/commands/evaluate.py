@@ -5,7 +5,6 @@ from __future__ import annotations
 from visage_mlflow.commands import command_line
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.figures.style import short
-from visage_mlflow.language import models
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.studies import evaluation
 from visage_mlflow.tracking import lookup, runs
@@ -16,7 +15,7 @@ def main(config: EvaluateConfig) -> None:
     with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+        chat = lookup.load(config.model, config)
         result, responses = evaluation.evaluate(chat, harmful, benign, config, measure=measure)
         run.metrics(result.metrics())
         run.result(result, "evaluation.json")

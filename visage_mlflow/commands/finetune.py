@@ -10,7 +10,6 @@ from visage_mlflow.commands import command_line
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.figures import lines
 from visage_mlflow.figures.style import short
-from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Checkpoint, Finetuning
@@ -27,7 +26,7 @@ def main(config: FinetuneConfig) -> None:
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the data show before a model is loaded.
         plan = finetuning.plan(config)
-        base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+        base = lookup.load(config.model, config)
         result = finetune(base, plan, config, measure, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation

@@ -31,8 +31,7 @@ def main(config: ProjectConfig) -> None:
         measure = Measurer(config)  # Mistakes in the store, the prompts, ids and URIs show before a model is loaded.
         rows = evaluation.harmful_rows(config)
         sources = find(config)
-        model = sources[0].model
-        base = models.load(model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+        base = lookup.load(sources[0].model, config)
         result = project(base, sources, rows, config, measure, run)
     tell(result)
 

@@ -14,7 +14,7 @@ from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
 from visage_mlflow.config import SearchConfig
 from visage_mlflow.figures import search as figures
-from visage_mlflow.language import models, prompts
+from visage_mlflow.language import prompts
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
@@ -86,7 +86,7 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
     `plan` is that of the largest mixture.
     """
 
-    base = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+    base = lookup.load(config.model, config)
     measure = Measurer(config)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task, measure=measure)
     check_base(config, measured)
@@ -151,7 +151,7 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
     harmful = prompts.read(config.prompts, setting="prompts")
     benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
     uri = result.trial(result.best).uri
-    chat = models.load(uri, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+    chat = lookup.load(uri, config)
     measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
     unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
     study.keep_check(opened, result.best, measured, unseen)

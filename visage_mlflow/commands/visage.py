@@ -9,7 +9,6 @@ from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.config import VisageConfig
 from visage_mlflow.figures import lines
 from visage_mlflow.figures.style import short
-from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
@@ -25,7 +24,7 @@ def main(config: VisageConfig) -> None:
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         rows = evaluation.harmful_rows(config)
-        chat = models.load(config.model, dtype=config.dtype, system_prompt=config.system_prompt, fetch=lookup.fetch)
+        chat = lookup.load(config.model, config)
         result = score(chat, rows, config, measure, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"

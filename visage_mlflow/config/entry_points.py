@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from visage_mlflow.config.attack import MODEL_HELP, MeasureConfig
 from visage_mlflow.config.fields import (
@@ -64,11 +64,6 @@ class VisageConfig(LineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_points("random", "n_points", self.n_points)
-
-    def line(self) -> PlaneConfig:
-        """The settings of each direction's line."""
-        shared = {field.name for field in fields(PlaneConfig)} & {field.name for field in fields(self)}
-        return PlaneConfig(**{name: getattr(self, name) for name in shared})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from visage_mlflow.config.grid import AXES, PlaneConfig
+from visage_mlflow.config.grid import AXES, LineConfig, PlaneConfig
 from visage_mlflow.geometry import directions
 from visage_mlflow.geometry.axes import axis, interpolation_axis, spanning_axis
 from visage_mlflow.geometry.components import components
@@ -108,7 +108,7 @@ def relative_norm(chat: Chat, direction: Direction) -> float:
 def span(
     chat: Chat,
     name: str,
-    config: PlaneConfig,
+    config: LineConfig,
     measurer: Measurer,
     ends: Sequence[End] = (),
     *,
@@ -129,7 +129,12 @@ def span(
             there are too few ends.
     """
     for end in ends:
-        check_end(chat, end)
+        check_fits(chat, end)
+        if directions.norm(chat.weights, Difference(end.weights)) == 0:
+            raise Mistake(
+                f"{end.named} {end.uri!r}, which has the same weights as {chat.uri!r}: a direction of length zero. "
+                "Give two models that differ."
+            )
     if name == "2d-pca":
         return _components(chat, ends)
     n_ends = AXES[name].count("difference")
@@ -152,22 +157,16 @@ def span(
     return Span(name, tuple(spanning), tuple(about), chat.weights, tuple(ends))
 
 
-def check_end(chat: Chat, end: End) -> None:
-    """Raise Mistake for a model that is of another architecture than `chat`, not finite, or the same."""
-    difference = Difference(end.weights)
+def check_fits(chat: Chat, end: End) -> None:
+    """Raise Mistake for a model that is of another architecture than `chat`, or not finite."""
     try:
-        difference.check(chat.weights)
+        Difference(end.weights).check(chat.weights)
     except ValueError as error:
         raise Mistake(f"{end.named} {end.uri!r}, which does not fit {chat.uri!r}: {error}") from error
-    if directions.norm(chat.weights, difference) == 0:
-        raise Mistake(
-            f"{end.named} {end.uri!r}, which has the same weights as {chat.uri!r}: a direction of length zero. Give "
-            "two models that differ."
-        )
 
 
 def _drawn(
-    chat: Chat, name: str, config: PlaneConfig, ends: Sequence[End], seed: int
+    chat: Chat, name: str, config: LineConfig, ends: Sequence[End], seed: int
 ) -> list[tuple[Direction, dict[str, Any]]]:
     """What spans a plane before it is made orthogonal, each direction with what results keep of it."""
     unused, seeds = iter(ends), count(seed)

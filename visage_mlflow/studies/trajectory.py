@@ -79,7 +79,10 @@ def measure(
     rows = harmful_rows(config) if rows is None else rows
     name = config.plane_for(len(finetuned))
     plane = spans.span(base, name, config, measurer, ends or _ends(name, finetuned))
-    _check_fit(base, finetuned, plane)
+    spanning = [id(end.weights) for end in plane.ends]  # Those were looked at already.
+    for checkpoint in (checkpoint for one in finetuned for checkpoint in one.checkpoints):
+        if id(checkpoint.weights) not in spanning:
+            spans.check_fits(base, _end(checkpoint))
     at = [[plane.geometry.project(checkpoint.weights) for checkpoint in one.checkpoints] for one in finetuned]
     axes = plane.grid_axes(config, [(place.x, place.y) for places in at for place in places])
     workers = crew(base, config, math.prod(map(len, axes)), measurer)
@@ -90,18 +93,6 @@ def measure(
         Course(one.name, its_places, edge) for one, its_places, edge in zip(finetuned, places, edges, strict=True)
     ]
     return Trajectory(landscape, tuple(courses), random_edge, _remark(landscape, at)), responses
-
-
-def _check_fit(base: Chat, finetuned: Sequence[Finetuned], plane: Span) -> None:
-    """Raise Mistake for a checkpoint of another architecture; those that span the plane were looked at already."""
-    known = {id(end.weights) for end in plane.ends}
-    for checkpoint in (checkpoint for one in finetuned for checkpoint in one.checkpoints):
-        if id(checkpoint.weights) in known:
-            continue
-        try:
-            Difference(checkpoint.weights).check(base.weights)
-        except ValueError as error:
-            raise Mistake(f"A checkpoint is {checkpoint.uri!r}, which does not fit {base.uri!r}: {error}") from error
 
 
 def _ends(name: str, finetuned: Sequence[Finetuned]) -> list[End]:
@@ -116,7 +107,11 @@ def _ends(name: str, finetuned: Sequence[Finetuned]) -> list[End]:
                 "two models in `to`, give a second run, or use plane=2d-pca or 2d-interpolation-random."
             )
         chosen = [one.checkpoints[-1] for one in finetuned[:n_ends]]
-    return [End(checkpoint.uri, checkpoint.weights, "A checkpoint is") for checkpoint in chosen]
+    return [_end(checkpoint) for checkpoint in chosen]
+
+
+def _end(checkpoint: CheckpointWeights) -> End:
+    return End(checkpoint.uri, checkpoint.weights, "A checkpoint is")
 
 
 def _places(

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from visage_mlflow.config import VisageConfig
+from visage_mlflow.geometry.axes import axis
 from visage_mlflow.geometry.intervals import bootstrap_mean_asr
 from visage_mlflow.geometry.score import bootstrap_visage
 from visage_mlflow.language.models import Chat
@@ -54,15 +55,15 @@ def measure(
     measurer = measurer or Measurer(config)
     rows = harmful_rows(config) if rows is None else rows
     workers = crew(chat, config, config.n_points, measurer)
-    line_config = config.line()
+    axes = [axis(config.extent, config.n_points).tolist()]
     landscapes: list[Landscape] = []
     origin: Grid = {}
     for number in range(config.n_directions):
-        line = spans.span(chat, "1d-random", line_config, measurer, seed=config.seed + number)
+        line = spans.span(chat, "1d-random", config, measurer, seed=config.seed + number)
         landscape, responses = landscape_on(
             workers,
             line,
-            line.grid_axes(line_config),
+            axes,
             rows,
             config,
             known=origin,
