@@ -9,7 +9,7 @@ import time
 import mlflow
 import psutil
 import pytest
-from prepared import PREPARED, start
+from prepared import start
 
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.text.errors import Mistake
@@ -65,7 +65,7 @@ def test_a_process_goes_by_its_host_and_number_as_a_name_that_mlflow_takes(monke
 # On a real store
 
 
-def killed_in_a_checkpoint(uri, folder, ids):
+def killed_in_a_checkpoint(uri, folder):
     """A run and one inside, killed when half of the checkpoint's files are in the store."""
     mlflow.set_tracking_uri(uri)
     client = connection.client()
@@ -73,11 +73,8 @@ def killed_in_a_checkpoint(uri, folder, ids):
         with runs.tracked("finetune", EvaluateConfig(), nested=True) as inner:
 
             def log_half(model, files):
-                client.log_artifacts = None
                 mlflow.MlflowClient.log_model_artifacts(client, model, str(folder / "half"))
-                ids.put((outer.id, inner.id, model))
-                ids.close()
-                ids.join_thread()
+                (folder / "ids").write_text(f"{outer.id} {inner.id} {model}")
                 os.kill(os.getpid(), signal.SIGKILL)
 
             client.log_model_artifacts = log_half
@@ -89,11 +86,10 @@ def test_the_next_command_closes_the_runs_of_a_killed_process_and_no_other(clien
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text("{}")
     (tmp_path / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"1")
-    ids = PREPARED.Queue()
-    process = start(killed_in_a_checkpoint, connection.store(), tmp_path, ids)
-    outer, inner, model = ids.get()
+    process = start(killed_in_a_checkpoint, connection.store(), tmp_path)
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    outer, inner, model = (tmp_path / "ids").read_text().split()
     with runs.tracked("search", EvaluateConfig()) as mine:
         monkeypatch.setattr(runs, "_open", [])  # As another process, which has no run open yet.
         strangers = client.create_run("0").info.run_id

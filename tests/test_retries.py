@@ -4,6 +4,7 @@ import sqlite3
 import time
 
 import mlflow
+import optuna
 import pytest
 import requests
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
@@ -103,6 +104,13 @@ def test_what_is_refused_is_raised_at_once(slept):
     with pytest.raises(KeyError):
         retries.ask(failing(1, KeyError("a")))
     assert not slept
+
+
+def test_an_outage_ends_a_search_and_does_not_count_as_a_failure_of_its_trial(slept):
+    study = optuna.create_study()
+    with pytest.raises(ServerAway):
+        study.optimize(lambda trial: retries.ask(failing(100)), n_trials=2, catch=(Exception,))
+    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.RUNNING]
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "nan", "inf"])

@@ -50,7 +50,7 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
         gc.freeze()  # Python looks through all objects when it ends, which takes seconds on a busy machine.
         tell("\nstopped", sys.stderr)
         return 130
-    except Exception as error:
+    except (Exception, ServerAway) as error:
         if _is_debugging(flags):
             tell("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
         tell(f"error: {explained(error)}", sys.stderr)

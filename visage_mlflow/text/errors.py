@@ -22,8 +22,12 @@ class Mistake(ValueError):
     """Something that the user can mend; its text names the setting, the value, the rule and the cure."""
 
 
-class ServerAway(Exception):
-    """The tracking server stays away; its text names it without a password. The same command goes on later."""
+class ServerAway(BaseException):
+    """The tracking server stays away; its text names it without a password. The same command goes on later.
+
+    Like an interrupt, it is no `Exception`: it ends the process, and is no failure of the work that it fell into, of a
+    search's trial for instance.
+    """
 
 
 def explained(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from visage_mlflow.text.errors import Mistake, ServerAway
+from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.folders import cache_folder
 from visage_mlflow.tracking.retries import ask, place, reason
 
@@ -59,7 +59,7 @@ def checked() -> Iterator[None]:
     """Inside, what the store refuses says which setting to check."""
     try:
         yield
-    except (Mistake, ServerAway):
+    except Mistake:
         raise
     except Exception as error:  # MLflow, SQLAlchemy and each database's driver raise their own types.
         raise Mistake(

@@ -61,7 +61,7 @@ def ask(call: Callable[[], Answer]) -> Answer:
             _is_known_to_be_away = False
             return answer
         except Exception as error:
-            if isinstance(error, Mistake | ServerAway) or not is_away(error):
+            if isinstance(error, Mistake) or not is_away(error):
                 raise
             left = deadline - time.monotonic()
             if left <= 0:
