@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from visage_mlflow.commands import command_line
+from visage_mlflow.commands.loading import load
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.figures.style import short
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.studies import evaluation
-from visage_mlflow.tracking import lookup, runs
+from visage_mlflow.tracking import runs
 
 
 def main(config: EvaluateConfig) -> None:
@@ -15,7 +16,7 @@ def main(config: EvaluateConfig) -> None:
     with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
-        chat = lookup.load(config.model, config)
+        chat = load(config.model, config)
         result, responses = evaluation.evaluate(chat, harmful, benign, config, measure=measure)
         run.metrics(result.metrics())
         run.result(result, "evaluation.json")

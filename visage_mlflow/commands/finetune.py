@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from visage_mlflow.commands import command_line
+from visage_mlflow.commands.loading import load
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.figures import lines
 from visage_mlflow.figures.style import short
@@ -26,7 +27,7 @@ def main(config: FinetuneConfig) -> None:
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the data show before a model is loaded.
         plan = finetuning.plan(config)
-        base = lookup.load(config.model, config)
+        base = load(config.model, config)
         result = finetune(base, plan, config, measure, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation

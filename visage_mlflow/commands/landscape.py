@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visage_mlflow.commands import command_line
+from visage_mlflow.commands.loading import load
 from visage_mlflow.config import LandscapeConfig, grid
 from visage_mlflow.figures import lines, maps
 from visage_mlflow.figures.style import short
@@ -33,7 +34,7 @@ def main(config: LandscapeConfig) -> None:
         grid.check_ends(config.plane, uris)
         for uri in uris:
             models.check_uri(uri, "to")
-        chat = lookup.load(config.model, config)
+        chat = load(config.model, config)
         ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to")) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:
             result, responses = landscape.measure(

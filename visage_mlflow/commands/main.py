@@ -8,6 +8,7 @@ from typing import Any
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
+from visage_mlflow.commands.loading import load
 from visage_mlflow.commands.project import project
 from visage_mlflow.commands.visage import score
 from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
@@ -32,7 +33,7 @@ def main(config: MainConfig) -> None:
     def chat(uri: str, step: AttackConfig) -> Chat:
         """The model of a step; steps share one where they agree on its URI, its dtype and the system prompt."""
         key = uri, step.dtype, step.system_prompt
-        loaded[key] = loaded.get(key) or lookup.load(uri, step)
+        loaded[key] = loaded.get(key) or load(uri, step)
         return loaded[key]
 
     with (

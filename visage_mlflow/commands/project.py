@@ -8,6 +8,7 @@ from pathlib import Path
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep_part
+from visage_mlflow.commands.loading import load
 from visage_mlflow.config import ProjectConfig, fields
 from visage_mlflow.figures import lines
 from visage_mlflow.language import models
@@ -31,7 +32,7 @@ def main(config: ProjectConfig) -> None:
         measure = Measurer(config)  # Mistakes in the store, the prompts, ids and URIs show before a model is loaded.
         rows = evaluation.harmful_rows(config)
         sources = find(config)
-        base = lookup.load(sources[0].model, config)
+        base = load(sources[0].model, config)
         result = project(base, sources, rows, config, measure, run)
     tell(result)
 

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
+from visage_mlflow.commands.loading import load
 from visage_mlflow.config import SearchConfig
 from visage_mlflow.figures import search as figures
 from visage_mlflow.language import prompts
@@ -86,7 +87,7 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
     `plan` is that of the largest mixture.
     """
 
-    base = lookup.load(config.model, config)
+    base = load(config.model, config)
     measure = Measurer(config)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task, measure=measure)
     check_base(config, measured)
@@ -151,7 +152,7 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
     harmful = prompts.read(config.prompts, setting="prompts")
     benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
     uri = result.trial(result.best).uri
-    chat = lookup.load(uri, config)
+    chat = load(uri, config)
     measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
     unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
     study.keep_check(opened, result.best, measured, unseen)

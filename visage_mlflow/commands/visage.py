@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep_part
+from visage_mlflow.commands.loading import load
 from visage_mlflow.config import VisageConfig
 from visage_mlflow.figures import lines
 from visage_mlflow.figures.style import short
@@ -15,7 +16,7 @@ from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import landscape as pages
 from visage_mlflow.results import Landscape, Response, Visage
 from visage_mlflow.studies import evaluation, visage
-from visage_mlflow.tracking import histories, lookup, runs
+from visage_mlflow.tracking import histories, runs
 from visage_mlflow.tracking.runs import Run
 
 
@@ -24,7 +25,7 @@ def main(config: VisageConfig) -> None:
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         rows = evaluation.harmful_rows(config)
-        chat = lookup.load(config.model, config)
+        chat = load(config.model, config)
         result = score(chat, rows, config, measure, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"

@@ -13,10 +13,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from visage_mlflow.config import AttackConfig
 from visage_mlflow.config.fields import ALL_CHECKPOINTS
-from visage_mlflow.language import models
-from visage_mlflow.language.models import Chat
 from visage_mlflow.results.finetuning import in_words
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.tracking.connection import client
@@ -128,8 +125,3 @@ def unfolded(uris: Sequence[str], setting: str) -> list[str]:
     """The URIs that a setting names, each ``runs:/<run id>`` replaced by all checkpoints of that run."""
     runs = [(uri, ALL_CHECKPOINTS.fullmatch(uri)) for uri in uris]
     return [each for uri, run in runs for each in (look_up(run[1], setting).uris if run else [uri])]
-
-
-def load(uri: str, attack: AttackConfig, setting: str = "model") -> Chat:
-    """The chat model behind any URI, as the settings want it measured."""
-    return models.load(uri, dtype=attack.dtype, system_prompt=attack.system_prompt, fetch=fetch, setting=setting)
