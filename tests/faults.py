@@ -118,19 +118,19 @@ def child(
     faulthandler.register(signal.SIGUSR1, sys.stderr)  # Says where an attempt is that does not end.
     import mlflow
 
-    from visage_mlflow.studies import landscape
+    from visage_mlflow.measuring import measure
 
     mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
-    attack = landscape.attack
+    respond = measure.respond
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **settings: Any) -> Any:
         """A mark for each point that is begun, which nothing takes back."""
         with open("begun", "a") as file:
             file.write(".")
-        return attack(*arguments)
+        return respond(*arguments, **settings)
 
     if is_counted:
-        landscape.attack = counted
+        measure.respond = counted
     if memory:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
