@@ -220,7 +220,7 @@ def config(aligned_folder, sets, tmp_path_factory):
 )  # fmt: skip
 def test_the_folder_of_a_training_stays_where_it_was_cut_off(chat, config, error, stays):
     try:
-        with finetuning.workshop(chat, ROWS, config) as folder:
+        with finetuning.training_folder(chat, ROWS, config) as folder:
             folder.mkdir(exist_ok=True)
             if error:
                 raise error
@@ -232,7 +232,7 @@ def test_the_folder_of_a_training_stays_where_it_was_cut_off(chat, config, error
 
 def test_what_decides_a_training_names_its_folder_and_nothing_else(chat, base, config):
     def name(start=chat, rows=ROWS, **changes):
-        with finetuning.workshop(start, rows, dataclasses.replace(config, **changes)) as folder:
+        with finetuning.training_folder(start, rows, dataclasses.replace(config, **changes)) as folder:
             return folder.name
 
     assert name() == name(n_prompts=3, n_benign=3, judge="keyword", model="models:/m-1", store="off", batch_size=3)
@@ -244,6 +244,6 @@ def test_what_decides_a_training_names_its_folder_and_nothing_else(chat, base, c
 
 
 def test_two_that_train_the_same_at_once_have_folders_of_their_own(chat, config):
-    with finetuning.workshop(chat, ROWS, config) as first, finetuning.workshop(chat, ROWS, config) as second:
+    with finetuning.training_folder(chat, ROWS, config) as first, finetuning.training_folder(chat, ROWS, config) as second:
         assert first != second and second.is_dir()
     assert not second.exists()

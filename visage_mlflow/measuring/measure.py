@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visage_mlflow.config import AttackConfig, ComputeConfig
-from visage_mlflow.decoding.respond import respond
+from visage_mlflow.decoding.respond import never, respond
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
@@ -78,16 +78,7 @@ class Measurer:
         judge, prompts = JUDGES[attack.judge], _prompts(chat, rows)
 
         def ask() -> list[list[str | None]]:
-            texts = respond(
-                chat.model,
-                chat.tokenizer,
-                prompts,
-                max_new_tokens=attack.max_new_tokens,
-                batch_size=self.compute.batch_size,
-                is_final=judge.is_final,
-                check=self.check,
-                lean=self.compute.lean,
-            )
+            texts = self._respond(chat, prompts, attack.max_new_tokens, judge.is_final)
             return [
                 [text, "unjudged" if text is None else judge.verdict(row.prompt, text)]
                 for row, text in zip(rows, texts, strict=True)
@@ -104,16 +95,7 @@ class Measurer:
         prompts = _prompts(chat, rows)
 
         def ask() -> list[str]:
-            texts = respond(
-                chat.model,
-                chat.tokenizer,
-                prompts,
-                max_new_tokens=n_tokens,
-                batch_size=self.compute.batch_size,
-                check=self.check,
-                lean=self.compute.lean,
-            )
-            return [text or "" for text in texts]
+            return [text or "" for text in self._respond(chat, prompts, n_tokens, never)]
 
         found: list[str] = self._point("answers", chat, AT_REST, self._asked(rows, prompts, n_tokens), ask)
         return found
@@ -140,11 +122,29 @@ class Measurer:
         if open_store(self.compute.store):  # Without one, nobody needs to read all weights for their digest.
             defined = [definition(direction, chat.weights) for direction in directions]
             decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
-        return np.array(self._kept("products", decisive, chat, lambda: gram(chat.weights, directions).tolist()))
+        key, found = self._look_up("products", decisive)
+        if found is None or not self.compute.reuse:
+            found = gram(chat.weights, directions).tolist()
+            self._keep(key, found, "products", chat)
+        return np.array(found)
 
     def checked(self, check: Callable[[], None]) -> Measurer:
         """The same, which can be made to give up."""
         return replace(self, check=check)
+
+    def _respond(
+        self, chat: Chat, prompts: Tokens, n_tokens: int, is_final: Callable[[str], bool]
+    ) -> list[str | None]:
+        return respond(
+            chat.model,
+            chat.tokenizer,
+            prompts,
+            max_new_tokens=n_tokens,
+            batch_size=self.compute.batch_size,
+            is_final=is_final,
+            check=self.check,
+            lean=self.compute.lean,
+        )
 
     def _asked(self, rows: Sequence[Row], prompts: Tokens, n_tokens: int) -> dict[str, Any]:
         """What is asked of a model: the tokens that it reads hold the system prompt and the chat template."""
@@ -157,34 +157,32 @@ class Measurer:
         }
 
     def _point(self, kind: str, chat: Chat, held: Held, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
-        """What is measured on a model held somewhere, read or computed."""
-
-        def measure() -> Any:
-            with held.by(chat):
-                return compute()
-
+        """What is measured on a model that is held somewhere: read, or computed there and kept."""
         where = displaced(chat.weights, held.directions, held.steps) if open_store(self.compute.store) else None
-        decisive = None if where is None else {**where, **model_identity(chat), **asked}
-        return self._kept(kind, decisive, chat, measure)
-
-    def _kept(self, kind: str, decisive: dict[str, Any] | None, chat: Chat, compute: Callable[[], Any]) -> Any:
-        """What the store has under all that decides it, or what is computed and kept; without that, computed."""
-        store = open_store(self.compute.store)
-        is_point = kind != "products"
-        kept, key = None, ""
-        if store and decisive:
-            with TALLY.timed():
-                key = identity({"kind": kind, **decisive})
-                kept = store.get(key)
+        key, kept = self._look_up(kind, None if where is None else {**where, **model_identity(chat), **asked})
         if kept is not None and self.compute.reuse:
-            TALLY.add(read=int(is_point))
+            TALLY.add(read=1)
             return kept
-        found = compute()
-        if store and key:
+        with held.by(chat):
+            found = compute()
+        self._keep(key, found, kind, chat)
+        TALLY.add(computed=1, differing=int(kept not in (None, found)))
+        return found
+
+    def _look_up(self, kind: str, decisive: dict[str, Any] | None) -> tuple[str, Any]:
+        """The key of what all this decides, and what the store has under it; "" and None where it cannot be kept."""
+        store = open_store(self.compute.store)
+        if store is None or decisive is None:
+            return "", None
+        with TALLY.timed():
+            key = identity({"kind": kind, **decisive})
+            return key, store.get(key)
+
+    def _keep(self, key: str, found: Any, kind: str, chat: Chat) -> None:
+        """Keep what was computed, if it has a key."""
+        if key and (store := open_store(self.compute.store)):
             with TALLY.timed():
                 store.put(key, found, kind=kind, model=chat.uri)
-        TALLY.add(computed=int(is_point), differing=int(is_point and kept not in (None, found)))
-        return found
 
 
 def _prompts(chat: Chat, rows: Sequence[Row]) -> Tokens:
