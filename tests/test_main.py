@@ -6,22 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from visage_mlflow.commands.main import Chats
+from visage_mlflow.commands.loading import Chats
 from visage_mlflow.config import EvaluateConfig
 
 
-def no_fetch(uri: str) -> Path:
-    raise AssertionError(uri)
-
-
 def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(aligned_folder: Path) -> None:
-    chats, uri = Chats(no_fetch), str(aligned_folder)
-    chat = chats.get(uri, EvaluateConfig(dtype="float32"))
-    assert chats.get(uri, EvaluateConfig(dtype="float32", n_prompts=3)) is chat
-    assert chats.get(uri, EvaluateConfig(dtype="bfloat16")).model.dtype != chat.model.dtype
-    assert chats.get(uri, EvaluateConfig(dtype="float32", system_prompt="Be kind.")).system_prompt == "Be kind."
+    chats, uri = Chats(), str(aligned_folder)
+    chat = chats.load(uri, EvaluateConfig(dtype="float32"))
+    assert chats.load(uri, EvaluateConfig(dtype="float32", n_prompts=3)) is chat
+    assert chats.load(uri, EvaluateConfig(dtype="bfloat16")).model.dtype != chat.model.dtype
+    assert chats.load(uri, EvaluateConfig(dtype="float32", system_prompt="Be kind.")).system_prompt == "Be kind."
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_as_the_model() -> None:
     with pytest.raises(ValueError, match="`model` must be"):
-        Chats(no_fetch).get("./nowhere", EvaluateConfig())
+        Chats().load("./nowhere", EvaluateConfig())

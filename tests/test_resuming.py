@@ -244,6 +244,9 @@ def test_what_decides_a_training_names_its_folder_and_nothing_else(chat, base, c
 
 
 def test_two_that_train_the_same_at_once_have_folders_of_their_own(chat, config):
-    with finetuning.training_folder(chat, ROWS, config) as first, finetuning.training_folder(chat, ROWS, config) as second:
+    with (
+        finetuning.training_folder(chat, ROWS, config) as first,
+        finetuning.training_folder(chat, ROWS, config) as second,
+    ):
         assert first != second and second.is_dir()
     assert not second.exists()

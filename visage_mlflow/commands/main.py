@@ -8,13 +8,12 @@ from typing import Any
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
-from visage_mlflow.commands.loading import load
+from visage_mlflow.commands.loading import Chats
 from visage_mlflow.commands.project import project
 from visage_mlflow.commands.visage import score
-from visage_mlflow.config import AttackConfig, FinetuneConfig, MainConfig
+from visage_mlflow.config import FinetuneConfig, MainConfig
 from visage_mlflow.figures import overview
 from visage_mlflow.figures.style import short
-from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
 from visage_mlflow.studies import evaluation, finetuning
@@ -28,14 +27,7 @@ ON_PLANE = ("harmful", "mixed", "safe")
 
 def main(config: MainConfig) -> None:
     """Run every step in a nested run of one parent, and put one table and one figure on the parent."""
-    loaded: dict[tuple[str, str, str | None], Chat] = {}
-
-    def chat(uri: str, step: AttackConfig) -> Chat:
-        """The model of a step; steps share one where they agree on its URI, its dtype and the system prompt."""
-        key = uri, step.dtype, step.system_prompt
-        loaded[key] = loaded.get(key) or load(uri, step)
-        return loaded[key]
-
+    chats = Chats()
     with (
         runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
         ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.
@@ -47,7 +39,7 @@ def main(config: MainConfig) -> None:
 
         def finetune_step(name: str, settings: FinetuneConfig) -> tuple[str, Finetuning]:
             with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
-                base = chat(settings.model, settings)
+                base = chats.load(settings.model, settings)
                 return step.id, finetune(base, plans[name], settings, measures[name], step, until=trainings)
 
         say(1, f"align {config.model} on {mixture_of(config.align)}")
@@ -57,7 +49,7 @@ def main(config: MainConfig) -> None:
         say(2, "VISAGE of the aligned model")
         visage_config = dataclasses.replace(config.visage, model=aligned_uri)
         with runs.tracked("visage", visage_config, name="visage", nested=True) as step:
-            aligned = chat(aligned_uri, visage_config)
+            aligned = chats.load(aligned_uri, visage_config)
             basin = score(aligned, rows["visage"], visage_config, measures["visage"], step)
 
         finetuned: dict[str, str] = {}
@@ -75,7 +67,7 @@ def main(config: MainConfig) -> None:
         projecting = dataclasses.replace(config.project, run=",".join(finetuned[name] for name in ON_PLANE))
         with runs.tracked("project", projecting, name="trajectories", nested=True) as step:
             sources = [lookup.look_up(run_id) for run_id in projecting.runs]
-            aligned = chat(aligned_uri, projecting)
+            aligned = chats.load(aligned_uri, projecting)
             ways = project(aligned, sources, rows["project"], projecting, measures["project"], step)
 
         say(7, "one table and one figure")
