@@ -62,7 +62,7 @@ def test_what_the_flags_choose_is_forgotten_and_nothing_else(path, capsys, flags
 
 def test_pruning_without_a_choice_is_refused(path, capsys):
     assert main(["store", "--store", str(path), "--prune"]) == 2
-    assert capsys.readouterr().err.startswith("error: `--prune` needs to be told what to forget")
+    assert capsys.readouterr().err.startswith("error: `--prune` must say what to forget")
     assert keys(path) == [0, 1, 2]
 
 

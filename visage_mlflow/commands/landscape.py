@@ -69,7 +69,7 @@ def keep(result: Landscape, responses: Sequence[Response], run: Run) -> None:
 
 
 def keep_part(part: Landscape, responses: Sequence[Response], run: Run, name: str = "landscape") -> None:
-    """Log what there is of a landscape that was cut off, so that nobody takes it for a whole one."""
+    """Log what there is of a landscape that was cut off, below ``partial/``, with a tag that says how much."""
     n_measured = sum(point.verdicts != () for point in part.points)
     run.tag("partial", f"{name}: {n_measured} of {len(part.points)} points")
     run.lines(responses, f"partial/{name}_responses.jsonl")

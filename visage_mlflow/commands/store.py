@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     store = commands.add_parser("store", help="List the points already computed, or forget some.")
     store.add_argument("--store", default="", help="The folder, as in the setting `store` of the entry points.")
     store.add_argument("--prune", action="store_true", help="Forget the points that the other flags choose.")
-    store.add_argument("--unused", type=float, metavar="DAYS", help="Those that nobody asked for in so many days.")
+    store.add_argument("--unused", type=float, metavar="DAYS", help="Those that were not used for so many days.")
     store.add_argument("--model", help="Those of the model with this URI.")
     store.add_argument("--all", action="store_true", help="All of them.")
     store.set_defaults(run=show_store)
@@ -60,13 +60,13 @@ def show_store(arguments: argparse.Namespace) -> str:
     if not arguments.prune:
         return table(store, chosen)
     if arguments.unused is None and arguments.model is None and not arguments.all:
-        raise Mistake("`--prune` needs to be told what to forget: give --unused DAYS, --model URI or --all.")
+        raise Mistake("`--prune` must say what to forget: give --unused DAYS, --model URI or --all.")
     store.remove([entry.key for entry in chosen])
     return f"forgot {len(chosen)} points\n{table(store, store.entries())}"
 
 
 def choose(entries: Sequence[Entry], unused: float | None, model: str | None) -> list[Entry]:
-    """The points that nobody asked for in `unused` days, of one model; None does not choose."""
+    """The points that were not used for `unused` days, of one model; None leaves that open."""
     if unused is not None and not (math.isfinite(unused) and unused >= 0):
         raise Mistake(f"`--unused` must be a finite number of days, 0 or more, got {unused}. Try 30.")
     last = math.inf if unused is None else time.time() - unused * DAY

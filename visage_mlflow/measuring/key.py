@@ -14,13 +14,14 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.language.tokens import end_tokens
 
 NUMERIC_VERSION = 1
-"""Of everything here that decides a number. Whoever changes what a measurement gives, raises it."""
+"""Version of the code that decides numbers. Raise it with every change to what a measurement gives."""
 
 NOT_DECISIVE = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
-"""Entries of a model's configuration that decide nothing it computes; training writes some. Ends stand in the key."""
+"""Entries of a model's configuration that change nothing it computes. Training writes some of them. The tokens that end
+a turn have an entry of their own in the key."""
 
 
 def identity(decisive: Any) -> str:
@@ -49,7 +50,7 @@ def model_identity(chat: Chat) -> dict[str, Any]:
 
 @cache
 def _tokenizer_identity(tokenizer: Any) -> str:
-    """Of what turns tokens into text; what the model reads is told by the tokens themselves."""
+    """SHA-256 of what turns tokens into text. What the model reads is in the key as tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     # How the last call padded and cut is part of the file, but decides nothing.

@@ -48,7 +48,7 @@ AT_REST = Held()
 
 
 def nothing() -> None:
-    """The check of work that nobody gives up."""
+    """A `check` that never raises."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Measurer:
         Keeping them spares a plane that was measured before the drawing of its noise.
         """
         decisive = None
-        if open_store(self.compute.store):  # Without one, nobody needs to read all weights for their digest.
+        if open_store(self.compute.store):  # Without one, no digest of all weights is needed.
             defined = [definition(direction, chat.weights) for direction in directions]
             decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
         key, found = self._look_up("products", decisive)

@@ -94,7 +94,7 @@ def crew(chat: Chat, config: WorkersConfig, n_tasks: int, measure: Measurer) -> 
     Args:
         chat: The model, unperturbed.
         config: How many workers. 0 chooses: one a core, at most `MOST_WORKERS`, while at least half of the free memory
-            stays free; a copy is reckoned at three times its weights, for what decoding keeps. Lean work has one.
+            stays free; a copy is assumed to take three times its weights, for what decoding keeps. Lean work has one.
         n_tasks: More workers than tasks are never made.
         measure: What they measure with.
     """

@@ -168,7 +168,7 @@ def finetune(
         log: Gets the loss as it goes, and each checkpoint's numbers.
         keep: Puts a checkpoint's files where they stay, and returns its URI there; "" if it does not keep them.
         fetch: Brings tracked models into a local folder.
-        watch: Told of each checkpoint that was measured; raises `Ended` to end the training.
+        watch: Called with each checkpoint that was measured; raises `Ended` to end the training.
 
     Returns:
         The base (step 0) and the checkpoints, in order, each with its distance from the base and its evaluation.

@@ -22,15 +22,15 @@ from visage_mlflow.studies.spans import End, Span
 from visage_mlflow.text.errors import Mistake
 
 Progress = Callable[[Steps, float], None]
-"""Called after each point with its steps and its ASR; with NaN for one that is skipped. A point that turns out to be
-past the edge only when it is already measured is told of with its ASR, though the result leaves it out."""
+"""Called after each point with its steps and its ASR; with NaN for one that is skipped. A point may be measured before
+it is known to be past the edge: then it is called with its ASR, though the result leaves the point out."""
 
 Keep = Callable[[Landscape, list[Response]], None]
 """Called with a landscape and its responses."""
 
 
 def ignore(*told: object) -> None:
-    """For callers that want to be told nothing."""
+    """A callback that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def measure(
         rows: The prompts of `config.prompts`, if they were read already.
         ends: The models of `config.to`, in order.
         measurer: What it is measured with; by default what `config` asks for.
-        progress: Told of each point.
-        salvage: Given what there is if the work is cut off, unless that is nothing; points without verdicts are not
-            measured.
+        progress: Called after each point.
+        salvage: Called with what there is if the work is cut off, unless that is nothing. Points without verdicts
+            were not measured.
 
     Raises:
         Mistake: The ends cannot span the plane, the prompts cannot be read, or no response could be judged.
@@ -98,7 +98,7 @@ def landscape_on(
         rows: The prompts.
         config: How to ask and judge, and where to stop.
         known: Points that were measured before.
-        progress: Told of each point.
+        progress: Called after each point.
         salvage: As for `measure`.
     """
     measured: Grid = dict(known or {})

@@ -147,8 +147,8 @@ def span(
     if len(spanning) == 2:
         cosine = float(products[0, 1]) / (lengths[0] * lengths[1])
         about[1]["angle"] = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
-        # As long as the first, but for a random direction beside a difference: that is hundreds of times shorter, and
-        # a random step of its length shows nothing.
+        # The second axis gets the length of the first. Only a random direction next to a difference keeps its own:
+        # the difference is hundreds of times shorter, and a random step of that length would show nothing.
         if name != "2d-interpolation-random":
             lengths[1] = lengths[0]
         spanning[1] = _orthogonal(chat, name, spanning, ends, lengths[1])

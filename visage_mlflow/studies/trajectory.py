@@ -64,8 +64,8 @@ def measure(
         rows: The prompts of `config.prompts`, if they were read already.
         ends: The models of `config.to`; without them the last checkpoints span the plane, or all for 2d-pca.
         measurer: What it is measured with; by default what `config` asks for.
-        progress: Told of each point of the grid.
-        salvage: Given what there is of the grid if the work is cut off there.
+        progress: Called after each point of the grid.
+        salvage: Called with what there is of the grid if the work is cut off there.
 
     Raises:
         Mistake: There are no checkpoints, they do not fit the base, or they cannot span the plane.

@@ -45,9 +45,9 @@ def measure(
         config: Directions, grid and prompts.
         rows: The prompts of `config.prompts`, if they were read already.
         measurer: What it is measured with; by default what `config` asks for.
-        progress: Told of each point.
-        keep: Given each direction that is done.
-        salvage: Given what there is of a direction in which the work is cut off.
+        progress: Called after each point.
+        keep: Called with each direction that is done.
+        salvage: Called with what there is of a direction in which the work is cut off.
 
     Raises:
         Mistake: The prompts cannot be read, or no response could be judged.
