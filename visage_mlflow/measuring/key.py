@@ -20,8 +20,8 @@ NOT_DECISIVE = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"),
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
-"""Entries of a model's configuration that change nothing it computes. Training writes some of them. The tokens that end
-a turn have an entry of their own in the key."""
+"""Entries of a model's configuration that change nothing it computes. Training writes some of them. The tokens that
+end a turn have an entry of their own in the key."""
 
 
 def identity(decisive: Any) -> str:
