@@ -150,17 +150,6 @@ def test_the_contour_is_over_the_two_settings_that_matter_most():
     assert {contour.xaxis.title.text, contour.yaxis.title.text} == {name for _, name in most}
 
 
-def test_the_ticks_of_logarithms_are_plain_numbers_few_and_inside(page):
-    _, layout = charts(page)[3]
-    logs = {axis["title"]["text"]: axis for axis in layout.values() if isinstance(axis, dict) and "ticktext" in axis}
-    assert logs["lora_rank"]["ticktext"] == ["4", "8", "16"]
-    assert logs["learning_rate"]["ticktext"][:2] == ["0.0001", "0.0003"] and len(logs) == 2
-    log_ticks = optuna_figures.log_ticks
-    assert log_ticks(4, 40) == [4, 8, 16, 32] and log_ticks(1e-4, 1e-3) == [1e-4, 3e-4, 1e-3]
-    # Neither 1 and 3 nor 1, 2 and 5 are there twice.
-    assert log_ticks(2.5e-4, 4.5e-4) == [3e-4, 4e-4] and log_ticks(2.1e-4, 2.2e-4) == []
-
-
 def test_no_text_of_a_user_is_in_the_copy_that_is_drawn():
     study = made.study()
     copy = optuna_figures.copied(study)

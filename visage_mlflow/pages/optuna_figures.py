@@ -28,8 +28,6 @@ TITLES = {
     "parallel": "The finished trials, a line each",
     "front": "ASR, over-refusal and utility (red: no other trial beats it)",
 }
-HEIGHTS = {"history": 420, "importances": 360, "contour": 520, "slice": 420, "parallel": 460, "front": 640}
-
 TRACES = {
     UTILITY: {"name": "inside the limits"},
     "Best Value": {"name": "best inside so far", "line": {"shape": "hv"}},
@@ -53,10 +51,10 @@ def figures_of(study: optuna.Study) -> list[Any]:
             drawn["front"] = plots.plot_pareto_front(whole, target_names=list(RATES))
     for name, figure in drawn.items():
         figure.update_layout(
-            title={"text": TITLES[name]}, height=HEIGHTS[name], width=None, template="plotly_white", margin={"t": 90}
+            title={"text": TITLES[name]}, height=480, width=None, template="plotly_white", margin={"t": 90}
         )
-        for each_axis in (figure.for_each_xaxis, figure.for_each_yaxis):
-            each_axis(lambda axis: _name_logarithms(axis, copy))
+        for update in (figure.update_xaxes, figure.update_yaxes):  # Plotly would name 2e-4 as 200µ, or only its digit.
+            update({"tickformat": "~g", "dtick": "D2"}, selector={"type": "log"})
         figure.for_each_trace(lambda trace: trace.update(TRACES.get(trace.name, {})))
     if "history" in drawn:
         drawn["history"].update_traces(showlegend=True)
@@ -81,25 +79,6 @@ def copied(study: optuna.Study, *, all_objectives: bool = False) -> optuna.Study
     for trial in trials:
         copy.add_trial(_stripped(trial, vary, first))
     return copy
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Two ticks or more between two numbers above 0: powers of two from 1 on, else 1, 3, 10, …, or closer ones.
-
-    None, if the numbers are too close.
-
-    >>> log_ticks(4, 20), log_ticks(1e-4, 2e-3), log_ticks(2e-3, 9e-3)
-    ([4.0, 8.0, 16.0], [0.0001, 0.0003, 0.001], [0.002, 0.005])
-    """
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    choices = [
-        [float(f"{digit}e{decade}") for decade in decades for digit in digits]
-        for digits in ((1, 3), (1, 2, 5), (3, 6, 9), range(1, 10))
-    ]
-    if low >= 1:
-        choices.insert(0, [2.0**power for power in range(math.ceil(math.log2(high)) + 1)])
-    inside = ([tick for tick in ticks if low <= tick <= high] for ticks in choices)
-    return next((ticks for ticks in inside if len(ticks) > 1), [])
 
 
 def _drawn(study: optuna.Study) -> Iterator[tuple[str, Any]]:
@@ -159,12 +138,3 @@ def _stripped(trial: FrozenTrial, vary: list[str], first: int) -> FrozenTrial:
         distributions={name: trial.distributions[name] for name in vary},
         constraints=limits,
     )
-
-
-def _name_logarithms(axis: Any, study: optuna.Study) -> None:
-    """Plain numbers at the ticks: Plotly names the digits between powers of ten alone."""
-    if axis.type == "log":
-        trials = study.get_trials(deepcopy=False)
-        values = [trial.params[axis.title.text] for trial in trials if axis.title.text in trial.params]
-        ticks = log_ticks(0.95 * min(values), 1.05 * max(values)) or values
-        axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], tickangle=0)
