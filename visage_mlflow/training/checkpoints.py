@@ -81,6 +81,6 @@ def logged(checkpoints: list[SavedCheckpoint]) -> list[dict[str, Any]]:
         return entries
     except (OSError, ValueError, SafetensorError) as error:
         raise Mistake(
-            f"`output_dir` holds a training that was cut off, in {str(checkpoints[0].folder.parent)!r}, a file of which "
+            f"`output_dir` holds a training that was cut off, {str(checkpoints[0].folder.parent)!r}, of which a file "
             f"is damaged: {one_line(error)} Delete that folder; the training then begins anew."
         ) from error
