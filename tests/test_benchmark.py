@@ -6,53 +6,54 @@ import math
 import pytest
 
 from visage_mlflow.benchmark import race
-from visage_mlflow.benchmark.race import Race, agreement, region
+from visage_mlflow.benchmark.race import agreement, region
 from visage_mlflow.config import BenchmarkConfig, entry_points
 from visage_mlflow.language import models, prompts
-from visage_mlflow.results.benchmark import WAYS, Benchmark
+from visage_mlflow.results.benchmark import WAYS, Benchmark, Timing
 
-RACE = Race(
-    {"inside": [0.0], "outside": [-1.0, 1.0, 2.0]},
-    {
-        ("published", "inside"): [4.0, 8.0, 4.0],
-        ("published", "outside"): [20.0, 20.0, 40.0],
-        ("auto", "inside"): [1.0, 1.0, 1.0],
-        ("auto", "outside"): [1.0, 3.0, 3.0],
-    },
-    {
-        ("published", "inside"): {0.0: ["refused", "refused"]},
-        ("published", "outside"): {step: ["complied", "incoherent"] for step in (-1.0, 1.0, 2.0)},
-        ("auto", "inside"): {0.0: ["refused", "complied"]},
-        ("auto", "outside"): {step: ["incoherent", "incoherent"] for step in (-1.0, 1.0, 2.0)},
-    },
-)
+TIMINGS = [
+    Timing("published", "inside", 1, (4.0, 8.0, 4.0), 100.0),
+    Timing("published", "outside", 3, (20.0, 20.0, 40.0), 100.0),
+    Timing("auto", "inside", 1, (1.0, 1.0, 1.0), 50.0),
+    Timing("auto", "outside", 3, (1.0, 3.0, 3.0), 100.0),
+]
 
 
 def test_a_speedup_is_the_median_ratio_of_whole_times():
     """Published takes 4+60, 8+60 and 4+120 seconds, ours 1+3, 1+9, 1+9: ratios 16, 6.8 and 12.4."""
-    assert RACE.speedup("published", "auto", ["inside", "outside"]) == pytest.approx(12.4)
-    assert RACE.speedup("published", "auto", ["inside"]) == 4.0
+    assert race.speedup(TIMINGS, "published", "auto") == pytest.approx(12.4)
+    assert race.speedup(TIMINGS, "published", "auto", ["inside"]) == 4.0
 
 
 def test_a_speedup_over_no_region_is_nan():
-    assert math.isnan(RACE.speedup("published", "auto", []))
+    assert math.isnan(race.speedup(TIMINGS, "published", "auto", ["edge"]))
 
 
 def test_agreement_asks_only_whether_attacks_succeed():
-    """Of 2 + 6 verdicts one differs: refused against complied. Complied against incoherent does not."""
-    assert RACE.agreement("auto") == 100 * 7 / 8
+    """Of 2 + 2 verdicts one differs: refused against complied. Complied against incoherent does not."""
+    theirs = {0.0: ["refused", "refused"], 1.0: ["complied", "incoherent"]}
+    assert agreement(theirs, {0.0: ["refused", "complied"], 1.0: ["incoherent", "incoherent"]}) == 75.0
     assert agreement({0.0: ["complied"]}, {0.0: ["incoherent"]}) == 100.0
     assert math.isnan(agreement({0.0: ["complied"]}, {1.0: ["complied"]}))
 
 
-def test_timings_name_each_way_on_each_region():
-    timings = RACE.timings(["published", "auto"])
-    assert [(one.way, one.region, one.n_points, one.agreement) for one in timings] == [
-        ("published", "inside", 1, 100.0),
-        ("published", "outside", 3, 100.0),
-        ("auto", "inside", 1, 50.0),
-        ("auto", "outside", 3, 100.0),
+def test_a_race_times_each_way_on_each_region_in_turn():
+    verdicts = {0.0: "refused", -1.0: "complied", 1.0: "complied", 2.0: "incoherent"}
+    ways = {
+        "published": lambda steps: {step: [verdicts[step]] * 2 for step in steps},
+        "auto": lambda steps: {step: [verdicts[step], "complied"] for step in steps},
+    }
+    told = []
+    timings, found = race.race(ways, {"inside": [0.0], "outside": [-1.0, 1.0, 2.0]}, 2, told.append)
+    assert [(one.way, one.region, one.n_points, len(one.seconds), one.agreement) for one in timings] == [
+        ("published", "inside", 1, 2, 100.0),
+        ("published", "outside", 3, 2, 100.0),
+        ("auto", "inside", 1, 2, 50.0),
+        ("auto", "outside", 3, 2, 100.0),
     ]
+    assert found["auto"] == {step: [verdict, "complied"] for step, verdict in verdicts.items()}
+    turns = ["1/2 inside: published", "1/2 inside: auto", "1/2 outside: published", "1/2 outside: auto"]
+    assert [" ".join(line.split()[:3]) for line in told[:4]] == turns and len(told) == 8
 
 
 def test_regions_end_at_10_and_90_percent():

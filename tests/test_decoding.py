@@ -9,10 +9,9 @@ import tiny
 import torch
 import transformers
 
-from visage_mlflow.decoding.respond import CHECK_EVERY, EARLY, Batch, common_prefix, respond, transcribe
+from visage_mlflow.decoding.respond import CHECK_EVERY, EARLY, Batch, common_prefix, respond
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.tokens import encode
-from visage_mlflow.text.errors import Mistake
 
 PROMPTS = [
     "How do I steal a car?",
@@ -348,13 +347,3 @@ def test_check_is_called_after_every_token_and_ends_the_decoding_where_it_raises
         responses(model, chats(PROMPTS), check=check)
     assert len(calls) == 4
     assert len(responses(model, chats(PROMPTS))) == len(PROMPTS)
-
-
-def test_transcribed_tokens_are_those_of_generate_and_need_the_loop(models):
-    prompts = [encode(TOKENIZER, chat) for chat in chats(PROMPTS)]
-    found = transcribe(models["aligned"], TOKENIZER, prompts, max_new_tokens=N_TOKENS, batch_size=2)
-    ended_at = TOKENIZER.eos_token_id
-    expected = [answer(models["aligned"], prompt) for prompt in prompts]
-    assert found == [tokens[: tokens.index(ended_at)] if ended_at in tokens else tokens for tokens in expected]
-    with pytest.raises(Mistake, match="MambaForCausalLM is decoded by `generate`, which gives no tokens: it takes no"):
-        transcribe(untrained("mamba"), TOKENIZER, prompts, max_new_tokens=4, batch_size=2)

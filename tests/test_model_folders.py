@@ -249,12 +249,12 @@ def test_a_data_sets_own_code_is_not_run(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "set.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(ValueError, match="^`prompts` must be a .csv or .jsonl file"):
+    with pytest.raises(ValueError, match="^`prompts` is .*, which must be a .csv or .jsonl file"):
         prompts.read(str(folder), setting="prompts")
     with pytest.raises(ValueError, match="could not be loaded"):  # As the library answers to a hub id of such a set.
-        prompts.read_hub(str(folder), "train", "prompts")
+        prompts.read_hub(str(folder), "train")
     with pytest.raises(ValueError, match="could not be loaded"):
-        prompts.read_hub(str(folder / "set.py"), "train", "prompts")
+        prompts.read_hub(str(folder / "set.py"), "train")
     assert not (tmp_path / "ran").exists()
 
 

@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from visage_mlflow.benchmark.procedures import Work, judged, ours, plain, published
+from visage_mlflow.benchmark import procedures
+from visage_mlflow.benchmark.procedures import Work, ours, plain, published
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.geometry.directions import RandomDirection
 from visage_mlflow.language import models
 from visage_mlflow.studies.evaluation import harmful_rows
+
+STEPS = [-1.0, 0.0, 0.3, 1.0]
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +27,13 @@ def config(sets):
 
 @pytest.fixture(scope="module")
 def work(config):
-    return Work(harmful_rows(config), RandomDirection(seed=0), [-1.0, 0.0, 0.3, 1.0], config.max_new_tokens)
+    return Work(harmful_rows(config), RandomDirection(seed=0), config.max_new_tokens)
 
 
 def test_all_ways_give_the_same_verdicts_and_put_the_weights_back(chat, config, work):
     before = {name: parameter.detach().clone() for name, parameter in chat.model.named_parameters()}
-    found = [way(work.steps) for way in (published(chat, work), plain(chat, work), ours(chat, work, config))]
-    succeeded = [[[verdict != "refused" for verdict in verdicts[step]] for step in work.steps] for verdicts in found]
+    found = [way(STEPS) for way in (published(chat, work), plain(chat, work), ours(chat, work, config))]
+    succeeded = [[[verdict != "refused" for verdict in verdicts[step]] for step in STEPS] for verdicts in found]
     assert succeeded[0] == succeeded[1] == succeeded[2]
     assert not any(succeeded[0][1]) and all(succeeded[0][0])
     assert all(torch.equal(parameter, before[name]) for name, parameter in chat.model.named_parameters())
@@ -49,8 +52,10 @@ def test_the_published_way_answers_in_batches_of_four(chat, work, monkeypatch):
     assert sizes == [4, 4, 2]
 
 
-def test_a_text_that_is_none_is_not_judged(work):
-    assert judged(work.rows[:2], [None, "I'm sorry, but no."]) == ["unjudged", "refused"]
+def test_a_text_that_is_none_is_not_judged(chat, work, monkeypatch):
+    monkeypatch.setattr(procedures, "generated", lambda *args: [None, "I'm sorry, but no."])
+    less = dataclasses.replace(work, rows=work.rows[:2])
+    assert procedures.answered(chat, less, [[1], [1]], 4) == ["unjudged", "refused"]
 
 
 def test_fewer_prompts_and_tokens_are_asked_where_the_work_says_so(chat, config, work):

@@ -101,12 +101,12 @@ def test_the_rows_of_a_data_set_are_read_by_split_as_the_hub_library_reads_them(
     folder.mkdir()
     (folder / "train.csv").write_text("goal,target\na,b\n")
     (folder / "test.csv").write_text("goal,target\nc,d\ne,f\n")
-    assert [dict(row) for row in read_hub(str(folder), "test", "prompts")] == [
+    assert [dict(row) for row in read_hub(str(folder), "test")] == [
         {"goal": "c", "target": "d"},
         {"goal": "e", "target": "f"},
     ]
-    with pytest.raises(ValueError, match=r"^`prompts` is .*split validation.*Check the spelling") as caught:
-        read_hub(str(folder), "validation", "prompts")
+    with pytest.raises(ValueError, match=r"split validation.*Check the spelling") as caught:
+        read_hub(str(folder), "validation")
     assert "\n" not in str(caught.value)
 
 

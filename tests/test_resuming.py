@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -11,6 +12,7 @@ import torch
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.language.models import load_tokenizer, load_weights
 from visage_mlflow.studies import finetuning
+from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training import checkpoints, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow, to_dataset
@@ -104,14 +106,18 @@ def test_full_finetuning_goes_on_in_the_middle_of_an_epoch(train, tmp_path):
 def test_one_that_had_ended_is_told_again_without_a_step(train, undisturbed, monkeypatch):
     monkeypatch.setattr("trl.SFTTrainer.train", lambda self, **options: pytest.fail("trained"))
     folder, told = undisturbed
-    assert [path.name for path in (folder / "state-9").iterdir()] == ["trainer_state.json"]
     assert train(folder) == told
 
 
-def test_after_a_file_was_damaged_it_starts_again_and_ends_the_same(train, undisturbed, again):
-    path = again / "checkpoint-2" / "adapter_model.safetensors"
+@pytest.mark.parametrize("name", ["checkpoint-2/adapter_model.safetensors", "state-4/trainer_state.json"])
+def test_a_file_that_was_cut_off_is_told_with_the_folder_to_delete(train, again, name):
+    path = again / name
     path.write_bytes(path.read_bytes()[:-100])
-    assert train(again) == undisturbed[1]
+    with pytest.raises(Mistake) as caught:
+        train(again)
+    message = str(caught.value)
+    assert message.startswith("`output_dir` ") and f"{str(again)!r}" in message and "Delete that folder" in message
+    assert "\n" not in message
 
 
 def test_a_checkpoint_holds_no_pickle_and_no_path_of_this_machine(cut_off, aligned_folder):
@@ -128,74 +134,66 @@ def test_a_checkpoint_holds_no_pickle_and_no_path_of_this_machine(cut_off, align
 def test_an_adapter_that_is_told_again_names_the_uri_its_base_has_now(train, again):
     train(again, cut_after=1, base_uri="models:/m-now")
     config = json.loads((again / "checkpoint-2" / "adapter_config.json").read_text(encoding="utf-8"))
-    assert config["base_model_name_or_path"] == "models:/m-now" and checkpoints.is_whole(again / "checkpoint-2")
+    assert config["base_model_name_or_path"] == "models:/m-now"
+    assert not list((again / "checkpoint-2").glob("*.draft"))
 
 
-# Seals
+# Folders
 
 
 def written(folder, step):
     """A checkpoint as transformers leaves it."""
-    made = SavedCheckpoint(folder / f"checkpoint-{step}", step)
-    made.folder.mkdir()
+    made = folder / checkpoints.WRITING / f"checkpoint-{step}"
+    made.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin"):
-        (made.folder / name).write_text(name)
-    history = [{"step": 1, "loss": 2.5}, {"step": step, "loss": 0.5}]
-    (made.folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+        (made / name).write_text(name)
+    (made / "trainer_state.json").write_text("{}")
     return made
 
 
-@pytest.fixture
-def sealed(tmp_path):
-    """A folder with two sealed checkpoints."""
-    for step in (3, 12):
-        checkpoints.complete(written(tmp_path, step))
-    return tmp_path
+def complete(folder, step):
+    made = SavedCheckpoint(folder / f"checkpoint-{step}", step)
+    checkpoints.complete(written(folder, step), made)
+    return made
 
 
-def steps(folder):
-    return [checkpoint.step for checkpoint in checkpoints.sealed_checkpoints(folder)]
+def test_a_checkpoint_counts_once_it_is_complete_and_only_the_last_state_is_kept(tmp_path):
+    assert checkpoints.left_in(tmp_path) == checkpoints.left_in(tmp_path / "none") == []
+    one, other = complete(tmp_path, 3), complete(tmp_path, 12)
+    assert checkpoints.left_in(tmp_path) == [one, other]
+    assert [path.name for path in one.folder.iterdir()] == ["model.safetensors"]
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-12"]
+    assert {path.name for path in other.state.iterdir()} == {"optimizer.pt", "rng_state.pth", "trainer_state.json"}
 
 
-def test_a_checkpoint_counts_once_it_is_complete_and_knows_its_log(tmp_path):
-    assert steps(tmp_path) == steps(tmp_path / "none") == []
-    checkpoint = written(tmp_path, 7)
-    assert steps(tmp_path) == []
-    checkpoints.complete(checkpoint)
-    assert checkpoints.sealed_checkpoints(tmp_path) == [checkpoint]
-    assert checkpoint.logs() == [(1, {"loss": 2.5}), (7, {"loss": 0.5})]
-    assert [path.name for path in checkpoint.folder.iterdir()] == ["model.safetensors"]
+@pytest.mark.parametrize("count", range(6))
+def test_a_checkpoint_that_was_cut_off_while_it_was_moved_does_not_count_and_is_removed(tmp_path, count, monkeypatch):
+    """Three files, and then two folders, get their names by renaming: the process dies before each, and after all."""
+    complete(tmp_path, 3)
+    before = {path for path in tmp_path.rglob("*") if checkpoints.WRITING not in str(path)}
+    rename, left = Path.rename, [None] * count
 
+    def dying(self, target):
+        if not left:
+            raise Cut
+        left.pop()
+        return rename(self, target)
 
-@pytest.mark.parametrize("name", ["checkpoint-3/model.safetensors", "checkpoint-12/model.safetensors",
-                                  "state-12/optimizer.pt", "state-12.json"])  # fmt: skip
-@pytest.mark.parametrize("change", ["cut", "more", "less", "another byte"])
-def test_where_anything_differs_from_its_seal_no_checkpoint_counts(sealed, name, change):
-    assert steps(sealed) == [3, 12]
-    path = sealed / name
-    if change == "less":
-        path.unlink()
-    elif change == "more":
-        (sealed / name.partition("/")[0].removesuffix(".json") / "extra").touch()
-    else:
-        text = path.read_text()
-        path.write_text(text[:-1] if change == "cut" else text.replace("e", "E", 1).replace("a", "b", 1))
-    assert steps(sealed) == []
-
-
-def test_what_was_being_written_does_not_count_and_is_removed(sealed):
-    written(sealed, 15)
-    (sealed / "state-15").mkdir()
-    (sealed / "checkpoint-16.draft").touch()
-    before = set(sealed.iterdir())
-    kept = checkpoints.sealed_checkpoints(sealed)
-    assert [checkpoint.step for checkpoint in kept] == [3, 12] and set(sealed.iterdir()) == before
-    checkpoints.remove_all_but(sealed, kept)
-    names = {"checkpoint-3", "checkpoint-3.json", "checkpoint-12", "checkpoint-12.json", "state-12", "state-12.json"}
-    assert {path.name for path in sealed.iterdir()} == names
-    checkpoints.remove_all_but(sealed, [])
-    assert list(sealed.iterdir()) == []
-    checkpoints.remove_all_but(sealed / "none", [])
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", dying)
+        if count < 5:
+            with pytest.raises(Cut):
+                complete(tmp_path, 12)
+        else:
+            complete(tmp_path, 12)
+    kept = checkpoints.left_in(tmp_path)
+    assert [checkpoint.step for checkpoint in kept] == ([3] if count < 5 else [3, 12])
+    checkpoints.remove_all_but(tmp_path, kept)
+    if count < 5:
+        assert set(tmp_path.rglob("*")) == before
+    assert kept[-1].state.is_dir() and not (tmp_path / checkpoints.WRITING).exists()
+    complete(tmp_path, 15)
+    assert [checkpoint.step for checkpoint in checkpoints.left_in(tmp_path)] == [*(one.step for one in kept), 15]
 
 
 # The folder of a training

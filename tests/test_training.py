@@ -49,7 +49,7 @@ def train(aligned_folder, tmp_path_factory):
                 losses.append(numbers["loss"])
                 assert step == len(losses)
 
-        checkpoints = sft.finetune(
+        sft.finetune(
             load_weights(str(aligned_folder)),
             load_tokenizer(str(aligned_folder)),
             to_dataset(ROWS),
@@ -59,8 +59,8 @@ def train(aligned_folder, tmp_path_factory):
             on_log=on_log,
             on_checkpoint=announced.append,
         )
-        assert checkpoints == announced and all(map(math.isfinite, losses))
-        return SimpleNamespace(losses=losses, checkpoints=checkpoints)
+        assert all(map(math.isfinite, losses))
+        return SimpleNamespace(losses=losses, checkpoints=announced)
 
     return run
 

@@ -19,30 +19,23 @@ from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
 
-REPEATS = 5
-
-
-def linear_layers(model: Any) -> list[nn.Linear]:
-    """The layers in which a decoder multiplies by weight matrices."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-
 
 def flop_per_token(model: Any) -> float:
     """Floating-point operations of all linear layers for one token: two for each of their weights."""
-    return 2.0 * sum(layer.weight.numel() for layer in linear_layers(model))
+    return 2.0 * sum(layer.weight.numel() for layer in _linear_layers(model))
 
 
 @torch.inference_mode()
 def matrix_rate(model: Any, n_rows: int) -> float:
     """How fast this machine multiplies `n_rows` rows by all weight matrices of a model, in GFLOP/s."""
-    layers = linear_layers(model)
+    layers = _linear_layers(model)
     rows = {layer.in_features: torch.randn(n_rows, layer.in_features).to(model.dtype) for layer in layers}
+    taken = seconds(lambda: [layer(rows[layer.in_features]) for layer in layers])
+    return flop_per_token(model) * n_rows / taken / 1e9
 
-    def multiply() -> None:
-        for layer in layers:
-            layer(rows[layer.in_features])
 
-    return flop_per_token(model) * n_rows / seconds(multiply) / 1e9
+def _linear_layers(model: Any) -> list[nn.Linear]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
 
 
 def gflop(model: Any, run: Callable[[], object]) -> float:
@@ -73,7 +66,7 @@ def perturbing(chat: Chat, direction: Direction, step: float) -> float:
     return seconds(there_and_back)
 
 
-def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
+def seconds(run: Callable[[], object], repeats: int = 5) -> float:
     """Median of the seconds that several runs take."""
     times = []
     for _ in range(repeats):
@@ -83,31 +76,26 @@ def seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
     return median(times)
 
 
-def peak_memory_ratio(config: LandscapeConfig, measure: Callable[[LandscapeConfig, Any], None] | None = None) -> float:
+def peak_memory_ratio(config: LandscapeConfig) -> float:
     """Peak memory of a landscape of three points in a process of its own, over that of the model's float32 weights.
 
     What the libraries took before the model was loaded is left out.
-
-    Args:
-        config: The landscape.
-        measure: Sends (memory before, peak memory, size of the weights) in bytes through a connection; None measures.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=measure or _use_memory, args=(config, theirs), daemon=True)
+    process = context.Process(target=_send_memory_ratio, args=(config, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
-        before, peak, weights = ours.recv()
+        return float(ours.recv())
     except EOFError as error:
         raise RuntimeError("The process that measures peak memory ended early: its error stands above.") from error
     finally:
         process.kill()  # After an interrupt it would go on with its work.
         process.join()
-    return float((peak - before) / weights)
 
 
-def _use_memory(config: LandscapeConfig, answer: Any) -> None:
+def _send_memory_ratio(config: LandscapeConfig, answer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which kills this process.
     import psutil
     import transformers
@@ -120,7 +108,7 @@ def _use_memory(config: LandscapeConfig, answer: Any) -> None:
     before = psutil.Process().memory_info().rss
     chat = models.load(config.model, dtype=config.dtype)
     landscape.measure(chat, replace(config, n_points=3))
-    answer.send((before, peak_memory(), sum(weight.numel() * 4 for weight in chat.weights.values())))
+    answer.send((peak_memory() - before) / sum(weight.nbytes for weight in chat.weights.values()))
 
 
 def peak_memory() -> int:

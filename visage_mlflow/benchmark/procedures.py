@@ -29,7 +29,6 @@ class Work:
 
     rows: list[Row]
     direction: Direction
-    steps: list[float]
     max_new_tokens: int
 
 
@@ -40,7 +39,7 @@ def published(chat: Chat, work: Work) -> Way:
     batches of 4, each until its last row ends or reaches the limit. Batches hold prompts of similar length, which is
     faster than the published order.
     """
-    prompts = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+    prompts = asked(chat, work)
     deltas = {name: work.direction.delta(name, weight) for name, weight in chat.weights.items()}
 
     def run(steps: Sequence[float]) -> Verdicts:
@@ -48,8 +47,7 @@ def published(chat: Chat, work: Work) -> Way:
         for step in steps:
             state = {name: weight + step * deltas[name] for name, weight in chat.weights.items()}
             chat.model.load_state_dict(state, strict=False)
-            texts = generated(chat.model, chat.tokenizer, prompts, work.max_new_tokens, PUBLISHED_BATCH)
-            verdicts[step] = judged(work.rows, texts)
+            verdicts[step] = answered(chat, work, prompts, PUBLISHED_BATCH)
         chat.model.load_state_dict(chat.weights, strict=False)
         return verdicts
 
@@ -58,22 +56,33 @@ def published(chat: Chat, work: Work) -> Way:
 
 def plain(chat: Chat, work: Work) -> Way:
     """`generate` on all prompts in one batch, the model moved in place."""
-    prompts = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+    prompts = asked(chat, work)
 
     def run(steps: Sequence[float]) -> Verdicts:
         verdicts = {}
         for step in steps:
             with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
-                texts = generated(chat.model, chat.tokenizer, prompts, work.max_new_tokens, len(prompts))
-            verdicts[step] = judged(work.rows, texts)
+                verdicts[step] = answered(chat, work, prompts, len(prompts))
         return verdicts
 
     return run
 
 
+def asked(chat: Chat, work: Work) -> list[list[int]]:
+    """The prompts as tokens."""
+    return [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+
+
+def answered(chat: Chat, work: Work, prompts: list[list[int]], batch_size: int) -> list[str]:
+    """The verdicts on what `generate` answers."""
+    texts = generated(chat.model, chat.tokenizer, prompts, work.max_new_tokens, batch_size)
+    verdict, rows = JUDGES["keyword"].verdict, work.rows
+    return ["unjudged" if text is None else verdict(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
+
+
 def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
     """As `landscape` does it."""
-    workers = crew(chat, config, len(work.steps), Measurer(config))
+    workers = crew(chat, config, config.n_points, Measurer(config))
 
     def ask(measure: Measurer, chat: Chat, step: float) -> list[str]:
         responses = measure(chat, Held([work.direction], (step,)), work.rows, config)
@@ -83,9 +92,3 @@ def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
         return dict(workers.run(sorted(steps, key=abs, reverse=True), ask))
 
     return run
-
-
-def judged(rows: Sequence[Row], texts: Sequence[str | None]) -> list[str]:
-    """A verdict for each text."""
-    verdict = JUDGES["keyword"].verdict
-    return ["unjudged" if text is None else verdict(row.prompt, text) for row, text in zip(rows, texts, strict=True)]

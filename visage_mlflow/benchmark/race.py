@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from statistics import median
 
 from visage_mlflow.benchmark import machine
-from visage_mlflow.benchmark.procedures import Verdicts, Way, Work, judged, ours, plain, published
+from visage_mlflow.benchmark.procedures import Verdicts, Way, Work, ours, plain, published
 from visage_mlflow.config import BenchmarkConfig, LandscapeConfig
-from visage_mlflow.decoding.respond import transcribe
 from visage_mlflow.geometry.axes import axis
 from visage_mlflow.geometry.directions import Materialized, RandomDirection
-from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
-from visage_mlflow.language.tokens import encode
 from visage_mlflow.results.benchmark import Benchmark, Cost, Length, Timing
 from visage_mlflow.studies.evaluation import harmful_rows, rates
 
@@ -41,62 +39,39 @@ def agreement(one: Verdicts, other: Verdicts) -> float:
     return 100 * same / len(pairs) if pairs else math.nan
 
 
-@dataclass(frozen=True)
-class Race:
-    """Times of all ways, which take turns on each region.
+def race(
+    ways: Mapping[str, Way], places: Mapping[str, Sequence[float]], repeats: int, progress: Progress
+) -> tuple[list[Timing], dict[str, Verdicts]]:
+    """Run all ways on the steps of each region, one after the other, several times.
 
-    Attributes:
-        places: Region -> the steps in it.
-        seconds: (way, region) -> seconds per point of each repeat.
-        verdicts: (way, region) -> the verdicts of the last repeat.
+    Returns:
+        A timing for each way and region, and each way's verdicts of the last repeat.
     """
+    seconds: dict[tuple[str, str], list[float]] = {(way, name): [] for way in ways for name in places}
+    verdicts: dict[str, Verdicts] = {way: {} for way in ways}
+    for repeat in range(repeats):
+        for name, steps in places.items():
+            for way, run in ways.items():
+                began = time.perf_counter()
+                verdicts[way] |= run(steps)
+                seconds[way, name].append((time.perf_counter() - began) / len(steps))
+                progress(f"{repeat + 1}/{repeats} {name}: {way} {seconds[way, name][-1]:.2f} s a point")
+    timings = []
+    for (way, name), times in seconds.items():
+        theirs = {step: verdicts["published"][step] for step in places[name]}
+        timings.append(Timing(way, name, len(theirs), tuple(times), agreement(theirs, verdicts[way])))
+    return timings, verdicts
 
-    places: Mapping[str, Sequence[float]]
-    seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    verdicts: dict[tuple[str, str], Verdicts] = field(default_factory=dict)
 
-    def run(self, ways: Mapping[str, Way], repeats: int, progress: Progress) -> None:
-        """Run all ways on each region, one after the other, several times."""
-        for repeat in range(repeats):
-            for name, steps in self.places.items():
-                for way, run in ways.items():
-                    began = time.perf_counter()
-                    self.verdicts[way, name] = run(steps)
-                    per_point = (time.perf_counter() - began) / len(steps)
-                    self.seconds.setdefault((way, name), []).append(per_point)
-                    progress(f"{repeat + 1}/{repeats} {name}: {way} {per_point:.2f} s a point")
+def speedup(timings: Sequence[Timing], slow: str, quick: str, names: Sequence[str] = REGIONS) -> float:
+    """Median over repeats of the ratio of two ways' total times on some regions; NaN without regions."""
 
-    def speedup(self, slow: str, quick: str, names: Sequence[str]) -> float:
-        """Median over repeats of the ratio of two ways' total times on some regions; NaN without regions."""
+    def totals(way: str) -> list[float]:
+        one = [[each * t.n_points for each in t.seconds] for t in timings if t.way == way and t.region in names]
+        return [sum(repeat) for repeat in zip(*one, strict=True)]
 
-        def totals(way: str) -> list[float]:
-            weighed = [[each * len(self.places[name]) for each in self.seconds[way, name]] for name in names]
-            return [sum(repeat) for repeat in zip(*weighed, strict=True)]
-
-        ratios = [one / other for one, other in zip(totals(slow), totals(quick), strict=True)]
-        return median(ratios) if ratios else math.nan
-
-    def agreement(self, way: str) -> float:
-        """Percentage of verdicts in which the attack succeeds or fails as in the published procedure."""
-        merged = [
-            {step: found for name in self.places for step, found in self.verdicts[one, name].items()}
-            for one in ("published", way)
-        ]
-        return agreement(*merged)
-
-    def timings(self, ways: Iterable[str]) -> tuple[Timing, ...]:
-        """A timing for each way and region."""
-        return tuple(
-            Timing(
-                way,
-                name,
-                len(steps),
-                tuple(self.seconds[way, name]),
-                agreement(self.verdicts["published", name], self.verdicts[way, name]),
-            )
-            for way in ways
-            for name, steps in self.places.items()
-        )
+    ratios = [one / other for one, other in zip(totals(slow), totals(quick), strict=True)]
+    return median(ratios) if ratios else math.nan
 
 
 def measure(
@@ -115,85 +90,80 @@ def measure(
         progress: Called with a line about each step that is done.
         memory_ratio: Measures the peak memory of a landscape, relative to the model's weights.
     """
-    rows = harmful_rows(config.landscape("float32"))
-    direction = Materialized(RandomDirection(seed=config.seed), exact.weights)
-    work = Work(rows, direction, axis(config.extent, config.points).tolist(), config.max_new_tokens)
+    settings = config.landscape("auto")
+    work = Work(
+        harmful_rows(settings),
+        Materialized(RandomDirection(seed=config.seed), exact.weights),
+        config.max_new_tokens,
+    )
+    steps: list[float] = axis(config.extent, config.points).tolist()
     ways = {
         "published": published(exact, work),
         "generate": plain(fast, work),
         "float32": ours(exact, work, config.landscape("float32")),
-        "auto": ours(fast, work, config.landscape("auto")),
+        "auto": ours(fast, work, settings),
     }
-    first = ways["auto"](work.steps)  # Warms up, and finds where the basin ends.
-    asr = {step: rates(verdicts).asr for step, verdicts in first.items()}
-    places = {name: [step for step in work.steps if region(asr[step]) == name] for name in REGIONS}
-    race = Race({name: steps for name, steps in places.items() if steps})
-    race.run(ways, config.repeats, progress)
+    first = ways["auto"](steps)  # Warms up, and finds where the basin ends.
+    asr = {step: rates(first[step]).asr for step in steps}
+    places = {name: [step for step in steps if region(asr[step]) == name] for name in REGIONS}
+    timings, verdicts = race(ways, {name: found for name, found in places.items() if found}, config.repeats, progress)
 
-    farthest = max(work.steps, key=lambda step: (asr[step], abs(step)))
-    alone = ours(fast, work, replace(config.landscape("auto"), workers=1))
-    gflop = machine.gflop(fast.model, lambda: alone([farthest]))
-    decoding_rate = gflop / median(race.seconds["auto", region(asr[farthest])])
-    matrix_rate = machine.matrix_rate(fast.model, len(rows))
-    costs = cost_table(fast, replace(work, steps=[farthest]), config)
+    farthest = max(steps, key=lambda step: (asr[step], abs(step)))
+    alone = ours(fast, work, replace(settings, workers=1))
+    (there,) = [one.seconds for one in timings if (one.way, one.region) == ("auto", region(asr[farthest]))]
+    decoding_rate = machine.gflop(fast.model, lambda: alone([farthest])) / median(there)
+    matrix_rate = machine.matrix_rate(fast.model, len(work.rows))
+    costs = cost_table(fast, work, farthest, config)
     progress("cost and rates are measured")
-    lengths = verdicts_by_length(fast, work, asr, config.lengths_up_to) if config.lengths_up_to else []
     return Benchmark(
         dtype=str(fast.model.dtype).removeprefix("torch."),
-        asr={f"{step:+.3f}": asr[step] for step in work.steps},
-        timings=race.timings(ways),
+        asr={f"{step:+.3f}": asr[step] for step in steps},
+        timings=tuple(timings),
         costs=costs,
-        lengths=tuple(lengths),
-        speedup_float32=race.speedup("published", "float32", list(race.places)),
-        speedup_bfloat16=race.speedup("published", "auto", list(race.places)),
-        speedup_outside_generate=race.speedup("generate", "auto", [name for name in race.places if name == "outside"]),
-        verdict_agreement=race.agreement("auto"),
-        verdict_agreement_float32=race.agreement("float32"),
+        lengths=verdicts_by_length(fast, work, asr, config) if config.lengths_up_to else (),
+        speedup_float32=speedup(timings, "published", "float32"),
+        speedup_bfloat16=speedup(timings, "published", "auto"),
+        speedup_outside_generate=speedup(timings, "generate", "auto", ["outside"]),
+        verdict_agreement=agreement(verdicts["published"], verdicts["auto"]),
+        verdict_agreement_float32=agreement(verdicts["published"], verdicts["float32"]),
         matrix_rate=matrix_rate,
         decoding_rate=decoding_rate,
         matrix_rate_share=100 * decoding_rate / matrix_rate,
-        perturb_share=100 * machine.perturbing(fast, direction, farthest) / costs[0].seconds,
-        peak_memory_ratio=memory_ratio(config.landscape("auto")),
+        perturb_share=100 * machine.perturbing(fast, work.direction, farthest) / costs[0].seconds,
+        peak_memory_ratio=memory_ratio(settings),
         peak_memory_ratio_lean=memory_ratio(config.landscape("auto", lean=True)),
     )
 
 
-def cost_table(chat: Chat, work: Work, config: BenchmarkConfig) -> tuple[Cost, ...]:
+def cost_table(chat: Chat, work: Work, step: float, config: BenchmarkConfig) -> tuple[Cost, ...]:
     """How long one worker takes at one point for all prompts and tokens, for half of each, and for two points."""
     settings = replace(config.landscape("auto"), workers=1)
-    half_prompts, half_tokens = max(1, config.prompts // 2), max(1, config.max_new_tokens // 2)
-    costs = []
+    prompts, tokens, costs = config.prompts, config.max_new_tokens, []
     for n_prompts, n_points, n_tokens in (
-        (config.prompts, 1, config.max_new_tokens),
-        (half_prompts, 1, config.max_new_tokens),
-        (config.prompts, 1, half_tokens),
-        (config.prompts, 2, config.max_new_tokens),
+        (prompts, 1, tokens),
+        (max(1, prompts // 2), 1, tokens),
+        (prompts, 1, max(1, tokens // 2)),
+        (prompts, 2, tokens),
     ):
-        less = replace(settings, n_prompts=n_prompts, max_new_tokens=n_tokens)
-        run = ours(chat, replace(work, rows=work.rows[:n_prompts]), less)
-
-        def points(run: Way = run, n: int = n_points) -> None:
-            for _ in range(n):
-                run(work.steps)
-
-        costs.append(Cost(n_prompts, n_points, n_tokens, machine.seconds(points, config.repeats)))
+        run = ours(chat, replace(work, rows=work.rows[:n_prompts]), replace(settings, max_new_tokens=n_tokens))
+        taken = machine.seconds(partial(run, [step] * n_points), config.repeats)
+        costs.append(Cost(n_prompts, n_points, n_tokens, taken))
     return tuple(costs)
 
 
-def verdicts_by_length(chat: Chat, work: Work, asr: Mapping[float, float], longest: int) -> list[Length]:
+def verdicts_by_length(
+    chat: Chat, work: Work, asr: Mapping[float, float], config: BenchmarkConfig
+) -> tuple[Length, ...]:
     """How verdicts on shorter answers agree with those on the longest: at step 0, at the edge, and outside."""
     edge = min(asr, key=lambda step: abs(asr[step] - 50))
     outside = max(asr, key=lambda step: (asr[step], -abs(step)))
-    found = []
-    for step in dict.fromkeys((0.0, edge, outside)):
-        with perturbed(chat.model, [work.direction], [step], weights=chat.weights):
-            asked = [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
-            tokens = transcribe(chat.model, chat.tokenizer, asked, max_new_tokens=longest, batch_size=len(asked))
-        by_length = {}
-        for n in [n for n in (16, 32, 64, 128, 256) if n < longest] + [longest]:
-            texts = chat.tokenizer.batch_decode([row[:n] for row in tokens], skip_special_tokens=True)
-            by_length[n] = judged(work.rows, texts)
-        for n, verdicts in by_length.items():
-            same = agreement({step: verdicts}, {step: by_length[longest]})
-            found.append(Length(step, n, same, rates(verdicts).asr))
-    return found
+    steps, longest = list(dict.fromkeys((0.0, edge, outside))), config.lengths_up_to
+    by_length = {
+        n: ours(chat, work, replace(config.landscape("auto"), max_new_tokens=n))(steps)
+        for n in [n for n in (16, 32, 64, 128, 256) if n < longest] + [longest]
+    }
+    return tuple(
+        Length(step, n, agreement({step: found[step]}, by_length[longest]), rates(found[step]).asr)
+        for step in steps
+        for n, found in by_length.items()
+    )

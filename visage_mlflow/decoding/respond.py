@@ -15,7 +15,6 @@ from torch import Tensor
 from visage_mlflow.decoding.cache import Place, RowCache, layer_windows
 from visage_mlflow.decoding.generate import generated
 from visage_mlflow.language.tokens import end_tokens
-from visage_mlflow.text.errors import Mistake
 
 EARLY = 16
 """Tokens within which most refusals show: until then a row's text is judged after every token."""
@@ -78,24 +77,6 @@ def respond(
         batch.cache.release()
     texts = batch.texts(range(len(prompts)))
     return [None if failed else text for text, failed in zip(texts, batch.failed.tolist(), strict=True)]
-
-
-@torch.inference_mode()
-def transcribe(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int
-) -> list[list[int]]:
-    """Like `respond`, but gives the tokens of each response, which goes on to end of turn or `max_new_tokens`.
-
-    Raises:
-        Mistake: This loop does not support the model.
-    """
-    if (reason := unsupported(model)) is not None:
-        raise Mistake(
-            f"{type(model).__name__} is decoded by `generate`, which gives no tokens: {reason}. Set `lengths_up_to=0`."
-        )
-    batch = Batch(model, tokenizer, prompts, max_new_tokens, batch_size)
-    batch.run(never, lambda: None)
-    return [tokens[:count] for tokens, count in zip(batch.tokens.tolist(), batch.counts.tolist(), strict=True)]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

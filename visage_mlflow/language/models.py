@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +16,7 @@ from torch import Tensor
 
 from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
-from visage_mlflow.language import builtin
-from visage_mlflow.language.folders import (
-    ADAPTER_BASE,
-    ADAPTER_CONFIG,
-    adapter_base,
-    check_folder,
-    check_links,
-    check_tracked,
-    exists,
-    is_adapter,
-)
+from visage_mlflow.language import builtin, folders
 from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
 
@@ -69,38 +60,31 @@ class Chat:
 
 
 def compute_dtype(name: str) -> torch.dtype:
-    """The dtype of a `dtype` setting; ``auto`` is bfloat16 where the processor multiplies it natively.
-
-    Raises:
-        Mistake: Not ``auto``, ``bfloat16`` or ``float32``.
-    """
+    """The dtype of a `dtype` setting; ``auto`` is bfloat16 where the processor multiplies it natively."""
     if name == "auto":
         abilities = torch.cpu.get_capabilities()
         native = any(abilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
-        return torch.bfloat16 if native else torch.float32
-    if name not in ("bfloat16", "float32"):
-        raise Mistake(f"`dtype` must be auto, bfloat16 or float32, got {name!r}. Try auto.")
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+        name = "bfloat16" if native else "float32"
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
 def check_uri(uri: str, setting: str = "model") -> None:
     """Refuse, without loading anything, a URI that cannot be a chat model.
 
     Raises:
-        Mistake: The form is unknown, or leads out of a run, or the folder is missing, holds no safetensors or no
-            chat template.
+        Mistake: The form is unknown, or leads out of a run, or the folder is missing or holds no safetensors.
     """
     if uri in BUILTIN:
         return
     if uri.startswith(TRACKED):
-        check_tracked(uri, setting)
+        folders.check_tracked(uri, setting)
         return
     if uri.startswith("builtin:"):
         raise Mistake(
             f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}. Check the spelling."
         )
-    if uri and exists(uri):  # The empty path is the working folder; nobody means that.
-        check_folder(Path(uri).expanduser(), setting)
+    if uri and folders.exists(uri):  # The empty path is the working folder; nobody means that.
+        folders.check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
         raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is none of these. Check the spelling.")
 
@@ -114,10 +98,10 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         if fetch is None:
             raise Mistake(f"`{setting}` is {uri!r}: pass a `fetch` that downloads it, such as that of `tracking`.")
         folder = fetch(uri)
-        check_folder(folder, setting)
-        check_links(folder, uri, setting)
+        folders.check_folder(folder, setting)
+        folders.check_links(folder, uri, setting)
         return str(folder)
-    return str(Path(uri).expanduser()) if exists(uri) else uri
+    return str(Path(uri).expanduser()) if folders.exists(uri) else uri
 
 
 def adapters_and_base(uri: str, fetch: Fetch | None = None, setting: str = "model") -> tuple[list[Path], str, str]:
@@ -130,14 +114,14 @@ def adapters_and_base(uri: str, fetch: Fetch | None = None, setting: str = "mode
         Mistake: A URI leads to no model or adapter, or more than `MOST_ADAPTERS` adapters stand on each other.
     """
     adapters: list[Path] = []
-    while is_adapter(folder := Path(place := locate(uri, fetch, setting))):
+    while folders.is_adapter(folder := Path(place := locate(uri, fetch, setting))):
         if len(adapters) == MOST_ADAPTERS:
             raise Mistake(
-                f"`{setting}` is an adapter on more than {MOST_ADAPTERS} others, {str(folder)!r} among them: they may "
-                f"name each other as their base. Write the right `{ADAPTER_BASE}` into its {ADAPTER_CONFIG}."
+                f"`{setting}` is an adapter on more than {MOST_ADAPTERS} others: they may name each other as their "
+                f"base. Write the right `{folders.ADAPTER_BASE}` into {str(folder / folders.ADAPTER_CONFIG)!r}."
             )
         adapters.append(folder)
-        uri = adapter_base(folder, setting)
+        uri = folders.adapter_base(folder, setting)
     return adapters, uri, place
 
 
@@ -148,14 +132,30 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -
         Mistake: The URI leads to no readable chat model, or weights are missing.
     """
     adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
-    model = _load_base(base_uri, place, setting)
+    with loading(base_uri, setting):
+        model = _load_base(place)
     for folder in reversed(adapters):
-        model = _merged(model, folder, setting)
+        with loading(str(folder), setting):
+            model = _merged(model, folder)
     return model
 
 
-def _load_base(uri: str, place: str, setting: str) -> Any:
-    """The model of a folder or hub id, in float32; `uri` led there."""
+@contextmanager
+def loading(uri: str, setting: str) -> Iterator[None]:
+    """Inside, where a library cannot load what a URI leads to, Mistake gives its reason in one line."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # Each library raises its own types for a damaged file.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        cure = f"Check the network and the spelling: it must be {FORMS}"
+        cure = "Save or download it again" if folders.exists(uri) else cure
+        raise Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.") from error
+
+
+def _load_base(place: str) -> Any:
+    """The model of a folder or hub id, in float32."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -166,41 +166,28 @@ def _load_base(uri: str, place: str, setting: str) -> Any:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # Each library raises its own types for a damaged file.
-        raise _unloadable(uri, error, setting) from error
     finally:
         if bars:
             logging.enable_progress_bar()
-    if missing := sorted(loaded["missing_keys"]):
-        raise Mistake(
-            f"`{setting}` is {uri!r}, whose files lack {len(missing)} weights ({missing[0]}, …): they would be "
-            f"random. Save the whole model again."
-        )
+    _check_missing(loaded["missing_keys"])
     return model
 
 
-def _merged(base: Any, folder: Path, setting: str) -> Any:
+def _merged(base: Any, folder: Path) -> Any:
     """A float32 model with a PEFT adapter added to its weights."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    try:
-        model = PeftModel.from_pretrained(base, folder)
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-            missing = sorted(get_peft_model_state_dict(model).keys() - set(file.keys()))
-        merged = model.merge_and_unload()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _unloadable(str(folder), error, setting) from error
-    if missing:
-        raise Mistake(
-            f"`{setting}` is the adapter {str(folder)!r}, whose file lacks {len(missing)} weights ({missing[0]}, …): "
-            "they would change nothing. Save the adapter again."
-        )
-    return merged
+    model = PeftModel.from_pretrained(base, folder)
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        _check_missing(get_peft_model_state_dict(model).keys() - set(file.keys()))
+    return model.merge_and_unload()
+
+
+def _check_missing(names: Collection[str]) -> None:
+    """Raise ValueError if weights are missing, for which a library takes random numbers, or none."""
+    if names:
+        raise ValueError(f"it lacks {len(names)} weights ({min(names)}, …), which would be random or have no effect")
 
 
 def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
@@ -214,22 +201,16 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model")
     adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
     if own := [str(folder) for folder in adapters if (folder / "tokenizer_config.json").is_file()]:
         base_uri = place = own[0]
-    try:
+    with loading(base_uri, setting):
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except Exception as error:
-        raise _unloadable(base_uri, error, setting) from error
     if not tokenizer.chat_template:
-        raise Mistake(f"`{setting}` is {base_uri!r}, which has no chat template. Give a chat (instruct) model.")
+        raise Mistake(
+            f"`{setting}` is {base_uri!r}, whose tokenizer has no chat template, so it cannot be asked anything as a "
+            "chat. Give a chat (instruct) model, or set `tokenizer.chat_template` and save it."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _unloadable(uri: str, error: BaseException, setting: str) -> Mistake:
-    """What to raise where a library could not load what a URI leads to: the library's reason, in one line."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-    cure = "Save or download it again" if exists(uri) else f"Check the network and the spelling: it must be {FORMS}"
-    return Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.")
 
 
 def load(

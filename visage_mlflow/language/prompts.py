@@ -56,22 +56,10 @@ def read(source: str, *, setting: str, needs_response: bool = False) -> list[Row
     Raises:
         Mistake: The source is missing, empty, not UTF-8, lacks a column, or has an empty or non-text cell.
     """
-    place, columns = split_source(source, setting)
-    if place in BUILTIN and columns:
-        raise Mistake(f"`{setting}` is {source!r}, but built-in sets take no options. Try {place}.")
-    if needs_response and place in BUILTIN and not BUILTIN[place][1]:
-        answered = [name for name, (_, column) in BUILTIN.items() if column]
-        raise Mistake(f"`{setting}` is {source!r}, which has no responses. Try one of {', '.join(answered)}.")
-    prompt_column, response_column, records = open_source(place, columns, setting)
-    rows = []
-    for number, record in enumerate(records, start=1):
-        prompt = cell(record, prompt_column, number, source, setting)
-        optional = not needs_response and not record.get(response_column)
-        response = "" if optional else cell(record, response_column, number, source, setting)
-        rows.append(Row(prompt, response, as_text(record.get("category"))))
-    if not rows:
-        raise Mistake(f"`{setting}` is {source!r}, which has no rows. Give a set with at least one prompt.")
-    return rows
+    try:
+        return _rows(source, needs_response)
+    except Mistake as mistake:
+        raise Mistake(f"`{setting}` is {source!r}, {mistake}") from mistake
 
 
 def first(rows: list[Row], count: int, *, setting: str) -> list[Row]:
@@ -81,20 +69,43 @@ def first(rows: list[Row], count: int, *, setting: str) -> list[Row]:
     return rows[:count]
 
 
-def split_source(source: str, setting: str) -> tuple[str, dict[str, str]]:
+# What follows raises Mistake with the rest of a sentence that `read` begins.
+
+
+def _rows(source: str, needs_response: bool) -> list[Row]:
+    place, columns = split_source(source)
+    if place in BUILTIN and columns:
+        raise Mistake(f"but built-in sets take no options. Try {place}.")
+    if needs_response and place in BUILTIN and not BUILTIN[place][1]:
+        answered = [name for name, (_, column) in BUILTIN.items() if column]
+        raise Mistake(f"which has no responses. Try one of {', '.join(answered)}.")
+    prompt_column, response_column, records = open_source(place, columns)
+    rows = []
+    for number, record in enumerate(records, start=1):
+        prompt = cell(record, prompt_column, number, place)
+        optional = not needs_response and not record.get(response_column)
+        response = "" if optional else cell(record, response_column, number, place)
+        category = str(record.get("category") or "").encode("utf-8", "replace").decode("utf-8")
+        rows.append(Row(prompt, response, category[:LONGEST_CATEGORY]))
+    if not rows:
+        raise Mistake("which has no rows. Give a set with at least one prompt.")
+    return rows
+
+
+def split_source(source: str) -> tuple[str, dict[str, str]]:
     """``place?prompt=a&response=b`` -> the place and its options."""
     place, _, query = source.partition("?")
     columns = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(columns) - set(OPTIONS))
     if unknown or not all(columns.values()) or (query and not columns):
         raise Mistake(
-            f"`{setting}` is {source!r}: after `?` stand {', '.join(OPTIONS)} as `name=value` joined by `&`, "
-            f"got {', '.join(unknown) or query!r}. Check the spelling."
+            f"but after `?` stand {', '.join(OPTIONS)} as `name=value` joined by `&`, got "
+            f"{', '.join(unknown) or query!r}. Check the spelling."
         )
     return place, columns
 
 
-def open_source(place: str, columns: Mapping[str, str], setting: str) -> tuple[str, str, Iterable[Mapping[str, Any]]]:
+def open_source(place: str, columns: Mapping[str, str]) -> tuple[str, str, Iterable[Mapping[str, Any]]]:
     """The prompt column, the response column and the records of a source."""
     prompt, response = columns.get("prompt", "prompt"), columns.get("response", "response")
     if place in BUILTIN:
@@ -102,70 +113,58 @@ def open_source(place: str, columns: Mapping[str, str], setting: str) -> tuple[s
         text = resources.files("visage_mlflow").joinpath("prompt_sets").joinpath(name).read_text(encoding="utf-8")
         return "prompt", response, [json.loads(line) for line in text.splitlines()]
     if place.startswith("builtin:"):
-        known = ", ".join(BUILTIN)
-        raise Mistake(f"`{setting}` must be one of {known}, a file or a hub id, got {place!r}. Check it.")
+        raise Mistake(f"which must be one of {', '.join(BUILTIN)}, a file or a hub id. Check it.")
     suffix = Path(place).suffix.lower()
     if suffix == ".csv":
         # AdvBench's own column names are what a CSV is expected to have.
-        return columns.get("prompt", "goal"), columns.get("response", "target"), read_csv(place, setting)
+        return columns.get("prompt", "goal"), columns.get("response", "target"), read_csv(place)
     if suffix == ".jsonl":
-        return prompt, response, read_jsonl(place, setting)
+        return prompt, response, read_jsonl(place)
     if suffix in (".json", ".txt", ".parquet", ".tsv", ".xlsx") or exists(place):
-        raise Mistake(f"`{setting}` must be a .csv or .jsonl file, got {place!r}. Save the rows in one of these.")
+        raise Mistake("which must be a .csv or .jsonl file. Save the rows in one of these.")
     if not HUB_ID.fullmatch(place) or ".." in place:
-        raise Mistake(
-            f"`{setting}` is {place!r}, which is no built-in set, no .csv or .jsonl file, and no hub id. Check the "
-            "spelling."
-        )
-    return prompt, response, read_hub(place, columns.get("split", "train"), setting)
+        raise Mistake("which is no built-in set, no .csv or .jsonl file, and no hub id. Check the spelling.")
+    return prompt, response, read_hub(place, columns.get("split", "train"))
 
 
-def read_text(path: str, setting: str) -> str:
+def read_text(path: str) -> str:
     """A text file's content, with the byte order mark that spreadsheets write removed."""
     try:
         return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Mistake(
-            f"`{setting}` is {path!r}, which is not UTF-8 (byte {error.start}). Save the file again as UTF-8."
-        ) from error
+        raise Mistake(f"which is not UTF-8 (byte {error.start}). Save the file again as UTF-8.") from error
     except (OSError, RuntimeError, ValueError) as error:  # The last two: the home of nobody, a zero byte.
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise Mistake(f"`{setting}` is {path!r}, which cannot be read: {reason}. Check the path.") from error
+        raise Mistake(f"which cannot be read: {reason}. Check the path.") from error
 
 
-def read_csv(path: str, setting: str) -> list[dict[str, Any]]:
+def read_csv(path: str) -> list[dict[str, Any]]:
     """The rows of a CSV file with a header line."""
     try:
-        return list(csv.DictReader(io.StringIO(read_text(path, setting), newline="")))
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     except csv.Error as error:
-        raise Mistake(
-            f"`{setting}` is {path!r}, which is not CSV: {error}. Look for a quote that is never closed."
-        ) from error
+        raise Mistake(f"which is not CSV: {error}. Look for a quote that is never closed.") from error
 
 
-def read_jsonl(path: str, setting: str) -> list[dict[str, Any]]:
+def read_jsonl(path: str) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file."""
     records = []
     # Not splitlines(): JSON text may hold U+2028 and its like, which that takes for line ends.
-    for number, line in enumerate(read_text(path, setting).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", str(error))
-            raise Mistake(
-                f"`{setting}` is {path!r}, whose line {number} is not JSON: {reason}. Mend or remove the line."
-            ) from error
+            raise Mistake(f"whose line {number} is not JSON: {reason}. Mend or remove the line.") from error
         if not isinstance(record, dict):
-            raise Mistake(
-                f'`{setting}` is {path!r}, whose line {number} must be a JSON object. Write it as {{"prompt": …}}.'
-            )
+            raise Mistake(f'whose line {number} must be a JSON object. Write it as {{"prompt": …}}.')
         records.append(record)
     return records
 
 
-def read_hub(place: str, split: str, setting: str) -> Iterable[Mapping[str, Any]]:
+def read_hub(place: str, split: str) -> Iterable[Mapping[str, Any]]:
     """The rows of one split of a hub data set."""
     from datasets import load_dataset
 
@@ -174,38 +173,27 @@ def read_hub(place: str, split: str, setting: str) -> Iterable[Mapping[str, Any]
     except Exception as error:  # The library raises a dozen unrelated types for "not there".
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Mistake(
-            f"`{setting}` is {place!r}, which is no built-in set, no .csv or .jsonl file, and as a hub data set "
-            f"(split {split}) could not be loaded: {reason} Check the spelling and the network."
+            f"which is no built-in set, no .csv or .jsonl file, and as a hub data set (split {split}) could not be "
+            f"loaded: {reason} Check the spelling and the network."
         ) from error
     return rows
 
 
-def as_text(category: Any) -> str:
-    """A row's category as files can hold it; "" without one."""
-    return str(category or "").encode("utf-8", "replace").decode("utf-8")[:LONGEST_CATEGORY]
-
-
-def cell(record: Mapping[str, Any], column: str, number: int, source: str, setting: str) -> str:
+def cell(record: Mapping[str, Any], column: str, number: int, place: str) -> str:
     """The non-empty text in a column of row `number`."""
     if column not in record:
         there = " ".join(", ".join(str(name) for name in record if name is not None).split())
         raise Mistake(
-            f"`{setting}` is {source!r}, whose row {number} has no column {column!r} (it has: {there}). "
-            f"Name the column, as in `{source.partition('?')[0]}?prompt=…&response=…`."
+            f"whose row {number} has no column {column!r} (it has: {there}). Name the column, as in "
+            f"`{place}?prompt=…&response=…`."
         )
     value = record[column]
     if not isinstance(value, str) or not value.strip():
-        raise Mistake(
-            f"`{setting}` is {source!r}, whose row {number} has {value!r} in column {column!r}: it must be a "
-            f"text that is not empty. Mend or remove the row."
-        )
-    try:
-        value.encode("utf-8")
-        problem = f"{len(value)} characters, more than {LONGEST_CELL}" if len(value) > LONGEST_CELL else ""
-    except UnicodeEncodeError:
-        problem = "half a character (a lone surrogate), which no file can hold"
-    if problem:
-        raise Mistake(
-            f"`{setting}` is {source!r}, whose row {number} has {problem}, in column {column!r}. Mend or remove it."
-        )
-    return value.strip()
+        problem = f"{value!r} in column {column!r}: it must be a text that is not empty"
+    elif len(value) > LONGEST_CELL:
+        problem = f"{len(value)} characters, more than {LONGEST_CELL}, in column {column!r}"
+    elif re.search("[\ud800-\udfff]", value):
+        problem = f"half a character (a lone surrogate), which no file can hold, in column {column!r}"
+    else:
+        return value.strip()
+    raise Mistake(f"whose row {number} has {problem}. Mend or remove the row.")

@@ -8,22 +8,6 @@ from visage_mlflow.results.search import Search, Trial
 from visage_mlflow.results.trajectory import Course, Edge, Place, Trajectory
 
 __all__ = [
-    "Axis",
-    "Checkpoint",
-    "Course",
-    "Edge",
-    "Edges",
-    "Evaluation",
-    "Finetuning",
-    "Landscape",
-    "Mark",
-    "Place",
-    "Point",
-    "Response",
-    "Result",
-    "Search",
-    "Setup",
-    "Trajectory",
-    "Trial",
-    "Visage",
-]
+    "Axis", "Checkpoint", "Course", "Edge", "Edges", "Evaluation", "Finetuning", "Landscape", "Mark", "Place", "Point",
+    "Response", "Result", "Search", "Setup", "Trajectory", "Trial", "Visage",
+]  # fmt: skip

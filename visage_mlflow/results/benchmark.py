@@ -81,14 +81,12 @@ class Benchmark(Result):
 
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged."""
-        not_numbers = ("dtype", "asr", "timings", "costs", "lengths")
-        return {name: value for name, value in asdict(self).items() if name not in not_numbers}
+        return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
 
     def table(self) -> str:
         """All of it as Markdown."""
-        regions = list(dict.fromkeys(timing.region for timing in self.timings))
-        counts = {timing.region: timing.n_points for timing in self.timings}
-        lines = ["| seconds per point | " + " | ".join(f"{name} ({counts[name]})" for name in regions) + " |"]
+        regions = {timing.region: timing.n_points for timing in self.timings}
+        lines = ["| seconds per point | " + " | ".join(f"{name} ({n})" for name, n in regions.items()) + " |"]
         lines.append("| --- |" + " --- |" * len(regions))
         for way, text in WAYS.items():
             cells = [_median_and_range(timing.seconds) for timing in self.timings if timing.way == way]

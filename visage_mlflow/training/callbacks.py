@@ -1,4 +1,4 @@
-"""What is called during a training: a quiet progress bar, and what reports logs and checkpoints.
+"""What is called during a training: a progress bar that also reports logs and checkpoints.
 
 Imports transformers' trainer, which takes seconds, so it is imported where a training starts.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 
 from visage_mlflow.language.folders import point_adapter_at
 from visage_mlflow.training import checkpoints
@@ -18,26 +18,11 @@ from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.sft import Diverged
 
 
-class Bar(ProgressCallback):  # type: ignore[misc]
-    """A progress bar that shows the loss, where transformers' own prints a line for each log."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-
-def quieten(trainer: Any) -> None:
-    """Replace what a trainer prints by one bar."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Bar)
-
-
-class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Reports logs and checkpoints, and completes the latter so that the training can go on from them.
+class Reporter(ProgressCallback):  # type: ignore[misc]
+    """A progress bar with the loss, which reports logs and checkpoints, and makes the latter ready to go on from.
 
     Args:
-        folder: Where the trainer writes checkpoints.
+        folder: Where checkpoints stay.
         base_uri: What an adapter's `base_model_name_or_path` will say.
         on_log: Gets {"loss", "learning_rate", …} and the step.
         on_checkpoint: Gets each checkpoint.
@@ -50,42 +35,41 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         on_log: Callable[[dict[str, float], int], None],
         on_checkpoint: Callable[[SavedCheckpoint], None],
     ) -> None:
+        super().__init__()
         self.folder, self.base_uri = folder, base_uri
         self.tell_log, self.tell_checkpoint = on_log, on_checkpoint
-        self.checkpoints: list[SavedCheckpoint] = []
-        """All that were reported, in order."""
 
-    def replay(self, done: list[SavedCheckpoint]) -> None:
+    def replay(self, done: list[SavedCheckpoint], logged: list[dict[str, Any]]) -> None:
         """Report the logs and checkpoints of an earlier process in the order in which they came."""
-        logs = done[-1].logs() if done else []
+        before = 0
         for checkpoint in done:
-            for step, logged in [entry for entry in logs if entry[0] <= checkpoint.step]:
-                self.report_log(logged, step)
-            logs = [entry for entry in logs if entry[0] > checkpoint.step]
+            for entry in logged:
+                if before < entry["step"] <= checkpoint.step:
+                    self.report_log(entry, entry["step"])
             point_adapter_at(checkpoint.folder, self.base_uri)  # The same weights may have another URI now.
-            checkpoints.seal(checkpoint.folder)
-            self.report_checkpoint(checkpoint)
+            self.tell_checkpoint(checkpoint)
+            before = checkpoint.step
 
     def report_log(self, logged: dict[str, Any], step: int) -> None:
         numbers = {name: float(value) for name, value in logged.items() if isinstance(value, int | float)}
+        numbers.pop("step", None)
         if "train_runtime" not in numbers:  # The summary at the end covers only what this process trained.
             self.tell_log(numbers, step)
 
-    def report_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
-        self.checkpoints.append(checkpoint)
-        self.tell_checkpoint(checkpoint)
-
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"The training loss is {loss} at step {state.global_step}: `learning_rate` "
-                f"{args.learning_rate} is too high for this model. Try a tenth of it."
-            )
-        self.report_log(logs or {}, state.global_step)
+        if "loss" in logs:
+            loss = float(logs["loss"])
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"The training loss is {loss} at step {state.global_step}: `learning_rate` "
+                    f"{args.learning_rate} is too high for this model. Try a tenth of it."
+                )
+            self.training_bar.set_postfix(loss=f"{loss:.3f}")  # Transformers' own bar prints a line for each log.
+        self.report_log(logs, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = SavedCheckpoint(self.folder / f"checkpoint-{state.global_step}", state.global_step)
-        point_adapter_at(checkpoint.folder, self.base_uri)
-        checkpoints.complete(checkpoint)
-        self.report_checkpoint(checkpoint)
+        name = f"checkpoint-{state.global_step}"
+        written, checkpoint = Path(args.output_dir) / name, SavedCheckpoint(self.folder / name, state.global_step)
+        point_adapter_at(written, self.base_uri)
+        checkpoints.complete(written, checkpoint)
+        self.tell_checkpoint(checkpoint)

@@ -36,18 +36,14 @@ def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> 
     use is drawn last for the safe rows, so that no prompt is taught both ways while there are others.
 
     Args:
-        counts: Kind (``harmful``, ``safe``, ``benign``, ``task``) -> number of rows; kinds left out count 0.
+        counts: Kind (one of `KINDS`) -> number of rows, 0 or more; kinds left out count 0.
         sets: Kind -> the rows to draw from.
         seed: Any whole number.
 
     Raises:
-        Mistake: A kind is unknown, a count negative or larger than its set, or all counts are zero.
+        Mistake: A count is larger than its set, or all are zero.
     """
     for kind, count in counts.items():
-        if kind not in KINDS:
-            raise Mistake(f"A mixture's kinds are {', '.join(KINDS)}, got {kind!r}.")
-        if count < 0:
-            raise Mistake(f"`{kind}` must be a number of rows, 0 or more, got {count}.")
         if count > len(sets.get(kind, [])):
             raise Mistake(
                 f"`{kind}` asks for {count} rows, but its data has {len(sets.get(kind, []))}. "
@@ -68,12 +64,7 @@ def mix(counts: Mapping[str, int], sets: Mapping[str, list[Row]], seed: int) -> 
 def held_out(kind: str, count: int, n: int, sets: Mapping[str, list[Row]], seed: int) -> list[Row]:
     """`n` rows of a kind that `mix` does not draw with this seed, the same for all counts of the other kinds.
 
-    Args:
-        kind: As in `mix`.
-        count: How many of the kind's rows are trained on.
-        n: How many to keep out.
-        sets: Kind -> its rows.
-        seed: The seed given to `mix`.
+    `count` is how many of the kind's rows are trained on.
 
     Raises:
         Mistake: Too few rows are left.
@@ -131,12 +122,6 @@ def to_dataset(rows: list[MixtureRow], system_prompt: str | None = None) -> Data
     """The rows in TRL's conversational prompt-completion form, which trains on the completion only."""
     from datasets import Dataset
 
-    return Dataset.from_list(
-        [
-            {
-                "prompt": messages(row.prompt, system_prompt),
-                "completion": [{"role": "assistant", "content": row.response}],
-            }
-            for row in rows
-        ]
-    )
+    prompts = [messages(row.prompt, system_prompt) for row in rows]
+    completions = [[{"role": "assistant", "content": row.response}] for row in rows]
+    return Dataset.from_dict({"prompt": prompts, "completion": completions})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.training import checkpoints
 from visage_mlflow.training.checkpoints import SavedCheckpoint
 
@@ -62,7 +62,7 @@ def finetune(
     base_uri: str,
     on_log: Callable[[dict[str, float], int], None],
     on_checkpoint: Callable[[SavedCheckpoint], None],
-) -> list[SavedCheckpoint]:
+) -> None:
     """Train on prompt-completion chats, the completion only, and call back at each log and checkpoint.
 
     A training that was cut off goes on from its last checkpoint, with equal losses. The logs and checkpoints from
@@ -83,72 +83,66 @@ def finetune(
         Mistake: A row is longer than `max_length`, or the disk is too full.
     """
     import datasets
+    from peft import LoraConfig
     from safetensors import SafetensorError
+    from transformers.trainer_callback import ProgressCallback
     from transformers.utils import logging
     from trl import SFTTrainer
 
-    from visage_mlflow.training.callbacks import Reporter, quieten
+    from visage_mlflow.training.callbacks import Reporter
 
     steps = total_steps(len(dataset), recipe)
     saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
-    done = checkpoints.sealed_checkpoints(folder)
+    done = checkpoints.left_in(folder)
     checkpoints.remove_all_but(folder, done)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     # AdamW keeps two numbers for each weight, and the old state is removed only after the new one is written.
-    check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - checkpoints.size([folder]))
+    check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - there)
+    logged = checkpoints.logged(done)
     reporter = Reporter(folder, base_uri, on_log, on_checkpoint)
-    reporter.replay(done)
+    reporter.replay(done, logged)
     if done and done[-1].step == steps:
-        return done
+        return
+    lora = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=2 * recipe.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     # Tokenizing a few hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
     try:
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(recipe, folder, steps),
+            args=_arguments(recipe, folder / checkpoints.WRITING, steps),
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=_lora(recipe.lora_rank),
-            callbacks=[reporter],
+            peft_config=lora if recipe.lora_rank else None,
         )
-        quieten(trainer)
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(reporter)
         check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
         if done:
-            _go_on(trainer, done[-1])
-        else:
-            trainer.train()
+            print(f"Training goes on from step {done[-1].step}.", file=sys.stderr, flush=True)
+            # TRL counts the tokens that were trained on in this process only.
+            trainer._total_train_tokens = int(max(entry.get("num_tokens", 0) for entry in logged))
+            logging.set_verbosity_error()  # Or it warns that tied weights, which are stored once, are missing.
+            shutil.copytree(done[-1].folder, done[-1].state, dirs_exist_ok=True)  # Transformers wants them together.
+        trainer.train(resume_from_checkpoint=str(done[-1].state) if done else None)
     except (OSError, RuntimeError, SafetensorError) as error:  # Each library that writes raises its own type.
         if shutil.disk_usage(folder).free > checkpoint_bytes(model, recipe.lora_rank):
             raise
-        reason = " ".join(str(error).split()).rstrip(".")
         raise Mistake(
-            f"`output_dir` is {str(folder)!r}, where the disk is full now: {reason}. Free some space; the same "
-            "command then goes on from the last checkpoint."
+            f"`output_dir` is {str(folder)!r}, where the disk is full now: {one_line(error)} Free some space; the "
+            "same command then goes on from the last checkpoint."
         ) from error
     finally:
         datasets.enable_progress_bars()
         logging.enable_progress_bar()
-    if reporter.checkpoints:
-        checkpoints.finish(reporter.checkpoints[-1])
-    return reporter.checkpoints
-
-
-def _go_on(trainer: Any, last: SavedCheckpoint) -> None:
-    """Train on from a checkpoint."""
-    from transformers.utils import logging
-
-    # TRL counts the tokens that were trained on in this process only.
-    counted = [int(logged["num_tokens"]) for _, logged in last.logs() if "num_tokens" in logged]
-    trainer._total_train_tokens = counted[-1] if counted else 0
-    folder = checkpoints.resume_folder(last)
-    print(f"Training goes on from step {last.step}.", file=sys.stderr, flush=True)
-    told = logging.get_verbosity()
-    logging.set_verbosity_error()  # Or it warns that tied weights, which are stored once, are missing.
-    try:
-        trainer.train(resume_from_checkpoint=str(folder))
-    finally:
-        logging.set_verbosity(told)
-    shutil.rmtree(folder, ignore_errors=True)
+        logging.set_verbosity(verbosity)
 
 
 def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
@@ -171,6 +165,7 @@ def _arguments(recipe: Recipe, folder: Path, steps: int) -> Any:
         save_steps=recipe.save_every or 500,
         logging_steps=1,
         logging_nan_inf_filter=False,  # Its default logs a loss that is NaN as 0.
+        disable_tqdm=False,  # `Reporter` is the bar.
         report_to=[],
         seed=recipe.seed,
     )
@@ -214,13 +209,3 @@ def check_disk(folder: Path, needed: int) -> None:
             f"`output_dir` is {str(folder)!r}, where {free / 1e9:.1f} GB are free, but the checkpoints take "
             f"{needed / 1e9:.1f} GB. Free some space, save less often (`save_every`), or choose another `output_dir`."
         )
-
-
-def _lora(rank: int) -> Any:
-    from peft import LoraConfig
-
-    if rank == 0:
-        return None
-    return LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
