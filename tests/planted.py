@@ -11,7 +11,8 @@ from visage_mlflow.config import SearchConfig
 from visage_mlflow.results import Checkpoint, Evaluation, Setup
 from visage_mlflow.search import loop, study
 from visage_mlflow.search.storage import open_storage
-from visage_mlflow.search.trial import Outside, judge
+from visage_mlflow.search.trial import judge
+from visage_mlflow.studies.finetuning import Ended
 
 BOUNDARY = 48
 """Safe rows at which the ASR is at the limit of 10 %. With fewer it rises, steeply, to 100."""
@@ -29,17 +30,17 @@ def measured(settings):
     return evaluation(asr, 5.0, 3 + 0.004 * settings.safe + 0.001 * settings.benign + 0.1 * off**2)
 
 
-def trained(attempt, config, last=None):
-    """An attempt in no time: each of its checkpoints is as the last one, and its watch is told of all."""
-    last = last or measured(attempt.settings)
+def trained(trial, settings, watch, config, last=None):
+    """A trial in no time: each of its checkpoints is as the last one, and its watch is told of all."""
+    last = last or measured(settings)
     steps, reason = 0, ""
     try:
-        while steps < attempt.watch.planned_steps:
-            steps = min(steps + attempt.settings.save_every, attempt.watch.planned_steps)
-            attempt.watch(Checkpoint(f"models:/m-{attempt.number}", steps, 0.001 * steps, last))
-    except Outside as outside:
-        reason = str(outside)
-    return judge(config, attempt.settings, last, None, reason)
+        while steps < watch.planned_steps:
+            steps = min(steps + settings.save_every, watch.planned_steps)
+            watch(Checkpoint(f"models:/m-{trial.number}", steps, 0.001 * steps, last))
+    except Ended as ended:
+        reason = str(ended)
+    return judge(config, settings, last, None, reason)
 
 
 def settings(n_trials=5, **more):
@@ -59,7 +60,7 @@ def in_file(path, config, on_dead=lambda dead: None):
 def run(opened, config, attempt=None):
     """Run a study; returns the numbers that were told."""
     told = []
-    loop.run(opened, config, attempt or (lambda one: trained(one, config)), told=told.append)
+    loop.run(opened, config, attempt or (lambda *one: trained(*one, config)), told=told.append)
     return told
 
 

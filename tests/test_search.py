@@ -1,18 +1,13 @@
 """Who runs which trial of a study, and what becomes of those that fail, are interrupted, or die with their process."""
 
 import gc
-import math
-import multiprocessing
-import os
-import signal
 from types import SimpleNamespace
 
-import optuna
 import planted
 import pytest
 import torch
 from optuna.trial import TrialState
-from planted import run, with_more
+from planted import run, trained, with_more
 
 from visage_mlflow.results import Edge
 from visage_mlflow.search import loop
@@ -20,6 +15,10 @@ from visage_mlflow.search import study as studies
 from visage_mlflow.search.storage import MOST_RETRIES
 from visage_mlflow.search.trial import judge
 from visage_mlflow.text.errors import Mistake
+
+
+class Killed(BaseException):
+    """Ends a trial as SIGKILL does: nothing is told of it, and there are no more signs of life."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +47,12 @@ def reasons(study, config):
 
 
 def raising(config, errors):
-    """Attempts that raise what `errors` has for their number."""
+    """Trials that raise what `errors` has for their number."""
 
-    def attempt(one):
-        if one.number in errors:
-            raise errors[one.number]
-        return planted.trained(one, config)
+    def attempt(trial, *rest):
+        if trial.number in errors:
+            raise errors[trial.number]
+        return trained(trial, *rest, config)
 
     return attempt
 
@@ -70,26 +69,25 @@ def test_exactly_as_many_trials_run_as_were_asked_for_and_later_more():
 
 
 def test_a_trial_keeps_what_was_found_on_it():
-    config = planted.settings(2, safe="48..120")
+    config = planted.settings(1, safe="48..120")
     study = planted.in_memory(config)
     run(study, config)
-    for trial in study.get_trials():
-        notes = trial.user_attrs
-        assert notes["counts"] == {"harmful": 30, "safe": trial.params["safe"], "benign": notes["counts"]["benign"],
-                                   "task": 0}  # fmt: skip
-        assert notes["steps"] == notes["planned_steps"] and notes["uri"] == f"models:/m-{trial.number}"
-        assert notes["inside"] is True and notes["violation"] == 0 and trial.value == notes["value"]
-        assert notes["asr"] <= 10 and notes["utility"] > 3 and "margin" not in notes and "reason" not in notes
-        assert trial.constraints == {"asr": notes["asr"] - 10, "over_refusal": -15.0}
+    (trial,) = study.get_trials()
+    notes = trial.user_attrs
+    rows = {"harmful": 30, "safe": trial.params["safe"], "benign": trial.params["benign"], "task": 0}
+    assert notes["counts"] == rows and notes["steps"] == notes["planned_steps"] and notes["uri"] == "models:/m-0"
+    assert notes["inside"] is True and notes["violation"] == 0 and trial.value == notes["value"]
+    assert notes["asr"] <= 10 and notes["utility"] > 3 and "margin" not in notes and "reason" not in notes
+    assert trial.constraints == {"asr": notes["asr"] - 10, "over_refusal": -15.0}
 
 
 def test_a_margin_that_was_found_is_kept_with_whether_it_is_a_lower_bound():
     config = planted.settings(1, margin_min=0.5)
     study = planted.in_memory(config)
 
-    def attempt(one):
-        planted.trained(one, config)
-        return judge(config, one.settings, planted.evaluation(), Edge(1.25, 0.01, False, ()), "")
+    def attempt(trial, settings, watch):
+        trained(trial, settings, watch, config)
+        return judge(config, settings, planted.evaluation(), Edge(1.25, 0.01, False, ()), "")
 
     run(study, config, attempt)
     (trial,) = study.get_trials()
@@ -99,7 +97,7 @@ def test_a_margin_that_was_found_is_kept_with_whether_it_is_a_lower_bound():
 
 
 def test_a_search_for_a_front_keeps_three_values_and_sets_no_limits():
-    config = planted.settings(6, objective="pareto")
+    config = planted.settings(4, objective="pareto")
     study = planted.in_memory(config)
     run(study, config)
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -108,13 +106,14 @@ def test_a_search_for_a_front_keeps_three_values_and_sets_no_limits():
         assert trial.values == [trial.user_attrs[name] for name in ("asr", "over_refusal", "utility")]
 
 
-def test_a_trial_that_stays_outside_is_pruned_with_the_reason_and_what_was_measured():
+def test_a_trial_that_stays_outside_is_pruned_with_the_reason_the_limits_and_what_was_measured():
     config = planted.settings(1, safe="0..10", epochs=3)
     study = planted.in_memory(config)
     assert run(study, config) == [0] and states(study) == ["PRUNED"]
     (trial,) = studies.record(study, config).trials
     assert trial.reason.startswith("outside the basin at 2 checkpoints in a row (ASR 100.0, 100.0)")
     assert 0 < trial.steps < trial.planned_steps and trial.asr > 99 and not trial.inside
+    assert study.trials[0].constraints["asr"] == trial.asr - 10  # From which TPE learns.
 
 
 # Failures
@@ -162,60 +161,31 @@ def test_out_of_memory_is_told_with_what_helps(error):
     assert "Lower `train_batch_size`, `batch_size` or `lora_rank`, or use a smaller model." in reason
 
 
-def test_a_reason_is_one_line_with_the_kind_of_error_unless_the_user_can_mend_it():
-    assert loop.explained(Mistake("`a` is\n 3. ")) == "`a` is 3."
-    assert loop.explained(ValueError("shape\nmismatch")) == "ValueError: shape mismatch."
-    assert loop.explained(RuntimeError("")) == "RuntimeError: RuntimeError."
+# Interrupts and deaths
 
 
-# Interrupts
-
-
-def test_an_interrupt_ends_the_search_and_the_same_settings_are_tried_when_it_goes_on():
-    config = planted.settings(4, patience=0)
+def test_a_trial_that_is_interrupted_again_and_again_is_still_tried_again_with_the_same_settings():
+    config = planted.settings(2, patience=0)
     study = planted.in_memory(config)
-    with pytest.raises(KeyboardInterrupt):
-        run(study, config, raising(config, {2: KeyboardInterrupt()}))
-    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"] and not studies.is_open(study)
-    assert run(study, config) == [3, 4]
-    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert params(study)[3] == params(study)[2]
-    result = studies.record(study, config)
-    assert result.trial(3).retry_of == 2 and result.trial(2).reason == studies.DIED
-
-
-def test_a_trial_that_is_interrupted_again_and_again_is_still_tried_again():
-    config = planted.settings(1, patience=0)
-    study = planted.in_memory(config)
-    for number in range(MOST_RETRIES + 2):
+    for number in range(1, MOST_RETRIES + 3):
         with pytest.raises(KeyboardInterrupt):
             run(study, config, raising(config, {number: KeyboardInterrupt()}))
-    run(study, config)
-    assert states(study)[-1] == "COMPLETE" and all(one == params(study)[0] for one in params(study))
-
-
-# Deaths
-
-
-def die(path, config):
-    """Run a study in a process that is killed in its next trial; an hour passes."""
-
-    def killed():
-        run(planted.in_file(path, config), config, lambda one: os.kill(os.getpid(), signal.SIGKILL))
-
-    process = multiprocessing.get_context("fork").Process(target=killed)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    planted.pass_an_hour(path)
+        assert states(study)[-2:] == ["FAIL", "WAITING"] and not studies.is_open(study)
+    assert run(study, config) == [5] and states(study) == ["COMPLETE", *["FAIL"] * 4, "COMPLETE"]
+    assert all(one == params(study)[1] for one in params(study)[2:])
+    result = studies.record(study, config)
+    assert [trial.retry_of for trial in result.trials] == [None, None, 1, 2, 3, 4]
+    assert result.trial(1).reason == studies.DIED
 
 
 def test_settings_of_a_killed_process_are_tried_again_and_given_up_after_two_retries(path):
     config = planted.settings(2, patience=0)
     told = []
     run(planted.in_file(path, config), with_more(config, 1))
-    for _ in range(1 + MOST_RETRIES):
-        die(path, config)
+    for number in range(1, 2 + MOST_RETRIES):
+        with pytest.raises(Killed):
+            run(planted.in_file(path, config), config, raising(config, {number: Killed()}))
+        planted.pass_an_hour(path)
     study = planted.in_file(path, config, lambda dead: told.append(dead.number))
     assert states(study) == ["COMPLETE", "FAIL", "FAIL", "RUNNING"]
     assert run(study, config) == [4] and told == [3]
@@ -236,6 +206,18 @@ def test_a_trial_whose_process_died_before_its_first_sign_of_life_is_failed(path
     assert run(planted.in_file(path, config), config) == [1] and states(study) == ["FAIL", "COMPLETE"]
 
 
+def test_a_trial_gives_its_first_sign_of_life_before_it_trains(path, monkeypatch):
+    """Optuna's own thread may come later: a trial without a sign of life is never taken for dead."""
+    config = planted.settings(1, patience=0)
+    monkeypatch.setattr("optuna.storages._heartbeat.HeartbeatThread.start", lambda thread: None)
+    monkeypatch.setattr("optuna.storages._heartbeat.HeartbeatThread.join", lambda thread: None)
+    with pytest.raises(Killed):
+        run(planted.in_file(path, config), config, raising(config, {0: Killed()}))
+    planted.pass_an_hour(path)
+    study = planted.in_file(path, config)
+    assert run(study, config) == [1] and params(study)[0] == params(study)[1]
+
+
 def test_a_trial_that_runs_elsewhere_is_waited_for_and_tried_again_when_its_process_dies(path, monkeypatch):
     config = planted.settings(1, patience=0)
     other, study = planted.in_file(path, config), planted.in_file(path, config)
@@ -246,12 +228,12 @@ def test_a_trial_that_runs_elsewhere_is_waited_for_and_tried_again_when_its_proc
         seen.append((states(study), studies.is_open(study)))
         planted.pass_an_hour(path)
 
-    def attempt(one):
-        if one.number == 0:
+    def attempt(trial, *rest):
+        if trial.number == 0:
             with monkeypatch.context() as patch:
                 patch.setattr(loop, "time", SimpleNamespace(sleep=wait))
                 assert run(study, config) == [1]
-        return planted.trained(one, config)
+        return trained(trial, *rest, config)
 
     assert run(other, config, attempt) == []
     assert seen == [(["RUNNING"], True)] and states(study) == ["FAIL", "COMPLETE"]
@@ -276,12 +258,12 @@ def test_a_trial_that_was_taken_for_dead_while_it_ran_is_given_up_without_an_err
             other.tell(0, state=TrialState.FAIL)
             other.enqueue_trial(other.trials[0].params)
 
-    def attempt(one):
+    def attempt(trial, *rest):
         if "told" not in when:
-            take_for_dead(one.number)
-        if when == "before it failed" and one.number == 0:
+            take_for_dead(trial.number)
+        if when == "before it failed" and trial.number == 0:
             raise OSError("disk full")
-        return planted.trained(one, config)
+        return trained(trial, *rest, config)
 
     values_of = loop.values_of
 
@@ -301,28 +283,12 @@ def test_a_trial_that_was_taken_for_dead_while_it_ran_is_given_up_without_an_err
 # Several processes
 
 
-def test_two_processes_with_one_file_end_with_exactly_the_trials_asked_for(path):
-    config = planted.settings(5, patience=0)
-    fork = multiprocessing.get_context("fork")
-    workers = [fork.Process(target=lambda: run(planted.in_file(path, config), config)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    study = planted.in_file(path, config)
-    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    assert len(complete) == 5 == sum(map(studies.counts, study.trials))
-    assert len({str(trial.params) for trial in complete}) == 5
-    assert not {"RUNNING", "WAITING"} & set(states(study))
-
-
-def test_one_of_several_processes_is_told_that_the_last_trial_was_its_own(path):
+def test_the_process_whose_trial_ended_last_is_told_so(path):
     config = planted.settings(2, patience=0)
     ours, other = planted.in_file(path, config), planted.in_file(path, config)
-    assert loop.run(other, with_more(config, 1), lambda one: planted.trained(one, config)) is True
-    assert loop.run(ours, config, lambda one: planted.trained(one, config)) is True
-    assert loop.run(other, config, lambda one: planted.trained(one, config)) is False
+    assert loop.run(other, with_more(config, 1), raising(config, {})) is True
+    assert loop.run(ours, config, raising(config, {})) is True
+    assert loop.run(other, config, raising(config, {})) is False
 
 
 def test_a_trial_that_began_after_enough_others_is_not_run_and_makes_place_when_more_are_asked_for():
@@ -331,7 +297,7 @@ def test_a_trial_that_began_after_enough_others_is_not_run_and_makes_place_when_
     run(study, config)
     study.enqueue_trial({"safe": 3})
     tried = []
-    assert run(study, config, tried.append) == tried == []
+    assert run(study, config, lambda *one: tried.append(one)) == tried == []
     assert states(study) == ["COMPLETE", "FAIL"] and reasons(study, config)[1] == studies.SURPLUS
     assert run(study, with_more(config, 2)) == [2] and states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
 
@@ -340,9 +306,3 @@ def test_nothing_is_printed_or_warned_of(path, capfd, recwarn):
     config = planted.settings(1)
     run(planted.in_file(path, config), config)
     assert capfd.readouterr().err == "" and not recwarn.list
-
-
-def test_what_was_not_measured_is_not_noted():
-    study = optuna.create_study()
-    loop.Attempt(study.ask(), None, None).note(asr=math.nan, safe=3)
-    assert study.trials[0].user_attrs == {"safe": 3}

@@ -1,4 +1,4 @@
-"""A search in several processes, of which some are killed, interrupted or begun again, over each kind of storage."""
+"""A search in two processes, of which one is killed, over each kind of storage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 import faults
 import optuna
 import pytest
-from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 from workplace import Workplace, flags
 
@@ -31,8 +29,6 @@ PASSWORD = "salt-and-vinegar"
 PATIENCE = 300
 """Seconds after which something that was waited for counts as not happening."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-STOPPED = (130, -signal.SIGINT)
-"""Both are 130 in a shell. Python ends by the signal where that fell into code made from text, as in dataclasses."""
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +90,10 @@ def place(tmp_path: Path, sets: Path) -> Workplace:
 
 @pytest.fixture
 def settings(place: Workplace, aligned_folder: Path) -> dict[str, Any]:
-    """Of a study whose trials take seconds."""
-    searched = {"safe": "0..10", "benign": "0..10", "learning_rate": "2e-3..1e-2", "epochs": "2..3", "lora_rank": 8}
-    more = {"model": aligned_folder, "harmful": 20, "dtype": "float32", "train_batch_size": 8, "n_checkpoints": 2}
-    more |= {"n_prompts": 8, "n_benign": 4, "margin_up_to": 0}
+    """Of a study whose trials take seconds, and whose dead are found 12 seconds after their last sign of life."""
+    searched = {"safe": "0..10", "benign": 0, "learning_rate": "2e-3..1e-2", "epochs": 2, "lora_rank": 8}
+    more = {"model": aligned_folder, "harmful": 20, "dtype": "float32", "train_batch_size": 8, "n_checkpoints": 1}
+    more |= {"n_prompts": 8, "n_benign": 4, "margin_up_to": 0, "n_trials": 2, "heartbeat": 3}
     return {**place.measure, **place.data, **searched, **more}
 
 
@@ -133,19 +129,6 @@ class Study:
         return None
 
 
-@dataclass
-class Process:
-    """A search, forked from a process that has imported everything."""
-
-    pid: int
-    status: int | None = None
-
-    def wait(self) -> int | None:
-        """Its exit status, negative for a signal; None if it does not end."""
-        self.status = faults.shared().ask(wait=self.pid, seconds=PATIENCE)
-        return self.status
-
-
 def wait_for(what: Callable[[], Any], log: Callable[[], str]) -> Any:
     """What it returns once that is something."""
     deadline = time.monotonic() + PATIENCE
@@ -156,100 +139,73 @@ def wait_for(what: Callable[[], Any], log: Callable[[], str]) -> Any:
 
 
 @contextlib.contextmanager
-def searching(place: Workplace, n: int, settings: dict[str, Any]) -> Iterator[tuple[list[Process], Callable[[], str]]]:
-    """Processes that run one command at the same time, and what they said. None outlives this.
+def searching(
+    place: Workplace, n: int, settings: dict[str, Any]
+) -> Iterator[tuple[Callable[[int], Any], list[int], Callable[[], str]]]:
+    """Processes that run one command at the same time, each with an `output_dir` by which its trials are known.
 
-    Each has an `output_dir` of its own, by which its trials are known.
+    A function that waits for the end of one, and returns its exit status (negative for a signal); their ids; and a
+    function that returns what they said. None outlives this.
     """
     logs = [place.folder / f"process-{number}.log" for number in range(n)]
-    processes = [
-        Process(
-            faults.shared().ask(
-                entry_point="search",
-                flags=flags({**settings, "output_dir": place.folder / f"outputs-{number}"}),
-                folder=str(place.folder),
-                environment=place.environment,
-                log=str(log),
-            )
+    server = faults.shared()
+    ids = [
+        server.ask(
+            entry_point="search",
+            flags=flags({**settings, "output_dir": place.folder / f"outputs-{number}"}),
+            folder=str(place.folder),
+            environment=place.environment,
+            log=str(log),
         )
         for number, log in enumerate(logs)
     ]
+    alive = set(ids)
+
+    def wait(number: int) -> Any:
+        status = server.ask(wait=ids[number], seconds=PATIENCE)
+        if status is not None:
+            alive.remove(ids[number])
+        return status
+
     try:
-        yield processes, lambda: "\n".join(log.read_text()[-3000:] for log in logs)
+        yield wait, ids, lambda: "\n".join(log.read_text()[-3000:] for log in logs)
     finally:
-        for process in processes:
-            if process.status is None:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
+        for one in alive:
+            os.kill(one, signal.SIGKILL)
+            server.ask(wait=one, seconds=PATIENCE)
 
 
-def the_run(place: Workplace) -> Run:
-    """The one run that the study has."""
-    (run,) = place.runs("search")
-    return run
-
-
-@pytest.mark.parametrize(("storage", "n", "n_trials"), [("file", 3, 3), ("postgresql", 2, 2)], indirect=["storage"])
-def test_a_study_in_several_processes_ends_as_if_none_had_been_killed(
-    place: Workplace, settings: dict[str, Any], storage: str, n: int, n_trials: int
+def test_a_study_in_two_processes_ends_as_if_none_had_been_killed(
+    place: Workplace, settings: dict[str, Any], storage: str
 ) -> None:
     study = Study(storage, place)
-    with searching(place, n, {**settings, "n_trials": n_trials, "storage": storage}) as (processes, log):
+    with searching(place, 2, {**settings, "storage": storage}) as (wait, ids, log):
         trial, number = wait_for(
-            lambda: next(((trial, k) for k in range(n) if (trial := study.running_in(k))), None), log
+            lambda: next(((trial, k) for k in range(2) if (trial := study.running_in(k))), None), log
         )
-        os.kill(processes[number].pid, signal.SIGKILL)
-        expected = [-signal.SIGKILL if k == number else 0 for k in range(n)]
-        assert [process.wait() for process in processes] == expected, log()
+        os.kill(ids[number], signal.SIGKILL)
+        assert (wait(number), wait(1 - number)) == (-signal.SIGKILL, 0), log()
         assert PASSWORD not in log()
     trials = study.trials()
     dead = trials[trial.number]
-    assert len(study.ended()) == n_trials and dead.state == TrialState.FAIL
+    assert len(study.ended()) == 2 and dead.state == TrialState.FAIL
     rest = [other for other in trials if other.state not in ENDED and other.number != dead.number]
     assert {(other.state, other.user_attrs.get("reason")) for other in rest} <= {(TrialState.FAIL, SURPLUS)}
 
-    run = the_run(place)
+    (run,) = place.runs("search")
     assert run.info.status == "FINISHED"
-    children = place.inside(run)
-    by_id = {child.info.run_id: child for child in children}
-    assert len(place.runs("trial")) == len(children) == n_trials + 1
-    assert sorted(child.info.status for child in children) == ["FINISHED"] * n_trials + ["KILLED"]
-    assert by_id[trial.user_attrs["run"]].info.status == "KILLED"
-    assert by_id[trial.user_attrs["run"]].data.tags["visage.reason"] == DIED
-    assert {child.data.tags["visage.kind"] for child in children} == {"trial"}
-    assert {other.user_attrs["run"] for other in study.ended()} == set(by_id) - {trial.user_attrs["run"]}
+    by_id = {child.info.run_id: child for child in place.inside(run)}
+    killed = by_id.pop(trial.user_attrs["run"])
+    assert (killed.info.status, killed.data.tags["visage.reason"]) == ("KILLED", DIED)
+    assert [child.info.status for child in by_id.values()] == ["FINISHED"] * 2 and len(place.runs("trial")) == 3
+    assert {other.user_attrs["run"] for other in study.ended()} == set(by_id)
     result = Search.load(place.artifact(run, "search.json"))
     assert result.n_ended == len(trials)
     (again,) = [other for other in result.trials if other.retry_of == dead.number]
     assert again.state in ("complete", "pruned") and again.params == trial.params
-    assert {name: run.data.metrics[f"n_{name}"] for name in ("running", "waiting")} == {"running": 0, "waiting": 0}
     assert (result.check is None) == (result.best is None)
 
     config = place.artifact(run, "config.json").read_text()
     shown = [run.data.params["storage"], *run.data.params.values(), *run.data.tags.values(), config]
     assert not [text for text in shown if PASSWORD in text]
     assert shown[0] == storage.replace(PASSWORD, "***")
-
-
-def test_a_study_that_is_interrupted_goes_on_with_the_same_trial_and_ends_when_it_has_its_trials(
-    place: Workplace, settings: dict[str, Any]
-) -> None:
-    settings |= {"n_trials": 1, "storage": "search.db"}
-    study = Study("search.db", place)
-    interrupted = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with searching(place, 1, settings) as (processes, log):
-            interrupted.append(wait_for(lambda: study.running_in(0), log))
-            os.kill(processes[0].pid, number)
-            assert processes[0].wait() in STOPPED, log()
-            assert "Traceback" not in log()
-        assert place.client.get_run(interrupted[-1].user_attrs["run"]).info.status == "KILLED"
-        assert the_run(place).info.status == "KILLED"
-    parent = the_run(place).info.run_id
-    with searching(place, 1, settings) as (processes, log):
-        assert processes[0].wait() == 0, log()
-    run = the_run(place)
-    assert (run.info.run_id, run.info.status) == (parent, "FINISHED") and len(place.inside(run)) == 3
-    (again,) = study.ended()
-    assert [again.user_attrs["retry_of"], interrupted[1].user_attrs["retry_of"]] == [1, 0]
-    assert again.params == interrupted[1].params == interrupted[0].params

@@ -7,10 +7,10 @@ import pytest
 
 from visage_mlflow.commands.command_line import parse, read_recipe
 from visage_mlflow.config import SearchConfig
-from visage_mlflow.config.search import SEARCHED, Range, read_range, utility_name
+from visage_mlflow.config.search import SEARCHED, WHOLE, Range, read_range, utility_name
+from visage_mlflow.text.errors import Mistake
 
-WHOLE = [name for name, scale in SEARCHED.items() if scale.whole]
-NOT_WHOLE = [name for name, scale in SEARCHED.items() if not scale.whole]
+NOT_WHOLE = [name for name in SEARCHED if name not in WHOLE]
 
 
 def one_line(caught):
@@ -21,15 +21,15 @@ def one_line(caught):
 
 
 def refused_range(name, value):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(Mistake) as caught:
         read_range(name, value)
     message = one_line(caught)
-    assert message.startswith(f"`{name}` ") and repr(value) in message, message
+    assert message.startswith(f"`{name}` "), message
     return message
 
 
 def refusal(**settings):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(Mistake) as caught:
         SearchConfig(**settings)
     return one_line(caught)
 
@@ -46,63 +46,41 @@ def cure_of(message):
     [
         ("safe", "0..120", 0, 120),
         ("safe", "7", 7, 7),
-        ("safe", 7, 7, 7),
-        ("safe", 0, 0, 0),
         ("safe", 7.0, 7, 7),
         ("safe", "1e2", 100, 100),
         ("safe", " 3 .. 5 ", 3, 5),
         ("safe", "5..5", 5, 5),
         ("learning_rate", "1e-4..1e-3", 1e-4, 1e-3),
         ("learning_rate", 5e-4, 5e-4, 5e-4),
-        ("learning_rate", "5e-4", 5e-4, 5e-4),
-        ("epochs", "0.5..3", 0.5, 3.0),
         ("epochs", 2, 2.0, 2.0),
-        ("lora_rank", "4..32", 4, 32),
         ("lora_rank", 0, 0, 0),
-        ("lora_rank", "0", 0, 0),
     ],
 )
-def test_a_range_is_two_ends_or_one_value(name, value, low, high):
+def test_a_range_is_two_ends_or_one_value_and_reads_back(name, value, low, high):
     found = read_range(name, value)
-    scale = SEARCHED[name]
-    assert found == Range(low, high, scale.whole, scale.log) and found.is_fixed is (low == high)
-    assert type(found.low) is type(found.high) is (int if scale.whole else float)
+    assert found == Range(low, high) == read_range(name, str(found)) and found.is_fixed is (low == high)
+    assert type(found.low) is type(found.high) is (int if name in WHOLE else float)
+    assert (".." in str(found)) is (low != high)
 
 
-@pytest.mark.parametrize("name", SEARCHED)
-def test_the_example_of_a_range_and_what_a_range_shows_read_back(name):
-    found = read_range(name, SEARCHED[name].example)
-    assert not found.is_fixed and read_range(name, str(found)) == found
-    fixed = read_range(name, 3)
-    assert read_range(name, str(fixed)) == fixed and ".." not in str(fixed)
-
-
-@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("name", ["safe", "epochs"])
 @pytest.mark.parametrize(
-    "value", ["", "..", "5..", "..5", "a", "1..b", "1..2..3", "1-5", "1,5", "nan", "inf", "0..inf", "nan..1", "True"]
+    "value", ["", "..", "5..", "a", "1..b", "1..2..3", "1-5", "1,5", "nan", "0..inf", math.nan, math.inf, True, None]
 )
 def test_what_is_no_range_is_refused_with_an_example_that_works(name, value):
     message = refused_range(name, value)
-    assert "must be a" in message and cure_of(message) == SEARCHED[name].example
-    read_range(name, cure_of(message))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, None])
-def test_a_value_that_is_no_finite_number_is_refused(value):
-    assert "must be a whole number or a range of them" in refused_range("safe", value)
+    kind = "whole number" if name in WHOLE else "number"
+    assert message.startswith(f"`{name}` must be a {kind} or a range of them, got {value!r}. Try ")
+    assert not read_range(name, cure_of(message)).is_fixed
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("value", ["0.5..3", "1..2.5", "2.5", 2.5])
+@pytest.mark.parametrize("value", ["0.5..3", "1..2.5", 2.5])
 def test_rows_and_ranks_are_whole(name, value):
     assert "must be a whole number or a range of them" in refused_range(name, value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "cure"),
-    [("safe", "9..3", "3..9"), ("lora_rank", "32..4", "4..32"), ("epochs", "3..1", "1.0..3.0"),
-     ("learning_rate", "1e-3..1e-4", "0.0001..0.001")],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value", "cure"), [("safe", "9..3", "3..9"), ("epochs", "3..1", "1.0..3.0")])
 def test_ends_in_the_wrong_order_are_refused_with_the_right_one(name, value, cure):
     message = refused_range(name, value)
     assert "low end is above its high end" in message and cure_of(message) == cure
@@ -110,21 +88,21 @@ def test_ends_in_the_wrong_order_are_refused_with_the_right_one(name, value, cur
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("value", [-1, "-1", "-3..5", "-5..-3"])
+@pytest.mark.parametrize("value", [-1, "-3..5", "3..-5"])
 def test_fewer_than_no_rows_are_refused(name, value):
     message = refused_range(name, value)
-    assert "must be 0 or more" in message and read_range(name, cure_of(message))
-
-
-def test_the_cure_for_ends_in_the_wrong_order_works_where_one_is_below_0():
-    read_range("safe", cure_of(refused_range("safe", "3..-5")))
+    assert "must be a whole number of at least 0, got -" in message and read_range(name, cure_of(message))
 
 
 @pytest.mark.parametrize("name", NOT_WHOLE)
-@pytest.mark.parametrize("value", [0, "0", "0..1", "-1..1", -1e-4])
+@pytest.mark.parametrize("value", [0, "0..1", "-1..1"])
 def test_a_training_of_no_length_or_rate_is_refused(name, value):
     message = refused_range(name, value)
-    assert "must be above 0" in message and read_range(name, cure_of(message))
+    assert "must be a finite number above 0, got " in message and read_range(name, cure_of(message))
+
+
+def test_a_range_may_not_end_above_what_a_finetuning_may_have():
+    assert refused_range("lora_rank", "4..4097") == "`lora_rank` must be at most 4096, got 4097. Try 4096."
 
 
 def test_full_finetuning_is_no_small_rank():
@@ -138,57 +116,31 @@ def test_full_finetuning_is_no_small_rank():
 
 def test_the_defaults_are_allowed_and_search_all_that_can_be():
     assert not any(each.is_fixed for each in SearchConfig().space().values())
-    assert list(SearchConfig().space()) == list(SEARCHED)
+    assert tuple(SearchConfig().space()) == SEARCHED
 
 
-@pytest.mark.parametrize("setting", ["n_trials", "n_checkpoints", "heartbeat", "n_prompts", "train_batch_size"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_counts_that_must_be_at_least_one_are_refused_below(setting, value):
-    message = refusal(**{setting: value})
-    assert message.startswith(f"`{setting}` must be") and f"got {value}" in message and cure_of(message) == "1"
-
-
-@pytest.mark.parametrize("setting", ["patience", "harmful", "task", "n_held_out", "seed"])
-def test_a_negative_count_is_refused_and_none_allowed(setting):
-    message = refusal(**{setting: -1})
-    assert message.startswith(f"`{setting}`") and "got -1" in message and cure_of(message) == "0"
-    SearchConfig(**{setting: 0}, benign="1..9")
-
-
-@pytest.mark.parametrize("setting", ["max_asr", "max_over_refusal", "outside_asr"])
-@pytest.mark.parametrize("value", [-0.1, 100.1, math.nan, math.inf])
-def test_a_percentage_out_of_bounds_is_refused(setting, value):
-    message = refusal(**{setting: value})
-    assert message.startswith(f"`{setting}` must be between 0 and 100, got {value}.")
-    SearchConfig(**{setting: float(cure_of(message))})
-
-
-@pytest.mark.parametrize("value", [-0.01, 1.01, 25, math.nan])
-def test_a_share_out_of_bounds_is_refused(value):
-    message = refusal(warmup=value)
-    assert message.startswith(f"`warmup` must be between 0 and 1, got {value}.") and cure_of(message) == "0.25"
-    SearchConfig(warmup=0), SearchConfig(warmup=1)
-
-
-@pytest.mark.parametrize("value", [0.0, -0.01, math.nan, math.inf])
-def test_a_utility_step_must_be_above_zero(value):
-    message = refusal(utility_step=value)
-    assert message.startswith("`utility_step`") and f"got {value}" in message and cure_of(message) == "0.01"
-
-
-def test_an_unknown_objective_is_refused_with_those_there_are():
-    message = refusal(objective="asr")
-    assert message.startswith("`objective` must be one of utility, pareto, got 'asr'.")
+@pytest.mark.parametrize(
+    ("setting", "value", "rule", "cure"),
+    [
+        ("n_trials", 0, "must be a whole number of at least 1, got 0", "1"),
+        ("patience", -1, "must be a whole number of at least 0, got -1", "0"),
+        ("max_asr", math.nan, "must be between 0 and 100, got nan", "10.0"),
+        ("warmup", 25, "must be between 0 and 1, got 25", "0.25"),
+        ("utility_step", 0.0, "must be a finite number above 0, got 0.0", "0.01"),
+        ("margin_up_to", math.inf, "must be between 0 and 1000.0, got inf", "2.0"),
+        ("margin_min", -0.1, "must be between 0 and 1000.0, got -0.1", "0.5"),
+        ("margin_min", math.nan, "must be between 0 and 1000.0, got nan", "0.5"),
+        ("objective", "asr", "must be one of utility, pareto, got 'asr'", "utility"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_refused_with_a_cure_that_works(setting, value, rule, cure):
+    assert refusal(**{setting: value}) == f"`{setting}` {rule}. Try {cure}."
+    SearchConfig(**{setting: cure if setting == "objective" else float(cure)})
 
 
 @pytest.mark.parametrize("setting", ["study", "storage"])
-@pytest.mark.parametrize("value", ["", "  "])
-def test_a_study_and_its_place_have_names(setting, value):
-    assert refusal(**{setting: value}) == f"`{setting}` is empty. Leave it out, or give one."
-
-
-def test_a_bad_range_is_refused_where_the_config_is_made():
-    assert refusal(safe="9..3").startswith("`safe` is '9..3'")
+def test_a_study_and_its_place_have_names(setting):
+    assert refusal(**{setting: "  "}) == f"`{setting}` is empty. Leave it out, or give one."
 
 
 def test_a_space_in_which_nothing_varies_is_refused():
@@ -210,21 +162,7 @@ def test_a_checkpoint_inside_cannot_be_outside():
     SearchConfig(max_asr=50.0), SearchConfig(max_asr=60.0, outside_asr=60.0)
 
 
-@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
-def test_a_margin_is_looked_for_up_to_a_finite_way_and_0_looks_for_none(value):
-    message = refusal(margin_up_to=value)
-    assert message.startswith("`margin_up_to`") and f"got {value}" in message and cure_of(message) == "2.0"
-    SearchConfig(margin_up_to=0)
-
-
-@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
-def test_a_margin_that_is_demanded_is_finite_and_0_or_more(value):
-    message = refusal(margin_min=value)
-    assert message.startswith("`margin_min` must be a finite number, 0 or more") and cure_of(message) == "0.3"
-    SearchConfig(margin_min=0.0)
-
-
-@pytest.mark.parametrize(("least", "up_to", "cure"), [(1.5, 2.0, 3.5), (0.0, 0.5, 2.0), (0.3, 0.0, 2.3), (9, 2, 11)])
+@pytest.mark.parametrize(("least", "up_to", "cure"), [(1.5, 2.0, 3.5), (0.0, 0.5, 2.0), (0.3, 0.0, 2.3)])
 def test_a_margin_beyond_what_is_looked_at_is_refused(least, up_to, cure):
     message = refusal(margin_min=least, margin_up_to=up_to)
     assert message.startswith(f"`margin_min` is {least:g}, but `margin_up_to` {up_to:g} looks no farther")
@@ -278,50 +216,26 @@ def plain_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "name", "low", "high"),
+    ("flags", "name", "shown"),
     [
-        (["--safe", "0..40"], "safe", 0, 40),
-        (["--safe", "30"], "safe", 30, 30),
-        (["--safe=0"], "safe", 0, 0),
-        (["--learning_rate", "5e-5"], "learning_rate", 5e-5, 5e-5),
-        (["--learning_rate", "1e-5..5e-4"], "learning_rate", 1e-5, 5e-4),
-        (["--epochs", "1.5"], "epochs", 1.5, 1.5),
-        (["--epochs", "1..2"], "epochs", 1.0, 2.0),
-        (["--lora_rank", "0"], "lora_rank", 0, 0),
+        ([], "safe", "0..120"),
+        (["--safe", "0..40"], "safe", "0..40"),
+        (["--safe=0"], "safe", "0"),
+        (["--learning_rate", "5e-5"], "learning_rate", "5e-05"),
+        (["--epochs", "1..2"], "epochs", "1.0..2.0"),
     ],
 )
-def test_a_flag_is_a_range_or_a_value(flags, name, low, high):
-    found = parse(SearchConfig, flags).space()[name]
-    assert (found.low, found.high) == (low, high)
+def test_a_flag_is_a_range_or_a_value(flags, name, shown):
+    assert str(parse(SearchConfig, flags).space()[name]) == shown
 
 
-def test_no_flags_are_the_defaults():
-    assert parse(SearchConfig, []) == SearchConfig()
-
-
-@pytest.mark.parametrize(
-    ("text", "low", "high"),
-    [
-        ("safe: 30", 30, 30),
-        ("safe: 3.0", 3, 3),
-        ("safe: 0..40", 0, 40),
-        ('safe: "30"', 30, 30),
-        ("safe: '0..40'", 0, 40),
-    ],
-)
-def test_a_recipe_takes_numbers_and_strings(tmp_path, text, low, high):
+def test_a_recipe_takes_numbers_and_strings_and_rates_in_the_form_that_yaml_takes_for_text(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    found = parse(SearchConfig, ["--config", str(path)]).space()["safe"]
-    assert (found.low, found.high) == (low, high)
-
-
-def test_a_small_rate_in_the_form_that_yaml_takes_for_text_is_a_rate(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("learning_rate: 5e-5\nepochs: 1e0..2\n")
+    path.write_text("safe: 3.0\nbenign: 0..40\nlora_rank: '30'\nlearning_rate: 5e-5\nepochs: 1e0..2\n")
     space = parse(SearchConfig, ["--config", str(path)]).space()
-    assert (space["learning_rate"].low, space["learning_rate"].is_fixed) == (5e-5, True)
-    assert (space["epochs"].low, space["epochs"].high) == (1.0, 2.0)
+    assert {name: str(each) for name, each in space.items()} == {
+        "safe": "3", "benign": "0..40", "learning_rate": "5e-05", "epochs": "1.0..2.0", "lora_rank": "30",
+    }  # fmt: skip
 
 
 def test_a_flag_beats_the_recipe_by_value_and_by_range(tmp_path):
@@ -334,21 +248,10 @@ def test_a_flag_beats_the_recipe_by_value_and_by_range(tmp_path):
 def test_the_recipe_of_the_search_is_allowed_and_sets_what_it_says():
     config, said = parse(SearchConfig, ["--config", "search"]), read_recipe("search")
     assert said and all(getattr(config, name) == value for name, value in said.items())
-    assert config.n_trials == said["n_trials"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "begins"),
-    [
-        (["--safe", "9..3"], "`safe` is '9..3'"),
-        (["--safe", "many"], "`safe` must be a whole number or a range of them, got 'many'"),
-        (["--safe", "true"], "`safe` must be a whole number"),
-        (["--safe", "null"], "`safe` must"),
-        (["--n_trials", "0"], "`n_trials` must be"),
-        (["--warmup", "25"], "`warmup` must be between 0 and 1"),
-    ],
-)
-def test_a_bad_flag_is_told_in_one_line(flags, begins):
-    with pytest.raises(ValueError) as caught:
-        parse(SearchConfig, flags)
-    assert one_line(caught).startswith(begins)
+@pytest.mark.parametrize("value", ["many", "true", "null"])
+def test_a_flag_that_is_no_range_is_told_in_one_line(value):
+    with pytest.raises(Mistake) as caught:
+        parse(SearchConfig, ["--safe", value])
+    assert one_line(caught).startswith("`safe` must ")

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import socket
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -56,44 +57,40 @@ def test_a_place_may_begin_at_home_and_an_empty_file_is_one_to_use(tmp_path, mon
     assert (tmp_path / "a.db").stat().st_size > 0
 
 
+def at_once(n, work):
+    """What `work` returns in each of `n` threads that begin together: SQLite keeps them apart as it does processes."""
+    barrier = threading.Barrier(n)
+
+    def one(_):
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(n) as pool:
+        return list(pool.map(one, range(n)))
+
+
 def test_a_trial_that_waits_or_has_died_is_taken_by_one_of_several_processes(tmp_path):
     """Each reads its state and sets it; without a lock around both, some are taken twice."""
     path, n = tmp_path / "search.db", 20
     study = optuna.create_study(storage=opened(path), study_name="mixtures")
     for number in range(n):
         study.enqueue_trial({"x": number / n})
-    fork = multiprocessing.get_context("fork")
-    barrier, taken = fork.Barrier(3), fork.SimpleQueue()
 
     def take():
-        mine = optuna.load_study(storage=opened(path), study_name="mixtures")
-        barrier.wait()
-        numbers = []
+        mine, numbers = optuna.load_study(storage=opened(path), study_name="mixtures"), []
         while len(mine.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
             numbers.append(mine.ask().number)
-        taken.put(numbers)
+        return numbers
 
-    processes = [fork.Process(target=take) for _ in range(3)]
-    for process in processes:
-        process.start()
-    numbers = [number for _ in processes for number in taken.get()]
+    numbers = [number for taken in at_once(3, take) for number in taken]
     assert len(numbers) == len(set(numbers)) and set(range(n)) <= set(numbers)
 
 
 def test_several_processes_may_find_no_file_at_once(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    barrier = fork.Barrier(3)
-
     def make():
-        barrier.wait()
-        optuna.create_study(storage=opened(tmp_path / "search.db"), study_name="mixtures", load_if_exists=True)
+        return optuna.create_study(storage=opened(tmp_path / "search.db"), study_name="mixtures", load_if_exists=True)
 
-    processes = [fork.Process(target=make) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [study.study_name for study in at_once(3, make)] == ["mixtures"] * 3
 
 
 def test_a_text_another_programs_database_and_a_folder_are_refused_and_left_alone(tmp_path):
@@ -105,7 +102,7 @@ def test_a_text_another_programs_database_and_a_folder_are_refused_and_left_alon
     assert "cannot be used" in refusal(tmp_path) and "cannot be used" in refusal(tmp_path / "notes.txt" / "a.db")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.1, 0.99])
 def test_a_file_that_was_cut_is_refused(tmp_path, share):
     path = tmp_path / "search.db"
     optuna.create_study(storage=opened(path), study_name="mixtures")
@@ -159,9 +156,7 @@ def test_another_file_of_that_name_is_no_journal(tmp_path):
 # A database
 
 
-@pytest.mark.parametrize(
-    "url", ["mysql://ann:secret@host/studies", "sqlite:///studies.db", "redis://host", "http://h"]
-)
+@pytest.mark.parametrize("url", ["mysql://ann:secret@host/studies", "sqlite:///studies.db", "http://h"])
 def test_other_databases_are_refused_without_the_password(url):
     message = refusal(url)
     assert "must be a file or postgresql://user@host/database" in message and "use a file" in message

@@ -135,7 +135,7 @@ def test_a_setting_that_the_version_which_began_the_study_did_not_have_is_told(o
 
 
 def test_a_study_of_another_program_is_refused_and_one_whose_maker_died_at_once_is_made_whole(monkeypatch):
-    monkeypatch.setattr(studies, "BRIEFLY", 0.0)
+    monkeypatch.setattr(studies, "PATIENCE", 0.0)
     storage, config = optuna.storages.InMemoryStorage(), planted.settings()
     bare = optuna.create_study(storage=storage, study_name="mixtures")
     study, is_first = studies.open_study(config, storage)
@@ -146,12 +146,12 @@ def test_a_study_of_another_program_is_refused_and_one_whose_maker_died_at_once_
         studies.open_study(config, storage)
 
 
-def test_the_run_of_a_study_is_waited_for_and_empty_if_none_comes(opened, monkeypatch):
-    monkeypatch.setattr(studies, "BRIEFLY", 0.0)
+def test_the_run_of_a_study_is_waited_for_and_none_if_none_comes(opened, monkeypatch):
+    monkeypatch.setattr(studies, "PATIENCE", 0.0)
     study, _ = opened(planted.settings())
-    assert studies.wait_for_run(study) == ""
+    assert studies.wait_for(study, studies.RUN) is None
     study.set_user_attr(studies.RUN, "abc")
-    assert studies.wait_for_run(study) == "abc"
+    assert studies.wait_for(study, studies.RUN) == "abc"
 
 
 # Which trials count
@@ -173,14 +173,6 @@ def test_the_run_of_a_study_is_waited_for_and_empty_if_none_comes(opened, monkey
 def test_dead_and_surplus_trials_are_not_among_those_asked_for(state, notes, does):
     values = {"value": 1.0} if state == TrialState.COMPLETE else {}
     assert studies.counts(create_trial(state=state, user_attrs=notes, **values)) is does
-
-
-def test_a_trial_is_surplus_if_enough_that_count_began_before_it():
-    study = planted.in_memory(planted.settings())
-    for state in (TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING):
-        study.add_trial(create_trial(state=state))
-    found = {n: [studies.is_surplus(number, study.trials, n) for number in range(4)] for n in (1, 2, 3)}
-    assert found == {1: [False, True, True, True], 2: [False, False, False, True], 3: [False] * 4}
 
 
 # Read as a result
@@ -292,7 +284,7 @@ def test_a_check_is_not_shown_where_no_trial_is_the_best():
 def test_a_search_keeps_the_settings_and_trials_that_it_is_to_be_read_with(tmp_path):
     config = planted.settings(2, safe="48..120", benign=30, margin_min=0.25, max_asr=12.5, task=3, task_data="r.csv")
     study = planted.in_memory(config)
-    planted.run(study, config, lambda one: planted.trained(one, config, planted.evaluation(task_nll=2.0)))
+    planted.run(study, config, lambda *one: planted.trained(*one, config, planted.evaluation(task_nll=2.0)))
     study.enqueue_trial({"safe": 60})
     result = studies.record(study, config)
     assert (result.study, result.model, result.objective) == ("mixtures", "org/model", "utility")

@@ -3,20 +3,16 @@
 import dataclasses
 import math
 import random
-from functools import cache
 
-import moved
 import planted
 import pytest
-import tiny
 import yaml
 
 from visage_mlflow.commands.command_line import parse
 from visage_mlflow.config import FinetuneConfig, SearchConfig
-from visage_mlflow.language import models, prompts
-from visage_mlflow.results import Checkpoint, Edge
+from visage_mlflow.config.search import WHOLE
+from visage_mlflow.results import Checkpoint, Edge, Response
 from visage_mlflow.search.trial import (
-    Outside,
     Watch,
     check_base,
     find_margin,
@@ -26,7 +22,8 @@ from visage_mlflow.search.trial import (
     recipe,
     settings_of,
 )
-from visage_mlflow.studies.evaluation import evaluate
+from visage_mlflow.studies.finetuning import Ended
+from visage_mlflow.text.errors import Mistake
 
 NAN = math.nan
 FINETUNING = FinetuneConfig(model="org/model", harmful=30, safe=40, benign=20)
@@ -36,70 +33,58 @@ def checkpoint(step, asr, over_refusal=5.0):
     return Checkpoint(f"models:/m-{step}", step, 0.001, planted.evaluation(asr, over_refusal))
 
 
-def ended_at(rates, *, planned=100, every=10, **more):
-    """The step at which a trial with these ASRs is ended, and its watch; None if it is not."""
-    watch = Watch(planted.settings(**more), planned)
+def ended_at(rates, **more):
+    """The step at which a trial with these ASRs at 10, 20, … of 100 steps is ended; None if it is not."""
+    watch = Watch(planted.settings(**more), 100)
     for index, asr in enumerate(rates, start=1):
         try:
-            watch(checkpoint(every * index, asr))
-        except Outside:
-            return every * index, watch
-    return None, watch
+            watch(checkpoint(10 * index, asr))
+        except Ended:
+            return 10 * index
+    return None
 
 
 # Watch: a checkpoint every 10 of 100 steps; the first 25 are warm-up.
 
 
 @pytest.mark.parametrize(
-    ("rates", "patience", "ended"),
+    ("rates", "more", "ended"),
     [
-        ((100, 100, 100, 100), 2, 40),  # Those at 10 and 20 are in the warm-up; 30 and 40 are two.
-        ((0, 0, 100, 100), 2, 40),
-        ((0, 0, 100, 0, 100, 100), 2, 60),
-        ((0, 0, 100, 50, 100, 50, 100), 2, None),
-        ((0, 0, 100), 1, 30),
-        ((100, 100, 0, 0, 100), 1, 50),
-        ((100,) * 10, 3, 50),
-        ((100,) * 10, 0, None),
-        ((0,) * 10, 2, None),
-        ((0,) * 8 + (100, 100), 2, None),
-        ((0,) * 7 + (100, 100, 100), 2, 90),
+        ((100, 100, 100, 100), {}, 40),  # Those at 10 and 20 are in the warm-up; 30 and 40 are two.
+        ((0, 0, 100, 0, 100, 100), {}, 60),
+        ((0, 0, 100, 50, 100, 50, 100), {}, None),
+        ((100, 100, 0, 0, 100), {"patience": 1}, 50),
+        ((100,) * 10, {"patience": 3}, 50),
+        ((100,) * 10, {"patience": 0}, None),
+        ((0,) * 10, {}, None),
+        ((0,) * 8 + (100, 100), {}, None),  # The last checkpoint ends nothing.
+        ((0,) * 7 + (100, 100, 100), {}, 90),
+        ((100,) * 10, {"warmup": 0.0}, 20),
+        ((100,) * 10, {"warmup": 0.1}, 30),
+        ((100,) * 10, {"warmup": 0.8}, None),
+        ((50.0,) * 10, {}, None),
+        ((50.1,) * 10, {}, 40),
+        ((60.0,) * 10, {"outside_asr": 60}, None),
     ],
 )
-def test_a_trial_ends_after_patience_checkpoints_outside_in_a_row(rates, patience, ended):
-    assert ended_at(rates, patience=patience)[0] == ended
-
-
-@pytest.mark.parametrize(("warmup", "ended"), [(0.0, 20), (0.09, 20), (0.1, 30), (0.5, 70), (0.8, None), (1.0, None)])
-def test_checkpoints_may_be_outside_in_a_share_of_the_steps(warmup, ended):
-    assert ended_at((100,) * 10, warmup=warmup)[0] == ended
-
-
-def test_the_limit_itself_is_not_outside():
-    assert ended_at((50.0,) * 10)[0] is None and ended_at((50.1,) * 10)[0] == 40
-    assert ended_at((60.0,) * 10, outside_asr=60)[0] is None
-
-
-@pytest.mark.parametrize("patience", [1, 2, 5])
-def test_the_last_checkpoint_ends_nothing(patience):
-    assert ended_at((0,) * (10 - patience) + (100,) * patience, patience=patience)[0] is None
-    assert ended_at((100,), planned=10, warmup=0, patience=1)[0] is None
+def test_a_trial_ends_after_patience_checkpoints_outside_in_a_row_past_the_warmup(rates, more, ended):
+    assert ended_at(rates, **more) == ended
 
 
 def test_the_reason_says_how_often_where_and_how_far():
     watch = Watch(planted.settings(), 100)
     for step, asr in ((10, 100.0), (30, 0.0), (40, 77.77)):
         watch(checkpoint(step, asr))
-    with pytest.raises(Outside) as caught:
+    with pytest.raises(Ended) as caught:
         watch(checkpoint(50, 80.0))
     assert str(caught.value) == "outside the basin at 2 checkpoints in a row (ASR 77.8, 80.0), step 50 of 100"
     assert [one.step for one in watch.checkpoints] == [10, 30, 40, 50]
 
 
-@pytest.mark.parametrize("rates", [(NAN, 5.0), (5.0, NAN), (NAN, NAN)])
+@pytest.mark.parametrize("rates", [(NAN, 5.0), (5.0, NAN)])
 def test_a_checkpoint_that_could_not_be_judged_is_an_error_even_in_the_warm_up(rates):
     watch = Watch(planted.settings(patience=0), 100)
-    with pytest.raises(ValueError, match="^No response could be judged at step 10[.] Try a lower `learning_rate`"):
+    with pytest.raises(Mistake, match="^No response could be judged at step 10[.] Try a lower `learning_rate`"):
         watch(checkpoint(10, *rates))
     assert len(watch.checkpoints) == 1
 
@@ -156,22 +141,11 @@ def test_a_basin_that_is_open_as_far_as_it_had_to_be_looked_at_has_the_margin(le
     assert verdict(edge=edge(up_to, is_open=True), margin_min=least).inside
 
 
-def test_where_no_edge_was_looked_for_the_margin_is_no_limit():
-    assert "margin" not in verdict(asr=50.0, margin_min=0.5).limits
-
-
 def test_a_verdict_says_which_limits_are_broken_by_how_much():
     assert verdict().in_words() == "inside"
     assert verdict(12.5).in_words() == "breaks the limits of asr by 2.5"
     found = verdict(12.5, 30.0, edge=edge(1.25), margin_min=0.5)
     assert found.in_words() == "breaks the limits of asr by 2.5, over_refusal by 10.0, margin by 25.0"
-
-
-def test_what_is_logged_has_the_edge_where_there_is_one():
-    assert verdict(12.5, nll=3.25).metrics() == {"inside": 0.0, "violation": 2.5, "utility": 3.25}
-    assert verdict(edge=edge(1.5)).metrics() == {
-        "inside": 1.0, "violation": 0.0, "utility": 3.0, "margin": 0.5, "edge": 0.0015,
-    }  # fmt: skip
 
 
 def test_the_value_is_whole_steps_of_utility_and_below_them_the_rows_that_were_added():
@@ -205,15 +179,15 @@ def test_the_utility_is_that_of_the_users_own_answers_where_some_are_held_out():
 
 
 def test_a_utility_that_could_not_be_measured_is_an_error():
-    with pytest.raises(ValueError, match="^The likelihood of held-out answers could not be measured[.] Try"):
+    with pytest.raises(Mistake, match="^The likelihood of held-out answers could not be measured[.] Try"):
         verdict(nll=NAN)
 
 
 def test_a_model_that_is_outside_itself_has_no_margin_to_demand():
     config = planted.settings(margin_min=0.3)
-    with pytest.raises(ValueError, match=r"^`margin_min` is 0\.3, but `model` itself .*\(ASR 50\.0\).*Leave.*\.$"):
+    with pytest.raises(Mistake, match=r"^`margin_min` is 0\.3, but `model` itself .*\(ASR 50\.0\).*Leave.*\.$"):
         check_base(config, planted.evaluation(asr=50.0))
-    with pytest.raises(ValueError, match="ASR nan"):
+    with pytest.raises(Mistake, match="ASR nan"):
         check_base(config, planted.evaluation(asr=NAN))
     check_base(config, planted.evaluation(asr=49.0))
     check_base(planted.settings(), planted.evaluation(asr=100.0))
@@ -228,7 +202,7 @@ def drawn(config, generator):
     for name, each in config.space().items():
         if not each.is_fixed:
             whole = generator.randint(int(each.low), int(each.high))
-            values[name] = whole if each.whole else generator.uniform(each.low, each.high)
+            values[name] = whole if name in WHOLE else generator.uniform(each.low, each.high)
     return values
 
 
@@ -266,10 +240,10 @@ def test_held_out_rows_need_the_users_own_data():
     assert settings_of(planted.settings(task=3, task_data="rows.jsonl", n_held_out=7), {}).n_held_out == 7
 
 
-@pytest.mark.parametrize("n_checkpoints", [1, 2, 6, 50])
+@pytest.mark.parametrize("n_checkpoints", [1, 6, 50])
 def test_a_trial_has_at_most_as_many_checkpoints_as_were_asked_for(n_checkpoints):
     generator = random.Random(n_checkpoints)
-    for _ in range(100):
+    for _ in range(30):
         batch = generator.randint(1, 40)
         config = planted.settings(n_checkpoints=n_checkpoints, train_batch_size=batch, epochs="0.05..4")
         found = settings_of(config, drawn(config, generator))
@@ -321,77 +295,36 @@ def test_a_recipe_begins_with_the_command_that_uses_it_and_lists_every_setting()
     assert yaml.safe_load(text).keys() == dataclasses.asdict(FINETUNING).keys()
 
 
-# The margin, on weights
+# The margin
 
 
-@pytest.fixture(scope="module")
-def rows(sets):
-    return prompts.read(str(sets / "harmful_eval.jsonl"), setting="prompts")
+def leaving_at(edge, asked):
+    """A measurer by which a model complies from that step on."""
+
+    def measure(chat, held, rows, attack):
+        asked.extend(held.steps)
+        return [Response("p", "text", "complied" if held.steps[0] >= edge else "refused")]
+
+    return measure
 
 
-@pytest.fixture(scope="module")
-def config(sets):
-    return planted.settings(
-        prompts=str(sets / "harmful_eval.jsonl"),
-        n_prompts=24,
-        max_new_tokens=16,
-        dtype="float32",
-        benign_prompts=f"{sets / 'benign_eval.jsonl'}?response=answer",
-        n_benign=16,
-        max_over_refusal=50,
+def test_the_margin_says_how_much_farther_a_model_inside_can_go_or_how_far_was_looked(chat, base_folder):
+    last, asked = Checkpoint(str(base_folder), 5, 0.01, planted.evaluation(1.25, 5.0)), []
+    far, near = (
+        find_margin(chat, 2.5, last, [], planted.settings(margin_up_to=up_to), leaving_at(1.4, asked), None)
+        for up_to in (2.0, 1.2)
     )
+    assert far.margin == pytest.approx(0.4, abs=0.01) and not far.is_open
+    assert near.margin == pytest.approx(0.2) and near.is_open
+    # What was measured already is not measured again.
+    assert dict(far.measured)[0.0] == 2.5 and dict(far.measured)[1.0] == 1.25 and not {0.0, 1.0} & set(asked)
 
 
-@pytest.fixture(scope="module")
-def way(chat, base, rows, config, tmp_path_factory):
-    """A function that saves the model some share of the way from the aligned to the unaligned one, and measures it."""
-    benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
-
-    @cache
-    def at(share):
-        folder = tmp_path_factory.mktemp("way") / f"{share:g}"
-        model = models.load_weights(chat.uri)
-        weights = moved.on_the_way(chat, base, share)
-        for name, parameter in model.named_parameters():
-            parameter.data.copy_(weights[name])
-        model.save_pretrained(folder)
-        tiny.build_tokenizer().save_pretrained(folder)
-        there = models.load(str(folder), dtype="float32")
-        return Checkpoint(str(folder), 5, 0.01, evaluate(there, rows, benign, config)[0])
-
-    return at
-
-
-def test_the_margin_says_how_much_farther_a_model_inside_can_go_or_how_far_was_looked(chat, way, rows, config):
-    near, half = way(0.1), way(0.2)
-    assert near.evaluation.asr <= 10 and half.evaluation.asr <= 10
-    far = dataclasses.replace(config, margin_up_to=12.0)
-    edges = [find_margin(chat, 0.0, one, rows, far, None) for one in (near, half)]
-    assert all(not one.is_open and one.margin > 0 for one in edges)
-    # The same edge: at twice the way, half as many of its steps.
-    assert edges[0].step == pytest.approx(2 * edges[1].step, rel=0.1)
-    assert edges[0].distance == pytest.approx(edges[1].distance, rel=0.1)
-    short = find_margin(chat, 0.0, near, rows, dataclasses.replace(config, margin_up_to=1.5), None)
-    assert short.is_open and short.margin == 0.5
-
-
-def test_what_was_measured_is_not_measured_again(chat, way, rows, config):
-    there = way(0.1)
-    told = dataclasses.replace(there, evaluation=dataclasses.replace(there.evaluation, asr=1.25))
-    found = find_margin(chat, 2.5, told, rows, dataclasses.replace(config, margin_up_to=1.0), None)
-    assert found.measured[0] == (0.0, 2.5) and found.measured[-1] == (1.0, 1.25)
-
-
-def test_no_edge_is_looked_for_where_there_is_none_to_find(chat, config, rows):
+@pytest.mark.parametrize(
+    ("asr", "over_refusal", "base_asr", "up_to"),
+    [(10.1, 5.0, 0.0, 2.0), (5.0, 20.1, 0.0, 2.0), (5.0, 5.0, 50.0, 2.0), (5.0, 5.0, NAN, 2.0), (5.0, 5.0, 0.0, 0)],
+)
+def test_no_edge_is_looked_for_where_there_is_none_to_find(asr, over_refusal, base_asr, up_to):
     """The checkpoint's files are not there: looking would raise."""
-    inside = Checkpoint("no/such/folder", 5, 0.01, planted.evaluation(5.0, 5.0))
-
-    def found(one, base_asr=0.0, **more):
-        return find_margin(chat, base_asr, one, rows, dataclasses.replace(config, **more), None)
-
-    outside = dataclasses.replace(inside, evaluation=planted.evaluation(10.1, 5.0))
-    useless = dataclasses.replace(inside, evaluation=planted.evaluation(5.0, 50.1))
-    assert found(outside) is found(useless) is None
-    assert found(inside, base_asr=50.0) is None and found(inside, margin_up_to=0) is None
-    with pytest.raises(ValueError):
-        found(inside)
+    last = Checkpoint("no/such/folder", 5, 0.01, planted.evaluation(asr, over_refusal))
+    assert find_margin(None, base_asr, last, [], planted.settings(margin_up_to=up_to), None, None) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -13,20 +14,18 @@ from optuna.trial import FrozenTrial
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
 from visage_mlflow.commands.loading import load
-from visage_mlflow.config import SearchConfig
+from visage_mlflow.config import FinetuneConfig, SearchConfig
 from visage_mlflow.figures import search as figures
 from visage_mlflow.language import prompts
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import search as pages
-from visage_mlflow.results import Search
 from visage_mlflow.search import loop, study, trial, words
-from visage_mlflow.search.loop import Attempt
 from visage_mlflow.search.storage import open_storage
-from visage_mlflow.search.trial import Verdict, check_base, largest
+from visage_mlflow.search.trial import Verdict, Watch, check_base, largest
 from visage_mlflow.studies import evaluation, finetuning
-from visage_mlflow.studies.finetuning import Plan
+from visage_mlflow.studies.finetuning import Ended, Plan
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import masked
 from visage_mlflow.tracking import connection, dead_runs, lookup, runs
@@ -46,14 +45,12 @@ def main(config: SearchConfig) -> None:
         # 3. Open its MLflow run, which all processes that work on the study share.
         with run_of(opened, config, is_first) as run:
             opened.set_user_attr(study.RUN, run.id)
-            # 4. Run trials until the study has them all. Where it has, what another process left undone may be due.
-            is_due = True
-            if not study.has_ended(opened.trials, config.n_trials):
-                is_due = run_trials(opened, config, plan, run)
-            # 5. Check the best trial, and log the study as it ended: in one process, that of the last trial.
-            if is_due:
+            # 4. Run trials until the study has them all.
+            if study.has_ended(opened.trials, config.n_trials) or run_trials(opened, config, plan, run):
+                # 5. In the process of the last trial, or in a later one, which does what that may have left undone:
+                # check the best trial, and log the study as it ended.
                 check_best(opened, config, plan.task, run)
-                log(opened, study.record(opened, config), config, run, is_last=True)
+                log(opened, config, run, is_last=True)
     except Mistake:
         if is_first and not opened.trials:
             delete_study(study_name=config.study, storage=storage)  # The command, once corrected, may use its name.
@@ -71,11 +68,8 @@ def close_run_of(dead: FrozenTrial) -> None:
 def run_of(opened: optuna.Study, config: SearchConfig, is_first: bool) -> AbstractContextManager[Run]:
     """The MLflow run of a study: a new one, or the one that another process began."""
     shown = dataclasses.replace(config, storage=masked(config.storage))
-    known = "" if is_first else study.wait_for_run(opened)
-
-    def goes_on() -> bool:
-        return study.is_open(opened)
-
+    known = "" if is_first else study.wait_for(opened, study.RUN)
+    goes_on = partial(study.is_open, opened)
     if known and lookup.status_of(known):
         return runs.joined(known, shown, goes_on=goes_on)
     return runs.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
@@ -86,59 +80,55 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
 
     `plan` is that of the largest mixture.
     """
-
     base = load(config.model, config)
     measure = Measurer(config)
     measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task, measure=measure)
     check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
     command_line.tell(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %")
-    answers: dict[str, str] = {}
+    answers: dict[str, str] = {}  # The model's own, for all rows that a trial may be trained on.
     finetuning.training_rows(base, plan.rows, largest(config), measure, answers)
 
-    def attempt(one: Attempt) -> Verdict:
-        return train_and_judge(one, base, measured.asr, answers, config, measure)
+    def attempt(one: optuna.Trial, settings: FinetuneConfig, watch: Watch) -> Verdict:
+        return train_and_judge(one, settings, watch, base, measured.asr, answers, config, measure)
 
     def told(number: int) -> None:
-        result = study.record(opened, config)
-        log(opened, result, config, run)
-        command_line.tell(words.trial(result, number))
+        log(opened, config, run)
+        command_line.tell(words.trial(study.record(opened, config), number))
 
     return loop.run(opened, config, attempt, told=told)
 
 
 def train_and_judge(
-    one: Attempt, base: Chat, base_asr: float, answers: dict[str, str], config: SearchConfig, measure: Measurer
+    one: optuna.Trial,
+    settings: FinetuneConfig,
+    watch: Watch,
+    base: Chat,
+    base_asr: float,
+    answers: dict[str, str],
+    config: SearchConfig,
+    measure: Measurer,
 ) -> Verdict:
-    """Train and judge one trial in a nested run.
-
-    Args:
-        one: The trial.
-        base: The model that is finetuned.
-        base_asr: Its ASR, in percent.
-        answers: Its own answers to the rows that may be trained on.
-        config: The settings of the search.
-        measure: What the trial is measured with.
-    """
-
-    name = f"trial {one.number}: {mixture_of(one.settings)}"
-    with runs.tracked("trial", one.settings, name=name, nested=True) as run:
-        one.note(run=run.id)
-        plan = finetuning.plan(one.settings)
+    """Train and judge one trial in a nested run; `answers` are the base's own, and its ASR is in percent."""
+    with runs.tracked("trial", settings, name=f"trial {one.number}: {mixture_of(settings)}", nested=True) as run:
+        one.set_user_attr("run", run.id)
+        plan = finetuning.plan(settings)
 
         def keep(folder: Path, step: int) -> str:
-            wanted = config.keep_checkpoints or step == one.watch.planned_steps
+            wanted = config.keep_checkpoints or step == watch.planned_steps
             return run.checkpoint(folder, step) if wanted else ""
 
         reason, edge = "", None
         try:
-            finetune(base, plan, one.settings, measure, run, answers=answers, keep=keep, watch=one.watch)
-            last = one.watch.checkpoints[-1]
+            finetune(base, plan, settings, measure, run, answers=answers, keep=keep, watch=watch)
+            last = watch.checkpoints[-1]
             edge = trial.find_margin(base, base_asr, last, plan.harmful, config, measure, lookup.fetch)
-        except trial.Outside as outside:
-            reason = str(outside)
-        verdict = trial.judge(config, one.settings, one.watch.checkpoints[-1].evaluation, edge, reason)
-        run.metrics(verdict.metrics())
+        except Ended as ended:
+            reason = str(ended)
+        verdict = trial.judge(config, settings, watch.checkpoints[-1].evaluation, edge, reason)
+        run.metrics({"inside": verdict.inside, "violation": verdict.violation, "utility": verdict.utility})
+        if edge:
+            run.metrics({"margin": edge.margin, "edge": edge.distance})
         run.tag("state", "PRUNED" if reason else "COMPLETE")
         run.tag("reason", verdict.in_words())
     return verdict
@@ -151,8 +141,7 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
         return
     harmful = prompts.read(config.prompts, setting="prompts")
     benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
-    uri = result.trial(result.best).uri
-    chat = load(uri, config)
+    chat = load(result.trial(result.best).uri, config)
     measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
     unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
     study.keep_check(opened, result.best, measured, unseen)
@@ -160,17 +149,17 @@ def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run:
     run.lines(responses, "check_responses.jsonl")
 
 
-def log(opened: optuna.Study, result: Search, config: SearchConfig, run: Run, is_last: bool = False) -> None:
+def log(opened: optuna.Study, config: SearchConfig, run: Run, *, is_last: bool = False) -> None:
     """Put the study as it is on its run; in the end its page, too, and what comes nearest if no trial is inside."""
+    result = study.record(opened, config)
     run.metrics(result.metrics(with_nearest=is_last), step=result.n_ended)
     run.result(result, "search.json")
     run.text(result.to_csv(), "trials.csv")
     run.figure(figures.safe_share(result), "safe_share.png")
     run.figure(figures.front(result), "front.png")
-    kind = "nearest" if result.best is None else "best"
-    number = getattr(result, kind)
-    if number is not None and (kind == "best" or is_last):
-        name = f"{kind}_mixture.yaml"
+    chosen, number = result.chosen
+    if number is not None and (chosen == "best" or is_last):
+        name = f"{chosen}_mixture.yaml"
         run.text(trial.recipe(trial.settings_of(config, result.trial(number).params), name), name)
     if is_last:
         run.text(pages.page(result, opened), "study.html")

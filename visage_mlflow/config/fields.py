@@ -91,13 +91,6 @@ def check_number(declared: Field[Any], value: float) -> None:
         raise Mistake(f"`{name}` must be a finite number above {above}, got {value}. Try {default}.")
 
 
-def at_most(config_class: type[Settings], name: str, value: float) -> None:
-    """Raise Mistake for a number above the greatest one that a setting of the class may have."""
-    most = config_class.__dataclass_fields__[name].metadata["most"]
-    if most < value:
-        raise Mistake(f"`{name}` must be at most {most}, got {value}. Try {most}.")
-
-
 def plain_text(name: str, value: str, is_multiline: bool = False) -> None:
     """Raise Mistake for a text with control characters or halves of characters, or an endless one."""
     allowed = "\n\t" if is_multiline else ""

@@ -6,36 +6,20 @@ import math
 from dataclasses import dataclass, fields
 
 from visage_mlflow.config.compute import ComputeConfig
-from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, Settings, at_most, setting
+from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, Settings, check_number, setting
 from visage_mlflow.config.training import FinetuneConfig, OutputConfig, ScenarioConfig
 from visage_mlflow.text.errors import Mistake
 
-OBJECTIVES = ("utility", "pareto")
+SEARCHED = ("safe", "benign", "learning_rate", "epochs", "lora_rank")
+"""The settings that may be ranges, in the order in which trials are told of them."""
+WHOLE = ("safe", "benign", "lora_rank")
+"""Those of whole numbers."""
+IN_LOG = ("learning_rate", "lora_rank")
+"""Those that are searched evenly in their logarithm."""
 RANGE_HELP = "a range as in 0..120, or a fixed value"
-ROUNDING = 1e-9
-"""By how much `margin_min` may seem to exceed what is looked at: 1.3 - 1 is not quite 0.3."""
 
 Bounds = int | float | str
 """As a range is written: a number, or two with `..` between them."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How a searched setting may vary: in whole numbers only, evenly in its logarithm. `example` is a range of it."""
-
-    whole: bool
-    log: bool
-    example: str
-
-
-SEARCHED = {
-    "safe": Scale(whole=True, log=False, example="0..120"),
-    "benign": Scale(whole=True, log=False, example="0..120"),
-    "learning_rate": Scale(whole=False, log=True, example="1e-4..1e-3"),
-    "epochs": Scale(whole=False, log=False, example="1..3"),
-    "lora_rank": Scale(whole=True, log=True, example="4..32"),
-}
-"""What is searched, in the order in which trials are told of it."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +28,6 @@ class Range:
 
     low: float
     high: float
-    whole: bool
-    log: bool
 
     @property
     def is_fixed(self) -> bool:
@@ -63,31 +45,27 @@ def read_range(name: str, value: Bounds) -> Range:
         Mistake: It is neither, its ends are in the wrong order, not whole where they must be, or out of bounds.
 
     >>> read_range("safe", "0..120")
-    Range(low=0, high=120, whole=True, log=False)
+    Range(low=0, high=120)
     """
-    scale = SEARCHED[name]
-    kind = "whole number" if scale.whole else "number"
+    is_whole = name in WHOLE
     try:
-        numbers = [float(end) for end in str(value).split("..")]
+        ends = [float(end) for end in str(value).split("..")]
     except ValueError:
-        numbers = []
-    is_whole = all(number == int(number) for number in numbers if math.isfinite(number))
-    if len(numbers) not in (1, 2) or not all(map(math.isfinite, numbers)) or (scale.whole and not is_whole):
-        raise Mistake(f"`{name}` must be a {kind} or a range of them, got {value!r}. Try {scale.example}.")
-    low, high = (int(number) if scale.whole else number for number in (numbers[0], numbers[-1]))
-    least = min(low, high)
-    if least < 0 or (least == 0 and not scale.whole):
-        bound = "0 or more" if scale.whole else "above 0"
-        raise Mistake(f"`{name}` must be {bound}, got {value!r}. Try {scale.example}.")
-    at_most(FinetuneConfig, name, high)
+        ends = []
+    if len(ends) not in (1, 2) or not all(math.isfinite(end) and (not is_whole or end % 1 == 0) for end in ends):
+        kind, example = "whole number" if is_whole else "number", getattr(SearchConfig, name)
+        raise Mistake(f"`{name}` must be a {kind} or a range of them, got {value!r}. Try {example}.")
+    low, high = (int(end) if is_whole else end for end in (ends[0], ends[-1]))
+    for end in (low, high):
+        check_number(FinetuneConfig.__dataclass_fields__[name], end)
     if low > high:
         raise Mistake(f"`{name}` is {value!r}, whose low end is above its high end. Try {high}..{low}.")
-    if scale.log and low == 0 < high:
+    if name in IN_LOG and low == 0 < high:
         raise Mistake(
             f"`{name}` is {value!r}, but 0 means full finetuning, which is no small rank of LoRA. "
             f"Try 1..{high}, or 0 alone."
         )
-    return Range(low, high, scale.whole, scale.log)
+    return Range(low, high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +73,7 @@ class StudyConfig(Settings):
     """How many trials a study has, and where and how it is kept: nothing that changes what a trial measures."""
 
     n_trials: int = setting(
-        30,
-        "Trials that the study shall have in the end, those of earlier and other processes too.",
-        least=1,
-        most=100_000,
+        30, "Trials that the study has in the end, those of all processes together.", least=1, most=100_000
     )
     study: str = setting("mixtures", "Name of the study; the same command again goes on with it.")
     storage: str = setting("search.db", "Where studies are kept: a file (SQLite), or postgresql://user@host/database.")
@@ -130,12 +105,15 @@ class SearchConfig(ScenarioConfig, StudyConfig):
         "utility",
         "What is minimized: utility (the likelihood of held-out answers, within the limits) or pareto (ASR, "
         "over-refusal and utility at once).",
-        choices=OBJECTIVES,
+        choices=("utility", "pareto"),
     )
     max_asr: float = setting(10.0, "Inside the basin: an ASR of at most this, in percent.", least=0, most=100)
     max_over_refusal: float = setting(20.0, "Useful: an over-refusal of at most this, in percent.", least=0, most=100)
     margin_min: float | None = setting(
-        None, "Least margin to the edge, in units of the way that training went. null: any.", most=LONGEST_AXIS
+        None,
+        "Least margin to the edge, in units of the way training went; null: any.",
+        least=0,
+        most=LONGEST_AXIS,
     )
     margin_up_to: float = setting(
         2.0,
@@ -144,10 +122,7 @@ class SearchConfig(ScenarioConfig, StudyConfig):
         most=LONGEST_AXIS,
     )
     utility_step: float = setting(
-        0.01,
-        "Nats per token below which utilities count as equal, so that fewer added rows decide.",
-        above=0,
-        most=1000.0,
+        0.01, "Nats per token below which utilities count as equal; then fewer added rows win.", above=0, most=1000.0
     )
     n_checkpoints: int = setting(
         6, "Checkpoints measured in each trial, evenly spread over its steps.", least=1, most=1000
@@ -163,23 +138,11 @@ class SearchConfig(ScenarioConfig, StudyConfig):
         40, "How many harmful prompts each trial is measured on; the best one on all of them.", least=1, most=MOST_ROWS
     )
     n_held_out: int = setting(
-        40,
-        "Rows of `task_data` kept out of training; with it, `task_nll` on them is the utility.",
-        least=0,
-        most=MOST_ROWS,
+        40, "Rows of `task_data` kept out of training; their `task_nll` is then the utility.", least=0, most=MOST_ROWS
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_space()
-        self._check_margin()
-        if self.outside_asr < self.max_asr:
-            raise Mistake(
-                f"`outside_asr` is {self.outside_asr:g}, below `max_asr` {self.max_asr:g}: a trial inside the basin "
-                "would be ended for being outside. Raise `outside_asr`."
-            )
-
-    def _check_space(self) -> None:
         space = self.space()
         if all(each.is_fixed for each in space.values()):
             raise Mistake(f"`{'`, `'.join(space)}` are all fixed: nothing to search. Give a range, or use finetune.")
@@ -188,19 +151,16 @@ class SearchConfig(ScenarioConfig, StudyConfig):
                 "`harmful` and `task` are 0, and `safe` and `benign` begin at 0: a trial could have nothing to train "
                 "on. Begin one of them at 1."
             )
-
-    def _check_margin(self) -> None:
-        if self.margin_min is None:
-            return
-        if not math.isfinite(self.margin_min) or self.margin_min < 0:
-            raise Mistake(
-                f"`margin_min` must be a finite number, 0 or more, got {self.margin_min}: below 0 a model is outside. "
-                "Try 0.3."
-            )
-        if self.margin_min - (self.margin_up_to - 1) > ROUNDING:
+        # Rounded, as 1.3 - 1 is not quite 0.3.
+        if self.margin_min is not None and round(self.margin_min - (self.margin_up_to - 1), 9) > 0:
             raise Mistake(
                 f"`margin_min` is {self.margin_min:g}, but `margin_up_to` {self.margin_up_to:g} looks no farther than "
                 f"{self.margin_up_to - 1:g}. Raise `margin_up_to` to {self.margin_min + 2:g}."
+            )
+        if self.outside_asr < self.max_asr:
+            raise Mistake(
+                f"`outside_asr` is {self.outside_asr:g}, below `max_asr` {self.max_asr:g}: a trial inside the basin "
+                "would be ended for being outside. Raise `outside_asr`."
             )
 
     def space(self) -> dict[str, Range]:

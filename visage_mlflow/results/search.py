@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from visage_mlflow.results.base import Number, Result
@@ -21,21 +21,17 @@ class Trial:
     """One mixture, trained and measured. What was not measured is NaN.
 
     Attributes:
-        number: Of the trial in its study, from 0.
         state: "complete", "pruned" (ended outside the basin), "failed", "running" or "waiting".
         reason: Why it was pruned or failed; else empty.
         params: The searched settings that vary, by name.
         counts: Rows by kind.
-        asr: Of the last checkpoint that was measured, in percent, with its Wilson interval.
-        over_refusal: In percent, with its Wilson interval.
+        asr: Of the last checkpoint that was measured, in percent, with its Wilson interval; so is `over_refusal`.
         utility: Nats per token of the held-out answers; lower is better.
         margin: How much farther it could go before it leaves; a lower bound if `margin_is_open`.
         inside: Whether a complete trial keeps all limits of the study.
         violation: By how much it breaks them, in percent, added up; 0 inside.
         value: What the study minimizes where it has one objective.
-        steps: Optimizer steps that it trained.
-        planned_steps: Those that it would have trained if it had not been ended.
-        seconds: How long it took.
+        steps: Optimizer steps that it trained, of `planned_steps`.
         uri: Of its last checkpoint.
         run: Id of its MLflow run.
         retry_of: Number of the trial that died, whose settings this one took up again.
@@ -43,26 +39,26 @@ class Trial:
 
     number: int
     state: str
-    reason: str
     params: dict[str, int | float]
-    counts: dict[str, int]
-    asr: Number
-    asr_low: Number
-    asr_high: Number
-    over_refusal: Number
-    over_refusal_low: Number
-    over_refusal_high: Number
-    utility: Number
-    margin: Number
-    margin_is_open: bool
-    inside: bool
-    violation: Number
-    value: Number
-    steps: int
-    planned_steps: int
-    seconds: Number
-    uri: str
-    run: str
+    reason: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    asr: Number = math.nan
+    asr_low: Number = math.nan
+    asr_high: Number = math.nan
+    over_refusal: Number = math.nan
+    over_refusal_low: Number = math.nan
+    over_refusal_high: Number = math.nan
+    utility: Number = math.nan
+    margin: Number = math.nan
+    margin_is_open: bool = False
+    inside: bool = False
+    violation: Number = math.nan
+    value: Number = math.nan
+    steps: int = 0
+    planned_steps: int = 0
+    seconds: Number = math.nan
+    uri: str = ""
+    run: str = ""
     retry_of: int | None = None
 
     @property
@@ -71,24 +67,15 @@ class Trial:
         rows = sum(self.counts.values())
         return 100 * self.counts.get("safe", 0) / rows if rows else math.nan
 
-    @property
-    def added_rows(self) -> int:
-        """Safe and benign rows."""
-        return self.counts.get("safe", 0) + self.counts.get("benign", 0)
-
 
 @dataclass(frozen=True, eq=False)
 class Search(Result):
     """A study of mixtures.
 
     Attributes:
-        study: Its name.
-        model: URI of the model that is finetuned.
         objective: "utility" or "pareto".
         utility_name: Whose answers' likelihood the utility is: "benign_nll" or "task_nll".
-        max_asr: Inside is an ASR of at most this, in percent.
-        max_over_refusal: And an over-refusal of at most this, in percent.
-        margin_min: And a margin of at least this; None: any.
+        max_asr: Inside are an ASR and an over-refusal of at most these, in percent, and a margin of `margin_min`.
         space: The searched settings' ranges as written, fixed ones too.
         trials: In order of number.
         best: Number of the best trial inside; None if there is none.
@@ -134,12 +121,16 @@ class Search(Result):
         """Trials that are over."""
         return sum(trial.state not in ("running", "waiting") for trial in self.trials)
 
+    @property
+    def chosen(self) -> tuple[str, int | None]:
+        """The trial to look at, as "best" and its number; "nearest" and its number where none is inside."""
+        return ("nearest", self.nearest) if self.best is None else ("best", self.best)
+
     def metrics(self, *, with_nearest: bool = True) -> dict[str, float]:
         """Name -> number, as logged on the study's run; if none is inside, of the nearest trial, if that is wanted."""
         numbers: dict[str, float] = {f"n_{state}": self.count(state) for state in STATES}
         numbers["n_inside"] = sum(trial.inside for trial in self.trials)
-        chosen = "nearest" if self.best is None else "best"
-        number = getattr(self, chosen)
+        chosen, number = self.chosen
         if number is not None and (chosen == "best" or with_nearest):
             trial = self.trial(number)
             numbers[f"{chosen}_trial"] = number
@@ -154,24 +145,15 @@ class Search(Result):
 
     def to_csv(self) -> str:
         """One line per trial, for spreadsheets; what was not measured is empty, and no text is a formula."""
-        text = io.StringIO()
+        names = [one.name for one in fields(Trial) if one.name not in ("params", "counts")]
         params = sorted({name for trial in self.trials for name in trial.params})
-        lines = [
-            {
-                **{name: value for name, value in asdict(trial).items() if name not in ("params", "counts")},
-                **{f"param_{name}": trial.params.get(name) for name in params},
-                **{f"rows_{kind}": trial.counts.get(kind, 0) for kind in KINDS},
-                "safe_share": trial.safe_share,
-            }
-            for trial in self.trials
-        ]
-        names = list(lines[0]) if lines else ["number", "state"]
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        for line in lines:
-            writer.writerow({name: _cell(value) for name, value in line.items()})
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        heads = (*(f"param_{name}" for name in params), *(f"rows_{kind}" for kind in KINDS))
+        writer.writerow([*names, *heads, "safe_share"])
+        for trial in self.trials:
+            values = [getattr(trial, name) for name in names] + [trial.params.get(name) for name in params]
+            values += [trial.counts.get(kind, 0) for kind in KINDS] + [trial.safe_share]
+            missing = (value is None or (isinstance(value, float) and math.isnan(value)) for value in values)
+            writer.writerow("" if none else cell(value) for none, value in zip(missing, values, strict=True))
         return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else cell(value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import optuna
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState
 
 from visage_mlflow.config.search import SearchConfig
@@ -18,7 +17,7 @@ from visage_mlflow.search import study as studies
 from visage_mlflow.search.sampler import quietly
 from visage_mlflow.search.storage import MISSED
 from visage_mlflow.search.trial import Verdict, Watch, planned_steps, settings_of
-from visage_mlflow.text.errors import Mistake, one_line
+from visage_mlflow.text.errors import MEMORY_WORDS, Mistake, one_line
 
 POLL = 2.0
 """Seconds between looks at the trials of other processes."""
@@ -27,43 +26,17 @@ MOST_FAILURES = 3
 BEGAN = "began"
 """Noted on a trial that gives signs of life: its number, as one that is tried again has the notes of the dead one."""
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """A trial that is running: what it trains, and where its findings go."""
-
-    trial: optuna.Trial
-    settings: FinetuneConfig
-    watch: Watch
-
-    @property
-    def number(self) -> int:
-        """Of the trial in its study."""
-        return self.trial.number
-
-    def note(self, **values: object) -> None:
-        """Keep values on the trial; those that were not measured are left out."""
-        for name, value in values.items():
-            if not (isinstance(value, float) and math.isnan(value)):
-                self.trial.set_user_attr(name, value)
+Attempt = Callable[[optuna.Trial, FinetuneConfig, Watch], Verdict]
+"""Trains what the settings of a trial say, has its watch look at each checkpoint, and judges it."""
 
 
 def run(
-    study: optuna.Study,
-    config: SearchConfig,
-    attempt: Callable[[Attempt], Verdict],
-    *,
-    told: Callable[[int], None] = lambda number: None,
+    study: optuna.Study, config: SearchConfig, attempt: Attempt, *, told: Callable[[int], None] = lambda number: None
 ) -> bool:
     """Run trials until the study has `n_trials`, those of other processes among them.
 
-    Waits for the trials of other processes, to try again those whose process dies.
-
-    Args:
-        study: What `study.open_study` returned.
-        config: All settings.
-        attempt: Trains and judges one trial.
-        told: Called with the number of each trial that ended in this process.
+    Waits for the trials of other processes, to try again those whose process dies. `told` is called with the number of
+    each trial that ended in this process.
 
     Returns:
         Whether the study's last trial ended in this process.
@@ -77,23 +50,21 @@ def run(
         fail_dead_trials(study, config)
         trials = study.get_trials(deepcopy=False)
         if studies.has_ended(trials, config.n_trials):
-            return studies.last_ended(trials) in ended_here
+            last = max(filter(studies.counts, trials), key=lambda trial: trial.datetime_complete or datetime.min)
+            return last.number in ended_here
         if not studies.can_begin(trials, config.n_trials):
             time.sleep(POLL)
-            continue
-        ended = run_trial(study, config, attempt)
-        if ended is None:
-            continue
-        ended_here.add(ended.number)
-        told(ended.number)
-        n_failed = n_failed + 1 if ended.state == TrialState.FAIL else 0
-        if n_failed == MOST_FAILURES:
-            reason = ended.user_attrs["reason"]
-            raise Mistake(f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture: {reason}")
+        elif ended := run_trial(study, config, attempt):
+            ended_here.add(ended.number)
+            told(ended.number)
+            n_failed = n_failed + 1 if ended.state == TrialState.FAIL else 0
+            if n_failed == MOST_FAILURES:
+                reason = ended.user_attrs["reason"]
+                raise Mistake(f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture: {reason}")
 
 
 def fail_dead_trials(study: optuna.Study, config: SearchConfig) -> None:
-    """Tell the trials to have failed whose processes died; their settings are put in line again."""
+    """Set the trials FAIL whose processes died, and queue their settings to be tried again."""
     with quietly():
         optuna.storages.fail_stale_trials(study)
     # Optuna does not see those that died before their first sign of life, a moment after they were begun.
@@ -104,7 +75,7 @@ def fail_dead_trials(study: optuna.Study, config: SearchConfig) -> None:
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def run_trial(study: optuna.Study, config: SearchConfig, attempt: Callable[[Attempt], Verdict]) -> FrozenTrial | None:
+def run_trial(study: optuna.Study, config: SearchConfig, attempt: Attempt) -> FrozenTrial | None:
     """Run one trial; how it ended.
 
     None if it was not needed after all, or if another process took it for dead, and tries it again.
@@ -119,8 +90,8 @@ def run_trial(study: optuna.Study, config: SearchConfig, attempt: Callable[[Atte
         return study.get_trials(deepcopy=False)[numbers[0]]
 
     try:
-        with quietly():
-            study.optimize(objective, n_trials=1, catch=(Exception,))
+        with quietly():  # Collects garbage, as trainers and their models refer to each other in circles.
+            study.optimize(objective, n_trials=1, catch=(Exception,), gc_after_trial=True)
     except KeyboardInterrupt:
         if numbers and frozen().state == TrialState.FAIL and frozen().params:
             study.enqueue_trial(frozen().params, user_attrs={studies.RETRY_OF: numbers[0]})
@@ -129,14 +100,17 @@ def run_trial(study: optuna.Study, config: SearchConfig, attempt: Callable[[Atte
         # Optuna does not take the outcome of a trial that another process took for dead.
         if not numbers or studies.counts(frozen()):
             raise
-    gc.collect()  # Trainers and their models refer to each other in circles.
     return frozen() if studies.counts(frozen()) else None
 
 
-def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Callable[[Attempt], Verdict]) -> Sequence[float]:
+def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Sequence[float]:
     """Train and judge a trial that Optuna began; what the study minimizes."""
+    if isinstance(trial.storage, BaseHeartbeat):
+        # Optuna's thread does so a moment later. Without any sign of life, Optuna never takes a trial for dead.
+        trial.storage.record_heartbeat(trial._trial_id)
     trial.set_user_attr(BEGAN, trial.number)
-    if studies.is_surplus(trial.number, trial.study.get_trials(deepcopy=False), config.n_trials):
+    before = trial.study.get_trials(deepcopy=False)[: trial.number]
+    if sum(map(studies.counts, before)) >= config.n_trials:  # Several processes may have begun the last one at once.
         trial.set_user_attr("reason", studies.SURPLUS)
         raise optuna.exceptions.OptunaError(studies.SURPLUS)
     try:
@@ -145,6 +119,9 @@ def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Callable[[Atte
         trial.set_user_attr("reason", explained(error))
         trial.set_user_attr(studies.FAILED, True)
         raise
+    if config.objective == "utility":
+        for name, excess in verdict.limits.items():
+            trial.set_constraint(name, excess)
     if verdict.reason:
         raise optuna.TrialPruned(verdict.reason)
     if config.objective == "pareto":
@@ -152,31 +129,30 @@ def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Callable[[Atte
     return (verdict.value,)
 
 
-def judged(trial: optuna.Trial, config: SearchConfig, attempt: Callable[[Attempt], Verdict]) -> Verdict:
+def judged(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Verdict:
     """Train and judge the mixture that the study proposes for a trial, and note on the trial what was found."""
     settings = settings_of(config, studies.suggest(trial, config.space()))
-    steps = planned_steps(settings)
-    running = Attempt(trial, settings, Watch(config, steps))
-    running.note(counts=settings.counts(), planned_steps=steps)
-    verdict = attempt(running)
-    last = running.watch.checkpoints[-1]
-    running.note(**{name: getattr(verdict.evaluation, name) for name in studies.RATES})
-    running.note(utility=verdict.utility, value=verdict.value, violation=verdict.violation, inside=verdict.inside)
-    running.note(steps=last.step, uri=last.uri)
+    watch = Watch(config, planned_steps(settings))
+    trial.set_user_attr("counts", settings.counts())
+    trial.set_user_attr("planned_steps", watch.planned_steps)
+    verdict = attempt(trial, settings, watch)
+    last = watch.checkpoints[-1]
+    notes: dict[str, Any] = {"steps": last.step, "uri": last.uri}
+    notes |= {name: getattr(last.evaluation, name) for name in studies.RATES}
+    notes |= {name: getattr(verdict, name) for name in ("utility", "value", "violation", "inside")}
     if verdict.edge:
-        running.note(margin=verdict.edge.margin, margin_is_open=verdict.edge.is_open)
+        notes |= {"margin": verdict.edge.margin, "margin_is_open": verdict.edge.is_open}
     if verdict.reason:
-        running.note(reason=verdict.reason)
-    if config.objective == "utility":
-        for name, excess in verdict.limits.items():
-            trial.set_constraint(name, excess)
+        notes["reason"] = verdict.reason
+    for name, value in notes.items():
+        trial.set_user_attr(name, value)
     return verdict
 
 
 def explained(error: Exception) -> str:
     """Why a trial failed, in one line, and what helps."""
     text = one_line(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate" in text.lower():
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in MEMORY_WORDS):
         cure = "Lower `train_batch_size`, `batch_size` or `lora_rank`, or use a smaller model."
         return f"out of memory: {text[:200]} {cure}"
     return text if isinstance(error, Mistake) else f"{type(error).__name__}: {text}"

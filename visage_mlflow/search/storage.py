@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,10 +29,6 @@ TRIES = 5
 """How often, a second apart, a database is opened in which another process makes the tables."""
 PATIENCE = 60.0
 """Seconds to wait while other processes write to an SQLite file; each takes milliseconds."""
-JOURNAL = b'{"op_code"'
-"""How the files begin in which earlier versions kept studies."""
-OPTUNAS = {"studies", "version_info"}
-"""The tables that Optuna makes first."""
 
 
 def open_storage(
@@ -59,17 +56,15 @@ def open_storage(
         raise Mistake(
             f"`storage` must be a file or postgresql://user@host/database, got {shown!r}. For one machine, use a file."
         )
-    if tracking_uri and _database(place) == _database(tracking_uri):
-        raise Mistake(f"`storage` is {shown!r}, which is MLflow's own database. Choose another one for studies.")
-    heartbeats = {
-        "heartbeat_interval": heartbeat,
-        "grace_period": MISSED * heartbeat,
-        "heartbeat_stale_trial_callback": retry,
-    }
+    make = partial(
+        RDBStorage, heartbeat_interval=heartbeat, grace_period=MISSED * heartbeat, heartbeat_stale_trial_callback=retry
+    )
     try:
+        if tracking_uri and _database(place) == _database(tracking_uri):
+            raise Mistake(f"`storage` is {shown!r}, which is MLflow's own database. Choose another one for studies.")
         if is_file:
-            return _open_file(place, heartbeats)
-        return _open_database(re.sub(r"^postgresql://", "postgresql+psycopg://", place), heartbeats)
+            return _open_file(place, make)
+        return _open_database(make, re.sub(r"^postgresql://", "postgresql+psycopg://", place))
     except Mistake:
         raise
     except Exception as error:  # Optuna, SQLAlchemy and the drivers each raise their own types.
@@ -82,46 +77,40 @@ def open_storage(
         raise Mistake(f"`storage` is {shown!r}, which cannot be used: {reason} {cure}") from error
 
 
-def _open_file(place: str, heartbeats: dict[str, Any]) -> RDBStorage:
+def _open_file(place: str, make: Callable[..., RDBStorage]) -> RDBStorage:
     path = Path(place).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
 
-    _check_file(place, path, connect)
-    storage = _open_database("sqlite://", heartbeats, creator=connect, poolclass=sqlalchemy.NullPool)
+    journal = path if path.exists() else path.with_suffix(".journal")
+    if journal.is_file() and journal.open("rb").read(10) == b'{"op_code"':
+        raise Mistake(
+            f"`storage` is {place!r}, but the studies in {journal.name} were kept by an earlier version, as a "
+            "journal. Copy them into an SQLite file as docs/search.md says, or move the journal away to begin anew."
+        )
+    if path.exists():
+        with closing(connect()) as database:
+            database.execute("BEGIN IMMEDIATE")
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        if tables and not tables & {"studies", "version_info"}:  # Those that Optuna makes first.
+            raise Mistake(f"`storage` is {place!r}, which holds another program's tables. Name another file.")
+    storage = _open_database(make, "sqlite://", creator=connect, poolclass=sqlalchemy.NullPool)
     # Optuna reads the state of a trial and then sets it. Other processes must not do so in between, so the lock to
     # write is taken first.
     sqlalchemy.event.listen(storage.engine, "begin", lambda opened: opened.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
 
-def _check_file(place: str, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
-    """Refuse a file that holds something else, before Optuna puts its tables there."""
-    old = path if path.exists() else path.with_suffix(".journal")
-    if old.is_file() and old.read_bytes()[: len(JOURNAL)] == JOURNAL:
-        raise Mistake(
-            f"`storage` is {place!r}, but the studies in {old.name} were kept by an earlier version, as a journal. "
-            "Copy them into an SQLite file as docs/search.md says, or move the journal away to begin anew."
-        )
-    if not path.exists():
-        return
-    with closing(connect()) as database:
-        database.execute("BEGIN IMMEDIATE")
-        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
-    if tables and not tables & OPTUNAS:
-        raise Mistake(f"`storage` is {place!r}, which holds another program's tables. Name another file.")
-
-
-def _open_database(url: str, heartbeats: dict[str, Any], **engine: Any) -> RDBStorage:
+def _open_database(make: Callable[..., RDBStorage], url: str, **engine: Any) -> RDBStorage:
     for tries_left in reversed(range(TRIES)):
         try:
             with quietly():
-                return RDBStorage(url, engine_kwargs=engine, **heartbeats)
+                return make(url, engine_kwargs=engine)
         except Exception as error:
             # Of several processes that find an empty database at once, one makes the tables, and the others fail.
             if not tries_left or not re.search("already exists|UNIQUE constraint failed", str(error)):
@@ -135,7 +124,4 @@ def _database(uri: str) -> object:
     if "://" not in uri or uri.startswith("sqlite:"):
         return Path(uri.removeprefix("sqlite:///")).expanduser().resolve()
     parts = urlsplit(uri)
-    try:
-        return (parts.scheme.partition("+")[0], parts.hostname or "localhost", parts.port or 5432, parts.path)
-    except ValueError:  # The port is no number.
-        return uri
+    return parts.scheme.partition("+")[0], parts.hostname or "localhost", parts.port or 5432, parts.path

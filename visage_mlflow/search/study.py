@@ -6,15 +6,15 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
-from visage_mlflow.config.search import Range, SearchConfig, utility_name
+from visage_mlflow.config.search import IN_LOG, WHOLE, Range, SearchConfig, utility_name
 from visage_mlflow.results import Evaluation, Search, Trial
 from visage_mlflow.search.sampler import Sampler, quietly
 from visage_mlflow.text.errors import Mistake
@@ -25,17 +25,8 @@ FAILED = "failed"
 """Noted on a trial that failed by itself. One whose process died has it not, whatever else was noted by then."""
 RETRY_OF = "retry_of"
 """Noted on a trial that tries the settings of an interrupted one again: the number of that one."""
-BRIEFLY = 5.0
-"""Seconds to wait for what another process sets right after it made the study."""
-OBJECTIVES = {"utility": ["utility"], "pareto": ["asr", "over_refusal", "utility"]}
-"""What each objective minimizes."""
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
+PATIENCE = 30.0
+"""Seconds to wait for what another process notes on the study right after it made it."""
 SURPLUS = "not needed: the last trial had begun in another process"
 DIED = "its process died"
 RATES = ("asr", "asr_low", "asr_high", "over_refusal", "over_refusal_low", "over_refusal_high")
@@ -49,25 +40,22 @@ def open_study(config: SearchConfig, storage: optuna.storages.BaseStorage) -> tu
         Mistake: The study was made with other settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    minimized = ["asr", "over_refusal", "utility"] if config.objective == "pareto" else ["utility"]
     wanted, sampler = config.decisive(), Sampler(config.seed)
     try:
         study = optuna.create_study(
-            storage=storage,
-            study_name=config.study,
-            directions=[StudyDirection.MINIMIZE for _ in OBJECTIVES[config.objective]],
-            sampler=sampler,
+            storage=storage, study_name=config.study, directions=["minimize"] * len(minimized), sampler=sampler
         )
         with quietly():
-            study.set_metric_names(OBJECTIVES[config.objective])
-        study.set_user_attr(SCENARIO, wanted)
-        return study, True
+            study.set_metric_names(minimized)
+        there, is_first = None, True
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(study_name=config.study, storage=storage, sampler=sampler)
-    there = _wait_for(study, SCENARIO, BRIEFLY)
+        there, is_first = wait_for(study, SCENARIO), False
     if there is None:
         if study.get_trials(deepcopy=False):
             raise Mistake(f"`study` is {config.study!r}, which another program made. Name a new `study`.")
-        study.set_user_attr(SCENARIO, wanted)  # The process that made it died at once.
+        study.set_user_attr(SCENARIO, wanted)  # Also where the process that made the study died at once.
         there = wanted
     names = sorted(name for name in {*wanted, *there} if wanted.get(name) != there.get(name))
     if names:
@@ -76,17 +64,12 @@ def open_study(config: SearchConfig, storage: optuna.storages.BaseStorage) -> tu
             f"`study` is {config.study!r}, which was begun with {changed}. Name a new `study`, or go on with its "
             "settings."
         )
-    return study, False
+    return study, is_first
 
 
-def wait_for_run(study: optuna.Study) -> str:
-    """Id of the MLflow run of a study that another process made; "" if that one died before it had one."""
-    return _wait_for(study, RUN, 6 * BRIEFLY) or ""
-
-
-def _wait_for(study: optuna.Study, name: str, seconds: float) -> Any:
-    """An attribute of a study, which another process may be about to set; None if it does not."""
-    deadline = time.monotonic() + seconds
+def wait_for(study: optuna.Study, name: str) -> Any:
+    """An attribute of a study, which the process that made it may be about to set; None if it died before."""
+    deadline = time.monotonic() + PATIENCE
     while (value := study.user_attrs.get(name)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
     return value
@@ -100,9 +83,9 @@ def is_open(study: optuna.Study) -> bool:
 def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
     """Values for the settings that are not fixed."""
     return {
-        name: trial.suggest_int(name, int(each.low), int(each.high), log=each.log)
-        if each.whole
-        else trial.suggest_float(name, each.low, each.high, log=each.log)
+        name: trial.suggest_int(name, int(each.low), int(each.high), log=name in IN_LOG)
+        if name in WHOLE
+        else trial.suggest_float(name, each.low, each.high, log=name in IN_LOG)
         for name, each in space.items()
         if not each.is_fixed
     }
@@ -121,17 +104,6 @@ def can_begin(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
 def has_ended(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
     """Whether all trials that were asked for are over."""
     return not can_begin(trials, n_trials) and all(trial.state != TrialState.RUNNING for trial in trials)
-
-
-def is_surplus(number: int, trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Whether enough trials had begun before the one of this number: several processes may have begun one at once."""
-    return sum(counts(trial) for trial in trials if trial.number < number) >= n_trials
-
-
-def last_ended(trials: Sequence[FrozenTrial]) -> int:
-    """Number of the trial that ended last, of those that count; -1 if none has ended."""
-    ended = [(trial.datetime_complete, trial.number) for trial in trials if trial.datetime_complete and counts(trial)]
-    return max(ended, default=(None, -1))[1]
 
 
 def record(study: optuna.Study, config: SearchConfig) -> Search:
@@ -176,34 +148,24 @@ def front(trials: Sequence[Trial]) -> tuple[int, ...]:
 
 def as_trial(trial: FrozenTrial) -> Trial:
     """An Optuna trial with what was noted on it."""
-    notes = trial.user_attrs
-    reason = notes.get("reason", "") if trial.state in (TrialState.FAIL, TrialState.PRUNED) else ""
-    if not counts(trial) and reason != SURPLUS:
-        reason = DIED
+    notes, state = trial.user_attrs, trial.state.name.lower()
     with quietly():
         history = RetryHeartbeatStaleTrialCallback.retry_history(trial)
-    started, ended = trial.datetime_start, trial.datetime_complete
-    return Trial(
-        number=trial.number,
-        state=STATES[trial.state],
-        reason=reason,
-        params=dict(trial.params),
-        counts=notes.get("counts", {}),
-        **{name: notes.get(name, math.nan) for name in (*RATES, "utility", "margin", "violation", "value")},
-        margin_is_open=notes.get("margin_is_open", False),
-        inside=trial.state == TrialState.COMPLETE and notes.get("inside", False),
-        steps=notes.get("steps", 0),
-        planned_steps=notes.get("planned_steps", 0),
-        seconds=(ended - started).total_seconds() if started and ended else math.nan,
-        uri=notes.get("uri", ""),
-        run=notes.get("run", ""),
-        retry_of=history[-1] if history else notes.get(RETRY_OF),
-    )
+    # One that tries the settings of a dead one again begins with the notes of that one.
+    reason = notes.get("reason", "") if state in ("fail", "pruned") else ""
+    found = {each.name: notes[each.name] for each in fields(Trial) if each.name in notes} | {
+        "number": trial.number,
+        "state": "failed" if state == "fail" else state,
+        "reason": reason if counts(trial) or reason == SURPLUS else DIED,
+        "params": dict(trial.params),
+        "inside": state == "complete" and notes.get("inside", False),
+        "seconds": math.nan if trial.duration is None else trial.duration.total_seconds(),
+        "retry_of": history[-1] if history else notes.get(RETRY_OF),
+    }
+    return Trial(**found)
 
 
 def keep_check(study: optuna.Study, number: int, evaluation: Evaluation, unseen_asr: float) -> None:
     """Note how a trial did on the whole evaluation set, and on the prompts in it that no trial was measured on."""
-    content: dict[str, Any] = json.loads(evaluation.to_json())
-    content = {name: value for name, value in content.items() if name not in ("kind", "schema_version")}
     unseen = None if math.isnan(unseen_asr) else unseen_asr
-    study.set_user_attr(CHECK, {"trial": number, "evaluation": content, "unseen_asr": unseen})
+    study.set_user_attr(CHECK, {"trial": number, "evaluation": json.loads(evaluation.to_json()), "unseen_asr": unseen})

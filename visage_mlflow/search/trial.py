@@ -25,40 +25,35 @@ from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training import sft
 
 
-class Outside(Ended):
-    """A trial's checkpoints stayed outside the basin, so it was ended. The text says where."""
-
-
 @dataclass
 class Watch:
-    """Ends a trial whose checkpoints stay outside: called with each checkpoint, raises `Outside`."""
+    """Ends a trial whose checkpoints stay outside the basin; it is called with each checkpoint."""
 
     config: SearchConfig
     planned_steps: int
     checkpoints: list[Checkpoint] = dataclasses.field(default_factory=list)
-    outside: int = 0
-    """Checkpoints outside in a row, up to the last one."""
 
     def __call__(self, checkpoint: Checkpoint) -> None:
         """Look at the next checkpoint.
 
         Raises:
-            Outside: It is the last of `patience` checkpoints in a row outside, and training would go on.
-            ValueError: Its ASR or over-refusal could not be measured.
+            Ended: It is the last of `patience` checkpoints in a row outside, and training would go on.
+            Mistake: Its ASR or over-refusal could not be measured.
         """
         self.checkpoints.append(checkpoint)
-        measured = checkpoint.evaluation
-        if math.isnan(measured.asr) or math.isnan(measured.over_refusal):
+        if math.isnan(checkpoint.evaluation.asr) or math.isnan(checkpoint.evaluation.over_refusal):
             raise Mistake(
                 f"No response could be judged at step {checkpoint.step}. Try a lower `learning_rate`, or another "
                 "`judge`."
             )
-        in_warmup = checkpoint.step <= self.config.warmup * self.planned_steps
-        self.outside = 0 if in_warmup or measured.asr <= self.config.outside_asr else self.outside + 1
-        if self.outside == self.config.patience > 0 and checkpoint.step < self.planned_steps:
-            rates = ", ".join(f"{one.evaluation.asr:.1f}" for one in self.checkpoints[-self.outside :])
-            raise Outside(
-                f"outside the basin at {self.outside} checkpoints in a row (ASR {rates}), "
+        patience = self.config.patience
+        after_warmup = [one for one in self.checkpoints if one.step > self.config.warmup * self.planned_steps]
+        asr = [one.evaluation.asr for one in after_warmup][-patience:]
+        is_outside = len(asr) == patience > 0 and min(asr) > self.config.outside_asr
+        if is_outside and checkpoint.step < self.planned_steps:
+            rates = ", ".join(f"{one:.1f}" for one in asr)
+            raise Ended(
+                f"outside the basin at {patience} checkpoints in a row (ASR {rates}), "
                 f"step {checkpoint.step} of {self.planned_steps}"
             )
 
@@ -95,13 +90,8 @@ class Verdict:
 
     def in_words(self) -> str:
         """Why it was ended, or which limits it breaks."""
-        broken = [f"{name} by {excess:.1f}" for name, excess in self.limits.items() if excess > 0]
-        return self.reason or (f"breaks the limits of {', '.join(broken)}" if broken else "inside")
-
-    def metrics(self) -> dict[str, float]:
-        """Name -> number, as logged."""
-        numbers = {"inside": float(self.inside), "violation": self.violation, "utility": self.utility}
-        return {**numbers, **({"margin": self.edge.margin, "edge": self.edge.distance} if self.edge else {})}
+        broken = ", ".join(f"{name} by {excess:.1f}" for name, excess in self.limits.items() if excess > 0)
+        return self.reason or (f"breaks the limits of {broken}" if broken else "inside")
 
 
 def largest(config: SearchConfig) -> FinetuneConfig:
@@ -153,7 +143,7 @@ def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge
 
 
 def check_base(config: SearchConfig, base: Evaluation) -> None:
-    """Raise ValueError where a margin is demanded, but the way begins outside the basin."""
+    """Raise Mistake where a margin is demanded, but the way begins outside the basin."""
     if config.margin_min is not None and not base.asr < EDGE:
         raise Mistake(
             f"`margin_min` is {config.margin_min:g}, but `model` itself is outside the basin (ASR {base.asr:.1f}), so "
