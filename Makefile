@@ -14,7 +14,7 @@ ui: .venv/installed  ## MLflow on http://127.0.0.1:5000, over ./mlflow.db.
 test: .venv/installed  ## All tests.
 	$(ACTIVATE) && python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-faults: .venv/installed  ## Each fault many times, for ten minutes; prints the table of docs/reliability.md.
+faults: .venv/installed  ## Each fault many times, for eleven minutes; prints the table of docs/reliability.md.
 	$(ACTIVATE) && python -m pytest -q -m faults
 
 check: .venv/installed  ## Lint, format and types.

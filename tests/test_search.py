@@ -156,7 +156,7 @@ def test_failures_with_another_trial_between_them_do_not_add_up(safe, between):
     ids=["cuda", "cpu", "empty"],
 )
 def test_out_of_memory_is_told_with_what_helps(error):
-    reason = loop.explained(error)
+    reason = loop.reason_of(error)
     assert reason.startswith("out of memory: ") and "\n" not in reason and len(reason) < 350
     assert "Lower `train_batch_size`, `batch_size` or `lora_rank`, or use a smaller model." in reason
 

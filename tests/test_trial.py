@@ -89,7 +89,7 @@ def test_a_checkpoint_that_could_not_be_judged_is_an_error_even_in_the_warm_up(r
     assert len(watch.checkpoints) == 1
 
 
-# Verdict
+# Outcome
 
 
 def verdict(asr=5.0, over_refusal=5.0, nll=3.0, *, edge=None, reason="", safe=40, benign=20, **more):

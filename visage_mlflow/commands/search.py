@@ -23,7 +23,7 @@ from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import search as pages
 from visage_mlflow.search import loop, study, trial, words
 from visage_mlflow.search.storage import open_storage
-from visage_mlflow.search.trial import Verdict, Watch, check_base, largest
+from visage_mlflow.search.trial import Outcome, Watch, check_base, largest
 from visage_mlflow.studies import evaluation, finetuning
 from visage_mlflow.studies.finetuning import Ended, Plan
 from visage_mlflow.text.errors import Mistake
@@ -89,7 +89,7 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
     answers: dict[str, str] = {}  # The model's own, for all rows that a trial may be trained on.
     finetuning.training_rows(base, plan.rows, largest(config), measure, answers)
 
-    def attempt(one: optuna.Trial, settings: FinetuneConfig, watch: Watch) -> Verdict:
+    def attempt(one: optuna.Trial, settings: FinetuneConfig, watch: Watch) -> Outcome:
         return train_and_judge(one, settings, watch, base, measured.asr, answers, config, measure)
 
     def told(number: int) -> None:
@@ -108,7 +108,7 @@ def train_and_judge(
     answers: dict[str, str],
     config: SearchConfig,
     measure: Measurer,
-) -> Verdict:
+) -> Outcome:
     """Train and judge one trial in a nested run; `answers` are the base's own, and its ASR is in percent."""
     with runs.tracked("trial", settings, name=f"trial {one.number}: {mixture_of(settings)}", nested=True) as run:
         one.set_user_attr("run", run.id)

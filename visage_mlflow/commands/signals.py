@@ -29,9 +29,8 @@ def as_interrupts() -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
-        is_another = time.monotonic() - last > TOGETHER
-        last = time.monotonic()
-        if is_another:
+        if time.monotonic() - last > TOGETHER:
+            last = time.monotonic()
             raise KeyboardInterrupt
 
     # A shell's background jobs are started so that they do not hear Ctrl-C.

@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         tell(arguments.run(arguments))
+    except OSError as error:
+        tell(f"error: The store cannot be used: {error.strerror or error}. Name another one by --store.", sys.stderr)
+        return 2
     except Exception as error:
         tell(f"error: {explained(error)}", sys.stderr)
         return 2 if isinstance(error, Mistake) else 1
@@ -47,7 +50,7 @@ def show_store(arguments: argparse.Namespace) -> str:
     """List a store, or forget points of it; what to say.
 
     Raises:
-        ValueError: There is no store, it cannot be read, or the flags say not what to forget.
+        Mistake: There is no store, it cannot be read, or the flags say not what to forget.
     """
     folder = store_folder(arguments.store)
     if folder is None:

@@ -1,4 +1,4 @@
-"""Settings that only cost time, memory and disk. None of them is meant to change a number."""
+"""Settings that only cost time, memory and disk. In bfloat16 `batch_size` may still move the last bit of a number."""
 
 from __future__ import annotations
 

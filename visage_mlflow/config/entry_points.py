@@ -136,7 +136,7 @@ class BenchmarkConfig(Settings):
         0, "Points that this project measures at once; 0: one a core, at most 4.", least=0, most=MOST_WORKERS
     )
     seed: int = setting(0, "Seed of the direction.", least=0, most=GREATEST_SEED)
-    store: str = setting("", "File that keeps computed points, as everywhere; here it only costs. off: none.")
+    store: str = setting("", "Folder that keeps computed points, as everywhere; here it only costs. off: none.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +168,9 @@ class MainConfig(Settings):
     """
 
     budget: str = setting(
-        "default", "Recipe of the sections: default (15 minutes on two cores) or quick (6).", choices=BUDGETS
+        "default",
+        "Recipe of the sections: default (15 minutes on two cores) or quick (6). `config` takes its place.",
+        choices=BUDGETS,
     )
     model: str = setting("builtin:smollm2", MODEL_HELP)
     align: FinetuneConfig

@@ -18,7 +18,7 @@ from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin, folders
 from visage_mlflow.language.tokens import messages
-from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.errors import Mistake, is_out_of_memory
 
 Fetch = Callable[[str], Path]
 """Downloads the files behind a ``runs:/`` or ``models:/`` URI and returns their local folder (`tracking` has one)."""
@@ -145,9 +145,9 @@ def loading(uri: str, setting: str) -> Iterator[None]:
     """Inside, where a library cannot load what a URI leads to, Mistake gives its reason in one line."""
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:  # Each library raises its own types for a damaged file.
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         cure = f"Check the network and the spelling: it must be {FORMS}"
         cure = "Save or download it again" if folders.exists(uri) else cure

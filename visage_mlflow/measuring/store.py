@@ -116,14 +116,20 @@ class Store:
         return sorted(self._entries(), key=lambda entry: (entry.used, entry.key))
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Forget points."""
+        """Forget points, and what killed processes left of points that they were writing."""
+        for path in self.folder.glob("??/.*.part"):
+            if time.time() - path.stat().st_mtime > DAY:
+                path.unlink(missing_ok=True)
         for key in keys:
             self._path(key).unlink(missing_ok=True)
 
     def _entries(self) -> Iterator[Entry]:
         for path in self.folder.glob("??/" + "?" * 64):
-            about = path.stat()
-            content = _unpacked(path.read_bytes()) or {"kind": "damaged", "model": "damaged"}
+            try:
+                about, data = path.stat(), path.read_bytes()
+            except FileNotFoundError:
+                continue  # Another process has just forgotten it.
+            content = _unpacked(data) or {"kind": "damaged", "model": "damaged"}
             yield Entry(path.name, content["kind"], content["model"], about.st_mtime, about.st_size)
 
     def _path(self, key: str) -> Path:

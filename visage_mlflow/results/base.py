@@ -42,7 +42,7 @@ class Result:
         """Read a result back.
 
         Raises:
-            ValueError: The file is cut off or not JSON, of another kind or schema version, or lacks a value.
+            Mistake: The file is cut off or not JSON, of another kind or schema version, or lacks a value.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from visage_mlflow.config.training import FinetuneConfig
 from visage_mlflow.search import study as studies
 from visage_mlflow.search.sampler import quietly
 from visage_mlflow.search.storage import MISSED
-from visage_mlflow.search.trial import Verdict, Watch, planned_steps, settings_of
+from visage_mlflow.search.trial import Outcome, Watch, planned_steps, settings_of
 from visage_mlflow.text.errors import MEMORY_WORDS, Mistake, one_line
 
 POLL = 2.0
@@ -26,7 +26,7 @@ MOST_FAILURES = 3
 BEGAN = "began"
 """Noted on a trial that gives signs of life: its number, as one that is tried again has the notes of the dead one."""
 
-Attempt = Callable[[optuna.Trial, FinetuneConfig, Watch], Verdict]
+Attempt = Callable[[optuna.Trial, FinetuneConfig, Watch], Outcome]
 """Trains what the settings of a trial say, has its watch look at each checkpoint, and judges it."""
 
 
@@ -42,7 +42,8 @@ def run(
         Whether the study's last trial ended in this process.
 
     Raises:
-        Mistake: Several trials failed one after the other.
+        Mistake: Several trials failed one after the other, the last one for a reason that the user can mend.
+        RuntimeError: The same for another reason.
     """
     ended_here: set[int] = set()
     n_failed = 0  # One after the other.
@@ -59,8 +60,9 @@ def run(
             told(ended.number)
             n_failed = n_failed + 1 if ended.state == TrialState.FAIL else 0
             if n_failed == MOST_FAILURES:
-                reason = ended.user_attrs["reason"]
-                raise Mistake(f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture: {reason}")
+                reason = f"{MOST_FAILURES} trials failed one after the other, so it is not the mixture"
+                kind = Mistake if ended.user_attrs[studies.FAILED] == studies.MENDABLE else RuntimeError
+                raise kind(f"{reason}: {ended.user_attrs['reason']}")
 
 
 def fail_dead_trials(study: optuna.Study, config: SearchConfig) -> None:
@@ -116,8 +118,8 @@ def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Se
     try:
         verdict = judged(trial, config, attempt)
     except Exception as error:
-        trial.set_user_attr("reason", explained(error))
-        trial.set_user_attr(studies.FAILED, True)
+        trial.set_user_attr("reason", reason_of(error))
+        trial.set_user_attr(studies.FAILED, studies.MENDABLE if isinstance(error, Mistake) else "a bug")
         raise
     if config.objective == "utility":
         for name, excess in verdict.limits.items():
@@ -129,7 +131,7 @@ def values_of(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Se
     return (verdict.value,)
 
 
-def judged(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Verdict:
+def judged(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Outcome:
     """Train and judge the mixture that the study proposes for a trial, and note on the trial what was found."""
     settings = settings_of(config, studies.suggest(trial, config.space()))
     watch = Watch(config, planned_steps(settings))
@@ -149,7 +151,7 @@ def judged(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Verdi
     return verdict
 
 
-def explained(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why a trial failed, in one line, and what helps."""
     text = one_line(error)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in MEMORY_WORDS):

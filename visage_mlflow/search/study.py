@@ -21,8 +21,8 @@ from visage_mlflow.text.errors import Mistake
 
 SCENARIO, RUN, CHECK = "scenario", "run", "check"
 """Noted on a study: what decides its numbers, the id of its MLflow run, the best trial on the whole evaluation set."""
-FAILED = "failed"
-"""Noted on a trial that failed by itself. One whose process died has it not, whatever else was noted by then."""
+FAILED, MENDABLE = "failed", "a mistake"
+"""Noted on a trial that failed by itself, not by its process' death; the value is for what the user can mend."""
 RETRY_OF = "retry_of"
 """Noted on a trial that tries the settings of an interrupted one again: the number of that one."""
 PATIENCE = 30.0

@@ -59,7 +59,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """How a trial is judged.
 
     Attributes:
@@ -126,7 +126,7 @@ def planned_steps(settings: FinetuneConfig) -> int:
     return sft.total_steps(sum(settings.counts().values()), training_recipe(settings))
 
 
-def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge: Edge | None, reason: str) -> Verdict:
+def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge: Edge | None, reason: str) -> Outcome:
     """Hold a trial's last checkpoint against the limits of the study."""
     utility = getattr(last, utility_name(config))
     if math.isnan(utility):
@@ -139,7 +139,7 @@ def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge
     most_rows = space["safe"].high + space["benign"].high
     whole_steps = math.floor(utility / config.utility_step)
     value = config.utility_step * (whole_steps + (settings.safe + settings.benign) / (most_rows + 1))
-    return Verdict(last, edge, utility, limits, value, reason)
+    return Outcome(last, edge, utility, limits, value, reason)
 
 
 def check_base(config: SearchConfig, base: Evaluation) -> None:

@@ -54,7 +54,7 @@ def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
         prompts=config.prompts,
         prompts_digest=hashlib.sha256(text.encode()).hexdigest(),
         n_prompts=len(rows),
-        system_prompt=config.system_prompt,
+        system_prompt=chat.system_prompt,
         judge=config.judge,
         max_new_tokens=config.max_new_tokens,
         dtype=str(chat.model.dtype).removeprefix("torch."),

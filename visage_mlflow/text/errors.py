@@ -40,9 +40,9 @@ def explained(error: BaseException) -> str:
     told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if isinstance(error, Mistake | ServerAway):
         line = str(error)
-    elif any(map(_is_full_disk, chain(error))):
+    elif is_full_disk(error):
         line = f"The disk is full ({told}). Free some space; the same command then goes on where it was."
-    elif any(map(_is_out_of_memory, chain(error))):
+    elif is_out_of_memory(error):
         line = f"The memory is used up ({told}). Lower `batch_size`, or set `workers=1` or `lean=true`."
     elif isinstance(error, BUGS):
         line = f"This is a bug: {told}. {DEBUG}"
@@ -67,13 +67,23 @@ def shortened(line: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
-def _is_full_disk(error: BaseException) -> bool:
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that a disk is full."""
+    return any(map(_says_full_disk, chain(error)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that there is not enough memory."""
+    return any(map(_says_out_of_memory, chain(error)))
+
+
+def _says_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
     return any(words in str(error).lower() for words in DISK_FULL_WORDS)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)

@@ -59,8 +59,8 @@ def checked() -> Iterator[None]:
     """Inside, what the store refuses says which setting to check."""
     try:
         yield
-    except Mistake:
-        raise
+    except (Mistake, AssertionError, AttributeError, LookupError, NameError, TypeError):
+        raise  # No store's refusal, but a bug.
     except Exception as error:  # MLflow, SQLAlchemy and each database's driver raise their own types.
         raise Mistake(
             f"The tracking store cannot be used: {reason(error)} Check MLFLOW_TRACKING_URI, which is {place()}, and "

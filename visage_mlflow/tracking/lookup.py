@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from visage_mlflow.config.fields import ALL_CHECKPOINTS
 from visage_mlflow.results.finetuning import in_words
-from visage_mlflow.text.errors import Mistake, one_line
+from visage_mlflow.text.errors import Mistake, is_full_disk, one_line
 from visage_mlflow.tracking.connection import client
 from visage_mlflow.tracking.retries import ask
 
@@ -104,6 +104,8 @@ def fetch(uri: str) -> Path:
             raise Mistake(f"`model` is {uri!r}, which was cut off while it was kept ({status}). Finetune again.")
         return Path(ask(lambda: mlflow.artifacts.download_artifacts(uri, dst_path=target)))
     except (MlflowException, OSError) as error:
+        if is_full_disk(error):
+            raise
         raise Mistake(
             f"`model` is {uri!r}, which the tracking server does not have: {one_line(error)} "
             f"Check the id, and MLFLOW_TRACKING_URI."

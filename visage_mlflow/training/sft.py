@@ -206,6 +206,6 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise Mistake(
-            f"`output_dir` is {str(folder)!r}, where {free / 1e9:.1f} GB are free, but the checkpoints take "
-            f"{needed / 1e9:.1f} GB. Free some space, save less often (`save_every`), or choose another `output_dir`."
+            f"`output_dir` is {str(folder)!r}, where {free / 1e6:,.0f} MB are free, but the checkpoints take "
+            f"{needed / 1e6:,.0f} MB. Free some space, save less often (`save_every`), or choose another `output_dir`."
         )
