@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from visage_mlflow.config import LandscapeConfig
 from visage_mlflow.geometry.directions import Direction
@@ -20,40 +20,37 @@ from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.models import Chat
 
 
-def flop_per_token(model: Any) -> float:
-    """Floating-point operations of all linear layers for one token: two for each of their weights."""
-    return 2.0 * sum(layer.weight.numel() for layer in _linear_layers(model))
-
-
 @torch.inference_mode()
 def matrix_rate(model: Any, n_rows: int) -> float:
     """How fast this machine multiplies `n_rows` rows by all weight matrices of a model, in GFLOP/s."""
     layers = _linear_layers(model)
     rows = {layer.in_features: torch.randn(n_rows, layer.in_features).to(model.dtype) for layer in layers}
-    taken = seconds(lambda: [layer(rows[layer.in_features]) for layer in layers])
-    return flop_per_token(model) * n_rows / taken / 1e9
+
+    def multiply() -> None:
+        for layer in layers:
+            layer(rows[layer.in_features])
+
+    return gflop(model, multiply) / seconds(multiply)
+
+
+def gflop(model: Any, run: Callable[[], object]) -> float:
+    """GFLOP that a model's linear layers compute in one run: 2 FLOP for each weight and token, without attention."""
+    done = [0.0]
+
+    def count(layer: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
+        done[0] += 2 * layer.weight.numel() * args[0].numel() / layer.in_features
+
+    handles = [layer.register_forward_hook(count) for layer in _linear_layers(model)]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return done[0] / 1e9
 
 
 def _linear_layers(model: Any) -> list[nn.Linear]:
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-
-
-def gflop(model: Any, run: Callable[[], object]) -> float:
-    """GFLOP that the linear layers of `model` compute in one run; attention is not counted."""
-    head = 2.0 * model.get_output_embeddings().weight.numel()
-    body = flop_per_token(model) - head
-    done = [0.0]
-
-    def count(module: Any, args: tuple[Any, ...], output: Any) -> None:
-        n_rows, n_tokens = args[0].shape
-        done[0] += n_rows * (n_tokens * body + head)  # Logits are computed for each row's last token only.
-
-    handle = model.register_forward_hook(count)
-    try:
-        run()
-    finally:
-        handle.remove()
-    return done[0] / 1e9
 
 
 def perturbing(chat: Chat, direction: Direction, step: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from visage_mlflow.language.tokens import end_tokens
 
@@ -28,8 +29,8 @@ def generated(
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for first in range(0, len(prompts), batch_size):
         rows = by_length[first : first + batch_size]
-        width = max(len(prompts[row]) for row in rows)
-        padding = [width - len(prompts[row]) for row in rows]
+        tokens = [torch.tensor(list(prompts[row]), device=model.device) for row in rows]
+        masks = [torch.ones_like(row) for row in tokens]
         failed = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
 
         def watch(_: Tensor, scores: Tensor, failed: Tensor = failed) -> Tensor:
@@ -37,17 +38,17 @@ def generated(
             failed |= ~scores.amax(dim=1).isfinite()
             return scores
 
-        padded = [[0] * pad + list(prompts[row]) for row, pad in zip(rows, padding, strict=True)]
+        padded = pad_sequence(tokens, batch_first=True, padding_side="left")
         out = model.generate(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding], device=model.device),
+            input_ids=padded,
+            attention_mask=pad_sequence(masks, batch_first=True, padding_side="left"),
             do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=ends or None,
             pad_token_id=tokenizer.pad_token_id,
             logits_processor=[watch],
         )
-        answers = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        answers = tokenizer.batch_decode(out[:, padded.shape[1] :], skip_special_tokens=True)
         for row, answer, broken in zip(rows, answers, failed.tolist(), strict=True):
             texts[row] = None if broken else answer
     return texts

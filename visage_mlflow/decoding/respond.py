@@ -55,7 +55,7 @@ def respond(
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer.
+        tokenizer: Its own.
         prompts: Token ids of each chat up to where the assistant's turn begins (`tokens.encode`).
         max_new_tokens: The longest response, in tokens, at least 1.
         batch_size: Rows decoded at once, at least 1.
@@ -130,15 +130,10 @@ class Batch:
             self.cache.share(self.shared)
 
     def forward(self, tokens: Tensor, rows: slice, start: int | Tensor) -> Tensor:
-        """One pass over new tokens.
+        """Logits of the last token, (rows, vocabulary), after one pass over new `tokens`, (rows, tokens).
 
-        Args:
-            tokens: (rows, tokens).
-            rows: Which rows of the cache they belong to.
-            start: Position of the first token, the same for all rows; or, with one token a row, that of each, (rows,).
-
-        Returns:
-            Logits of the last token, (rows, vocabulary).
+        `rows` are their rows of the cache; `start` is the position of the first token, the same for all rows, or, with
+        one token a row, that of each, (rows,).
         """
         if isinstance(start, Tensor):
             self.cache.place = Place(rows, start, int(start.max()) + 1)

