@@ -292,19 +292,22 @@ SPACE = {
 def study(utilities=(3.9, 3.7, 3.8, None, 3.85, 3.75, 3.95, 3.72), *, objectives=1, vary=tuple(SPACE), inside=True):
     """An Optuna study with a trial for each utility, pruned where that is None.
 
-    Settings that do not vary are those of the first trial. With three objectives the ASR is ten times the number of
-    the trial, the over-refusal is 5. All trials are inside, or none; None: no limits.
+    Only the settings in `vary` are searched. With three objectives the ASR is ten times the number of the trial, the
+    over-refusal is 5. All trials are inside, or none; None: no limits.
     """
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     made = optuna.create_study(directions=["minimize"] * objectives)
     optuna.logging.set_verbosity(level)
     for number, utility in enumerate(utilities):
-        steps = {name: number if name in vary else 0 for name in SPACE}
         settings = {
-            "safe": (37 * steps["safe"]) % 121,
-            "learning_rate": 1e-4 * 10 ** ((3 * steps["learning_rate"] % 8) / 8),
-            "lora_rank": 4 + (5 * steps["lora_rank"]) % 29,
+            "safe": (37 * number) % 121,
+            "learning_rate": 1e-4 * 10 ** ((3 * number % 8) / 8),
+            "lora_rank": 4 + (5 * number) % 29,
+        }
+        about = {
+            "params": {name: settings[name] for name in vary},
+            "distributions": {name: SPACE[name] for name in vary},
         }
         if utility is None:
             ended = {"state": optuna.trial.TrialState.PRUNED}
@@ -313,5 +316,5 @@ def study(utilities=(3.9, 3.7, 3.8, None, 3.85, 3.75, 3.95, 3.72), *, objectives
             limits = None if inside is None else {"asr": -1.0 if inside else 1.0}
             ended = {"values": rates[-objectives:], "constraints": limits}
         said = {"reason": "<img src=x onerror=1> $x$"}
-        made.add_trial(optuna.trial.create_trial(params=settings, distributions=SPACE, user_attrs=said, **ended))
+        made.add_trial(optuna.trial.create_trial(user_attrs=said, **about, **ended))
     return made

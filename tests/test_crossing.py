@@ -121,14 +121,6 @@ def test_a_model_that_cannot_be_measured_itself_is_refused_in_one_line():
         first_crossing(lambda step: NAN, up_to=1.0)
 
 
-@pytest.mark.parametrize("up_to", [0.0, -1.0, NAN, math.inf])
-def test_a_way_that_is_not_finite_and_above_0_is_refused_before_anything_is_asked(up_to):
-    curve = Curve(linear(1))
-    with pytest.raises(ValueError, match=r"^`up_to` must be a finite number above 0, got .*Try 4\.$"):
-        first_crossing(curve, up_to)
-    assert curve.asked == []
-
-
 def test_an_error_while_measuring_comes_through():
     def fail(step):
         raise RuntimeError("out of memory")

@@ -44,9 +44,6 @@ def test_impossible_counts_are_refused(successes, trials):
 def test_a_level_that_is_no_share_is_refused(level):
     with pytest.raises(ValueError, match="`level`"):
         wilson(1, 2, level)
-    for bootstrap in (bootstrap_visage, bootstrap_mean_asr):
-        with pytest.raises(ValueError, match="`level`"):
-            bootstrap(np.zeros((1, 1, 1)), level=level)
 
 
 def slow_bootstrap(jailbroken, seed, n_resamples):
@@ -140,9 +137,9 @@ def test_a_bootstrap_needs_bounded_memory(bootstrap, limit):
     ("jailbroken", "message"),
     [
         (np.zeros((2, 3)), "shape"),
-        (np.zeros((0, 3, 4)), "non-empty"),
-        (np.zeros((2, 3, 0)), "non-empty"),
-        (np.full((1, 2, 3), NAN), "no verdict"),
+        (np.zeros((0, 3, 4)), "with a verdict"),
+        (np.zeros((2, 3, 0)), "with a verdict"),
+        (np.full((1, 2, 3), NAN), "with a verdict"),
         (np.full((1, 2, 3), 50.0), "verdicts, not percent"),
     ],
 )
@@ -150,12 +147,6 @@ def test_a_bootstrap_needs_bounded_memory(bootstrap, limit):
 def test_what_are_no_verdicts_is_refused(bootstrap, jailbroken, message):
     with pytest.raises(ValueError, match=message):
         bootstrap(jailbroken)
-
-
-@pytest.mark.parametrize("bootstrap", [bootstrap_visage, bootstrap_mean_asr])
-def test_no_resamples_are_refused(bootstrap):
-    with pytest.raises(ValueError, match="`n_resamples`"):
-        bootstrap(np.zeros((1, 1, 1)), n_resamples=0)
 
 
 # The ASR at each point, averaged over directions

@@ -45,24 +45,14 @@ def interpolation_axis(n_points: int = 21, extra: float = 0.5) -> Floats:
 
     Args:
         n_points: At least 4, so that 0 and 1 are inner points; at least 2 if `extra` is 0.
-        extra: How far to go beyond each model, as a multiple of their distance.
+        extra: How far to go beyond each model, as a multiple of their distance; not negative.
 
     Returns:
         Strictly increasing float64 array of shape (n_points,) from -extra to 1 + extra.
 
-    Raises:
-        ValueError: `extra` is negative or not finite, or there are too few points.
-
     >>> interpolation_axis(n_points=5, extra=0.5)
     array([-0.5,  0. ,  0.5,  1. ,  1.5])
     """
-    _check_extra(extra)
-    fewest = 2 if extra == 0 else 4
-    if n_points < fewest:
-        raise ValueError(
-            f"`n_points` must be at least {fewest} with `extra` {extra}, got {n_points}: both ends and both models "
-            f"are points of their own. Try {fewest}."
-        )
     steps = np.linspace(-extra, 1 + extra, n_points)
     if extra > 0:
         # Only inner points below 0.5 may become 0, and their mirror images become 1: so these always differ.
@@ -77,27 +67,19 @@ def spanning_axis(
     """Steps over 0 and all marks, and `extra` beyond them; evenly spaced, except for points moved onto `exactly`.
 
     Args:
-        marks: What must lie on the axis, in steps; not all of them 0.
+        marks: What must lie on the axis, in steps; finite, not all of them 0.
         n_points: At least 4.
-        extra: How far to go beyond the outermost of 0 and the marks, as a multiple of their distance.
+        extra: How far to go beyond the outermost of 0 and the marks, as a multiple of their distance; not negative.
         exactly: Increasing steps, 0.0 first, onto which inner points are moved; those after 0.0 only if points are
             left for them.
 
     Returns:
         Strictly increasing float64 array of shape (n_points,); 0.0 is one of its points.
 
-    Raises:
-        ValueError: `extra` is negative or not finite, there are too few points, or all marks are 0.
-
     >>> spanning_axis([0.5, 1.0], n_points=5, extra=0.5)
     array([-0.5,  0. ,  0.5,  1. ,  1.5])
     """
-    _check_extra(extra)
-    if n_points < 4:
-        raise ValueError(f"`n_points` must be at least 4, got {n_points}: the ends, the model and something between.")
     low, high = min([0.0, *marks]), max([0.0, *marks])
-    if not (math.isfinite(high - low) and high > low):
-        raise ValueError(f"`marks` must be finite and not all 0, got {list(marks)}: they span no axis.")
     steps = np.linspace(low - extra * (high - low), high + extra * (high - low), n_points)
     free = 1  # The ends stay, or a mark might fall off the axis.
     for step in exactly:
@@ -107,11 +89,6 @@ def spanning_axis(
                 steps[nearest] = step
                 free = nearest + 1
     return steps
-
-
-def _check_extra(extra: float) -> None:
-    if not (math.isfinite(extra) and extra >= 0):
-        raise ValueError(f"`extra` must be zero or a positive finite number, got {extra}. The default is 0.5.")
 
 
 def grid(axes: Sequence[Sequence[float]]) -> list[Steps]:

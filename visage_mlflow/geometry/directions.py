@@ -94,9 +94,18 @@ class Difference(Direction):
         self.end_weights = end_weights
 
     def terms(self, name: str, weight: Tensor) -> list[Term]:
+        if not weight.is_floating_point():
+            return []
+        end = self.end_weights.get(name)
+        if end is None or end.shape != weight.shape or not end.is_floating_point():
+            found = "missing" if end is None else f"{tuple(end.shape)}, {end.dtype}"
+            raise ValueError(
+                f"Tensor `{name}` has shape {tuple(weight.shape)} in the start weights; in the end weights it is: "
+                f"{found}. Use two models of the same architecture, neither of them quantized."
+            )
         # In this order step 1 first takes the weight away, which leaves an exact zero, and then adds the end.
         # Adding end - weight would lose the low bits of an end far smaller than its weight.
-        return [(-1.0, weight.detach()), (1.0, self._end(name, weight))] if weight.is_floating_point() else []
+        return [(-1.0, weight.detach()), (1.0, end.detach())]
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
         """Compare every tensor up front, so that a long run does not fail half way.
@@ -117,16 +126,6 @@ class Difference(Direction):
         if found:
             cure = "Both sides must be sound checkpoints of the same architecture."
             raise ValueError(f"No direction between these weights. Tensors: {'; '.join(found)}. {cure}")
-
-    def _end(self, name: str, weight: Tensor) -> Tensor:
-        end = self.end_weights.get(name)
-        if end is None or end.shape != weight.shape or not end.is_floating_point():
-            found = "missing" if end is None else f"{tuple(end.shape)}, {end.dtype}"
-            raise ValueError(
-                f"Tensor `{name}` has shape {tuple(weight.shape)} in the start weights; in the end weights it is: "
-                f"{found}. Use two models of the same architecture, neither of them quantized."
-            )
-        return end.detach()
 
 
 class Combination(Direction):

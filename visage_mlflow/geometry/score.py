@@ -9,13 +9,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from visage_mlflow.geometry.axes import Floats
 from visage_mlflow.geometry.intervals import bootstrap_visage, wilson
 
 __all__ = ["EDGE", "Basin", "basin", "bootstrap_visage", "visage", "visage_contiguous", "wilson"]
-
-Floats = NDArray[np.float64]
 
 EDGE = 50.0
 """ASR in percent at which the basin ends."""

@@ -37,7 +37,8 @@ def _about(result: Search) -> list[str]:
         f"Model: {result.model}. Minimized: {sought}; utility is the negative log-likelihood of held-out {whose} "
         "answers in nats per token.",
         f"Inside are an ASR of at most {result.max_asr:g} % and an over-refusal of at most "
-        f"{result.max_over_refusal:g} %{margin}. Rates are those of a trial's last measured checkpoint.",
+        f"{result.max_over_refusal:g} %{margin}. Rates are those of a trial's last measured checkpoint. "
+        "Below, Optuna calls the trials inside feasible; it shows the others in grey.",
         f"Searched: {', '.join(f'{name} {values}' for name, values in result.space.items())}.",
     ]
     if result.best is not None:
