@@ -102,12 +102,9 @@ def finetune(
     reporter.replay(done, logged)
     if done and done[-1].step == steps:
         return
+    rank = recipe.lora_rank
     lora = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=2 * recipe.lora_rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     # Tokenizing a few hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
     datasets.disable_progress_bars()
@@ -119,7 +116,7 @@ def finetune(
             args=_arguments(recipe, folder / checkpoints.WRITING, steps),
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=lora if recipe.lora_rank else None,
+            peft_config=lora if rank else None,
         )
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(reporter)
