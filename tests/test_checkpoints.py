@@ -1,5 +1,6 @@
 """What a training leaves on disk, and that one which was cut off anywhere ends as an undisturbed one does."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -12,7 +13,6 @@ import torch
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.language.models import load_tokenizer, load_weights
 from visage_mlflow.studies import finetuning
-from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training import checkpoints, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow, to_dataset
@@ -109,15 +109,10 @@ def test_one_that_had_ended_is_told_again_without_a_step(train, undisturbed, mon
     assert train(folder) == told
 
 
-@pytest.mark.parametrize("name", ["checkpoint-2/adapter_model.safetensors", "state-4/trainer_state.json"])
-def test_a_file_that_was_cut_off_is_told_with_the_folder_to_delete(train, again, name):
-    path = again / name
+def test_after_a_file_was_damaged_it_starts_again_and_ends_the_same(train, undisturbed, again):
+    path = again / "checkpoint-2" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Mistake) as caught:
-        train(again)
-    message = str(caught.value)
-    assert message.startswith("`output_dir` ") and f"{str(again)!r}" in message and "Delete that folder" in message
-    assert "\n" not in message
+    assert train(again) == undisturbed[1]
 
 
 def test_a_checkpoint_holds_no_pickle_and_no_path_of_this_machine(cut_off, aligned_folder):
@@ -135,65 +130,89 @@ def test_an_adapter_that_is_told_again_names_the_uri_its_base_has_now(train, aga
     train(again, cut_after=1, base_uri="models:/m-now")
     config = json.loads((again / "checkpoint-2" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "models:/m-now"
-    assert not list((again / "checkpoint-2").glob("*.draft"))
+    assert [one.step for one in checkpoints.left_in(again)] == [2, 4]
 
 
-# Folders
+# What counts
 
 
 def written(folder, step):
     """A checkpoint as transformers leaves it."""
-    made = folder / checkpoints.WRITING / f"checkpoint-{step}"
-    made.mkdir(parents=True)
-    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin"):
-        (made / name).write_text(name)
-    (made / "trainer_state.json").write_text("{}")
-    return made
-
-
-def complete(folder, step):
     made = SavedCheckpoint(folder / f"checkpoint-{step}", step)
-    checkpoints.complete(written(folder, step), made)
+    made.folder.mkdir()
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "training_args.bin"):
+        (made.folder / name).write_text(name)
+    history = [{"step": 1, "loss": 2.5}, {"step": step, "loss": 0.5}]
+    (made.folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     return made
 
 
-def test_a_checkpoint_counts_once_it_is_complete_and_only_the_last_state_is_kept(tmp_path):
-    assert checkpoints.left_in(tmp_path) == checkpoints.left_in(tmp_path / "none") == []
-    one, other = complete(tmp_path, 3), complete(tmp_path, 12)
-    assert checkpoints.left_in(tmp_path) == [one, other]
-    assert [path.name for path in one.folder.iterdir()] == ["model.safetensors"]
-    assert [path.name for path in tmp_path.glob("state-*")] == ["state-12"]
-    assert {path.name for path in other.state.iterdir()} == {"optimizer.pt", "rng_state.pth", "trainer_state.json"}
+@pytest.fixture
+def listed(tmp_path):
+    """A folder with two checkpoints that are whole."""
+    for step in (3, 12):
+        checkpoints.complete(written(tmp_path, step))
+    return tmp_path
 
 
-@pytest.mark.parametrize("count", range(6))
-def test_a_checkpoint_that_was_cut_off_while_it_was_moved_does_not_count_and_is_removed(tmp_path, count, monkeypatch):
-    """Three files, and then two folders, get their names by renaming: the process dies before each, and after all."""
-    complete(tmp_path, 3)
-    before = {path for path in tmp_path.rglob("*") if checkpoints.WRITING not in str(path)}
-    rename, left = Path.rename, [None] * count
+def steps(folder):
+    return [checkpoint.step for checkpoint in checkpoints.left_in(folder)]
+
+
+def test_a_checkpoint_counts_once_it_is_complete_and_knows_its_log(tmp_path):
+    assert steps(tmp_path) == steps(tmp_path / "none") == []
+    checkpoint = written(tmp_path, 7)
+    assert steps(tmp_path) == []
+    checkpoints.complete(checkpoint)
+    assert checkpoints.left_in(tmp_path) == [checkpoint]
+    assert checkpoint.logs() == [{"step": 1, "loss": 2.5}, {"step": 7, "loss": 0.5}]
+    assert [path.name for path in checkpoint.folder.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-3/model.safetensors", "checkpoint-12/model.safetensors",
+                                  "state-12/optimizer.pt", "whole.json"])  # fmt: skip
+@pytest.mark.parametrize("change", ["cut", "gone"])
+def test_where_a_file_was_cut_no_checkpoint_counts(listed, name, change):
+    assert steps(listed) == [3, 12]
+    path = listed / name
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:-1])
+    assert steps(listed) == []
+
+
+def test_what_was_being_written_does_not_count_and_is_removed(listed):
+    written(listed, 15)
+    (listed / "state-15").mkdir()
+    (listed / "draft").touch()
+    before = set(listed.iterdir())
+    kept = checkpoints.left_in(listed)
+    assert [checkpoint.step for checkpoint in kept] == [3, 12] and set(listed.iterdir()) == before
+    checkpoints.remove_all_but(listed, kept)
+    assert {path.name for path in listed.iterdir()} == {"checkpoint-3", "checkpoint-12", "state-12", "whole.json"}
+    checkpoints.remove_all_but(listed, [])
+    assert list(listed.iterdir()) == []
+    checkpoints.remove_all_but(listed / "none", [])
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_a_kill_while_a_checkpoint_is_completed_leaves_it_or_the_one_before(listed, count, monkeypatch):
+    """Three files are moved and the list is renamed; the process dies before each of these, and after all."""
+    replace, left = Path.replace, [None] * count
 
     def dying(self, target):
         if not left:
             raise Cut
         left.pop()
-        return rename(self, target)
+        return replace(self, target)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", dying)
-        if count < 5:
-            with pytest.raises(Cut):
-                complete(tmp_path, 12)
-        else:
-            complete(tmp_path, 12)
-    kept = checkpoints.left_in(tmp_path)
-    assert [checkpoint.step for checkpoint in kept] == ([3] if count < 5 else [3, 12])
-    checkpoints.remove_all_but(tmp_path, kept)
-    if count < 5:
-        assert set(tmp_path.rglob("*")) == before
-    assert kept[-1].state.is_dir() and not (tmp_path / checkpoints.WRITING).exists()
-    complete(tmp_path, 15)
-    assert [checkpoint.step for checkpoint in checkpoints.left_in(tmp_path)] == [*(one.step for one in kept), 15]
+    made = written(listed, 15)
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(Cut) if count < 4 else contextlib.nullcontext():
+        checkpoints.complete(made)
+    assert steps(listed) == ([3, 12] if count < 4 else [3, 12, 15])
+    assert checkpoints.left_in(listed)[-1].state.is_dir()
 
 
 # The folder of a training

@@ -125,6 +125,4 @@ def point_adapter_at(folder: Path, base_uri: str) -> None:
         local = Path(base_uri).expanduser()
         whole = str(local.resolve()) if ".." in local.parts and local.is_dir() else base_uri
         text = json.dumps({**read_object(folder / ADAPTER_CONFIG), ADAPTER_BASE: whole}, indent=2, sort_keys=True)
-        draft = folder / "adapter_config.draft"  # Renamed, so that a kill leaves no half of the file.
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(folder / ADAPTER_CONFIG)
+        (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")

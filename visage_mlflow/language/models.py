@@ -82,10 +82,6 @@ def check_uri(uri: str, setting: str = "model") -> None:
     if uri.startswith(TRACKED):
         folders.check_tracked(uri, setting)
         return
-    if uri.startswith("builtin:"):
-        raise Mistake(
-            f"`{setting}` must be {' or '.join(BUILTIN)} among the built-in models, got {uri!r}. Check the spelling."
-        )
     if uri and folders.exists(uri):  # The empty path is the working folder; nobody means that.
         folders.check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
@@ -189,20 +185,20 @@ def _check_missing(names: Collection[str]) -> None:
         raise ValueError(f"it lacks {len(names)} weights ({min(names)}, …), which would be random or have no effect")
 
 
-def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
+def load_tokenizer(uri: str, fetch: Fetch | None = None) -> Any:
     """The tokenizer behind a URI; that of the base for adapters saved without one.
 
     Raises:
         Mistake: There is no readable tokenizer, or it has no chat template.
     """
-    adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
+    adapters, base_uri, place = adapters_and_base(uri, fetch)
     if own := [str(folder) for folder in adapters if (folder / "tokenizer_config.json").is_file()]:
         base_uri = place = own[0]
-    with loading(base_uri, setting):
+    with loading(base_uri, "model"):
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise Mistake(
-            f"`{setting}` is {base_uri!r}, whose tokenizer has no chat template, so it cannot be asked anything as a "
+            f"`model` is {base_uri!r}, whose tokenizer has no chat template, so it cannot be asked anything as a "
             "chat. Give a chat (instruct) model, or set `tokenizer.chat_template` and save it."
         )
     if tokenizer.pad_token is None:
@@ -210,14 +206,7 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None, setting: str = "model")
     return tokenizer
 
 
-def load(
-    uri: str,
-    *,
-    dtype: str = "auto",
-    system_prompt: str | None = None,
-    fetch: Fetch | None = None,
-    setting: str = "model",
-) -> Chat:
+def load(uri: str, *, dtype: str = "auto", system_prompt: str | None = None, fetch: Fetch | None = None) -> Chat:
     """Load a chat model for measuring.
 
     Args:
@@ -225,18 +214,17 @@ def load(
         dtype: What the model computes in: ``auto``, ``bfloat16`` or ``float32``.
         system_prompt: Put before every chat; None leaves that to the chat template.
         fetch: Brings tracked models into a local folder.
-        setting: The setting's name in error messages.
 
     Raises:
         Mistake: The URI leads to no readable chat model with finite weights.
     """
     target = compute_dtype(dtype)
-    tokenizer = load_tokenizer(uri, fetch, setting)
-    model = load_weights(uri, fetch, setting).eval()
+    tokenizer = load_tokenizer(uri, fetch)
+    model = load_weights(uri, fetch).eval()
     weights = Weights((name, parameter.detach()) for name, parameter in model.named_parameters())
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
-            raise Mistake(f"`{setting}` is {uri!r}, whose weight {name} has values that are not finite. Retrain it.")
+            raise Mistake(f"`model` is {uri!r}, whose weight {name} has values that are not finite. Retrain it.")
     for parameter in model.parameters():
         # Always a new storage, so `weights` keep the stored one and perturbing needs no copy of it. `model.to` would
         # round the rotary frequencies, too.

@@ -97,17 +97,14 @@ def finetune(
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     # AdamW keeps two numbers for each weight, and the old state is removed only after the new one is written.
     check_disk(folder, (saves + 1 + 4) * checkpoint_bytes(model, recipe.lora_rank) - there)
-    logged = checkpoints.logged(done)
+    logged = done[-1].logs() if done else []
     reporter = Reporter(folder, base_uri, on_log, on_checkpoint)
     reporter.replay(done, logged)
     if done and done[-1].step == steps:
         return
+    rank = recipe.lora_rank
     lora = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=2 * recipe.lora_rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     # Tokenizing a few hundred rows and writing checkpoints would leave a dozen finished bars on the terminal.
     datasets.disable_progress_bars()
@@ -116,10 +113,10 @@ def finetune(
     try:
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(recipe, folder / checkpoints.WRITING, steps),
+            args=_arguments(recipe, folder, steps),
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=lora if recipe.lora_rank else None,
+            peft_config=lora if rank else None,
         )
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(reporter)
@@ -163,12 +160,15 @@ class Reporter(ProgressCallback):  # type: ignore[misc]
 
     def replay(self, done: list[SavedCheckpoint], logged: list[dict[str, Any]]) -> None:
         """Report the logs and checkpoints of an earlier process in the order in which they came."""
+        for checkpoint in done:  # The same weights may have another URI now.
+            point_adapter_at(checkpoint.folder, self.base_uri)
+        if done:
+            checkpoints.list_whole(done[-1])
         before = 0
         for checkpoint in done:
             for entry in logged:
                 if before < entry["step"] <= checkpoint.step:
                     self.report_log(entry, entry["step"])
-            point_adapter_at(checkpoint.folder, self.base_uri)  # The same weights may have another URI now.
             self.tell_checkpoint(checkpoint)
             before = checkpoint.step
 
@@ -190,10 +190,9 @@ class Reporter(ProgressCallback):  # type: ignore[misc]
         self.report_log(logs, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        name = f"checkpoint-{state.global_step}"
-        written, checkpoint = Path(args.output_dir) / name, SavedCheckpoint(self.folder / name, state.global_step)
-        point_adapter_at(written, self.base_uri)
-        checkpoints.complete(written, checkpoint)
+        checkpoint = SavedCheckpoint(self.folder / f"checkpoint-{state.global_step}", state.global_step)
+        point_adapter_at(checkpoint.folder, self.base_uri)
+        checkpoints.complete(checkpoint)
         self.tell_checkpoint(checkpoint)
 
 
