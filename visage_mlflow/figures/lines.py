@@ -91,16 +91,11 @@ def courses(result: Trajectory) -> Figure:
         label = plain(course_label(course))
         _rates(upper, steps, course.places, "asr", (colour, marker), linestyle="-", label=label)
         upper.plot(steps, [place.plane_asr for place in course.places], "--", marker=marker, mfc="white", color=colour)
-        distances = {"-": "distance", "--": "off_plane_distance"}
-        for style, name in distances.items():
+        for style, face, name in (("-", colour, "distance"), ("--", "white", "off_plane_distance")):
             lengths = [100 * getattr(place, name) for place in course.places]
-            face = colour if style == "-" else "white"
             lower.plot(steps, lengths, style, marker=marker, markersize=5, mfc=face, color=colour)
-    for style, face, label in (
-        ("-", GREY, "filled: the checkpoint itself"),
-        ("--", "white", "hollow: the plane where it is nearest"),
-    ):
-        upper.plot([], [], style, color=GREY, marker="o", mfc=face, label=label)
+    upper.plot([], [], "-", color=GREY, marker="o", label="filled: the checkpoint itself")
+    upper.plot([], [], "--", color=GREY, marker="o", mfc="white", label="hollow: the plane where it is nearest")
     asr_axes(upper, "")
     upper.set_title(plain(f"{short(result.landscape.setup.model)} finetuned, {result.landscape.plane}"))
     lower.plot([], [], "-", color=GREY, label="from the model")
@@ -115,8 +110,8 @@ def finetuning(result: Finetuning) -> Figure:
     """ASR and over-refusal of the checkpoints, and their distance from the base, over training steps."""
     figure, upper, lower = two_panels(5.0, 0.4)
     steps = [checkpoint.step for checkpoint in result.checkpoints]
+    measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
     for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
-        measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
         _rates(upper, steps, measured, name, (COLOURS[1 - index], MARKERS[index]), label=label)
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
@@ -174,11 +169,8 @@ def _rates(
 
 
 def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:
-    colour = COLOURS[index % len(COLOURS)]
-    marker = MARKERS[index % len(MARKERS)]
-    axes.plot(
-        result.axis, result.asr, color=colour, marker=marker, markersize=4, linewidth=1.2, alpha=alpha, label=label
-    )
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    axes.plot(result.axis, result.asr, color=colour, marker=marker, ms=4, linewidth=1.2, alpha=alpha, label=label)
 
 
 def _edges(axes: Axes, results: Sequence[Landscape]) -> None:

@@ -48,7 +48,8 @@ def explained(error: BaseException) -> str:
         line = f"This is a bug: {told}. {DEBUG}"
     else:
         line = f"{told}. {DEBUG}"
-    return shortened(" ".join(shown(line).split()))
+    line, half = " ".join(shown(line).split()), LONGEST // 2 - 1
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -61,22 +62,14 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
-def shortened(line: str) -> str:
-    """The line, cut in its middle if it is too long."""
-    half = LONGEST // 2 - 1
-    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
-
-
 def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return True
-    return any(words in str(error).lower() for words in DISK_FULL_WORDS)
+    is_told = any(words in str(error).lower() for words in DISK_FULL_WORDS)
+    return is_told or (isinstance(error, OSError) and error.errno in DISK_FULL)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
+    is_told = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
+    return is_told or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def one_line(error: BaseException) -> str:
