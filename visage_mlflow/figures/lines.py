@@ -88,8 +88,7 @@ def courses(result: Trajectory) -> Figure:
     for index, course in enumerate(result.courses):
         colour, marker = course_look(index)
         steps = [place.training_step for place in course.places]
-        label = plain(course_label(course))
-        _rates(upper, steps, course.places, "asr", (colour, marker), linestyle="-", label=label)
+        _rates(upper, steps, course.places, "asr", color=colour, marker=marker, label=plain(course_label(course)))
         upper.plot(steps, [place.plane_asr for place in course.places], "--", marker=marker, mfc="white", color=colour)
         for style, face, name in (("-", colour, "distance"), ("--", "white", "off_plane_distance")):
             lengths = [100 * getattr(place, name) for place in course.places]
@@ -112,7 +111,7 @@ def finetuning(result: Finetuning) -> Figure:
     steps = [checkpoint.step for checkpoint in result.checkpoints]
     measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
     for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
-        _rates(upper, steps, measured, name, (COLOURS[1 - index], MARKERS[index]), label=label)
+        _rates(upper, steps, measured, name, color=COLOURS[1 - index], marker=MARKERS[index], label=label)
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
     legend(upper)
@@ -145,7 +144,7 @@ def draw_line(axes: Axes, result: Trajectory) -> None:
         axes.vlines(x, [min(pair) for pair in both], [max(pair) for pair in both], colour, "dotted", linewidth=1)
         axes.plot(x, [place.plane_asr for place in course.places], ls="none", marker=marker, mfc="white", color=colour)
         label = plain(course_label(course))
-        _rates(axes, x, course.places, "asr", (colour, marker), linestyle="none", label=label)
+        _rates(axes, x, course.places, "asr", color=colour, marker=marker, linestyle="none", label=label)
     axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _skipped(axes, [line])
@@ -160,12 +159,9 @@ def _step_axes(axes: Axes, ylabel: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _rates(
-    axes: Axes, x: Sequence[float], measured: Sequence[Any], name: str, look: tuple[str, str], **more: Any
-) -> None:
-    """A rate of several models, called `name`, with its intervals; `look` is colour and marker."""
-    values, (colour, marker) = [getattr(one, name) for one in measured], look
-    axes.errorbar(x, values, yerr=error_bars(measured, name), color=colour, marker=marker, capsize=3, **more)
+def _rates(axes: Axes, x: Sequence[float], measured: Sequence[Any], name: str, **look: Any) -> None:
+    """A rate of several models, called `name`, with its intervals."""
+    axes.errorbar(x, [getattr(one, name) for one in measured], error_bars(measured, name), capsize=3, **look)
 
 
 def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -142,25 +142,17 @@ def _dots(axes: Axes, name: str, label: str, colour: str, marker: str, trials: S
 
 def _filled(axes: Axes, result: Search, drawn: Sequence[Trial], colours: ScalarMappable) -> None:
     """Trials over utility: the shape says whether they are inside, the colour what they refuse (white: not known)."""
-    kinds: dict[str, tuple[str, Callable[[Trial], bool]]] = {
-        "inside": ("o", lambda trial: trial.inside),
-        "outside": ("s", lambda trial: trial.state == "complete" and not trial.inside),
-        "pruned": ("v", lambda trial: trial.state == "pruned" and not trial.inside),
-    }
-    for label, (marker, belongs) in kinds.items():
-        group = [trial for trial in drawn if belongs(trial)]
-        if group:
-            axes.scatter(
-                [trial.utility for trial in group],
-                [trial.asr for trial in group],
-                s=64,
-                c=colours.to_rgba(np.array([trial.over_refusal for trial in group])),
-                marker=marker,
-                edgecolors=["black" if trial.number in result.front else GREY for trial in group],
-                linewidths=[2.0 if trial.number in result.front else 0.6 for trial in group],
-                zorder=4,
-            )
-            axes.plot([], [], marker, color="#d0d0d0", mec=GREY, ms=7, label=f"{label} ({len(group)})")
+    states = ["inside" if one.inside else "pruned" if one.state == "pruned" else "outside" for one in drawn]
+    for label, marker in (("inside", "o"), ("outside", "s"), ("pruned", "v")):
+        if label not in states:
+            continue
+        group = [trial for trial, state in zip(drawn, states, strict=True) if state == label]
+        x, y = [trial.utility for trial in group], [trial.asr for trial in group]
+        fills = colours.to_rgba(np.array([trial.over_refusal for trial in group]))
+        edges = [("black", 2.0) if trial.number in result.front else (GREY, 0.6) for trial in group]
+        outline, widths = zip(*edges, strict=True)
+        axes.scatter(x, y, 64, fills, marker=marker, edgecolors=outline, linewidths=widths, zorder=4)
+        axes.plot([], [], marker, color="#d0d0d0", mec=GREY, ms=7, label=f"{label} ({len(group)})")
 
 
 def _ringed(result: Search, drawn: Sequence[Trial]) -> list[tuple[str, Trial]]:
