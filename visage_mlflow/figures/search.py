@@ -123,19 +123,9 @@ def _place(result: Search, trial: Trial) -> str:
 
 def _dots(axes: Axes, name: str, label: str, colour: str, marker: str, trials: Sequence[Trial]) -> None:
     x, y = ([getattr(trial, each) for trial in trials] for each in ("safe_share", name))
-    face, label = "white" if label.startswith("pruned") else colour, f"{label} ({len(trials)})"
-    bars = axes.errorbar(
-        x,
-        y,
-        error_bars(trials, name),
-        fmt=marker,
-        ms=6.5,
-        color=colour,
-        mfc=face,
-        elinewidth=0.9,
-        label=label,
-        zorder=4,
-    )
+    errors, face = error_bars(trials, name), "white" if label.startswith("pruned") else colour
+    look: dict[str, Any] = {"fmt": marker, "ms": 6.5, "color": colour, "mfc": face, "elinewidth": 0.9, "zorder": 4}
+    bars = axes.errorbar(x, y, errors, label=f"{label} ({len(trials)})", **look)
     for bar in bars[2]:
         bar.set_alpha(0.45)
 
