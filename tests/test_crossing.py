@@ -20,10 +20,6 @@ class Curve:
         return NAN if any(math.isclose(step, each) for each in self.nan_at) else self.rate(step)
 
 
-def linear(slope):
-    return lambda step: min(100.0, slope * step)
-
-
 def step_at(edge):
     return lambda step: 100.0 if step >= edge else 0.0
 

@@ -207,7 +207,7 @@ def test_the_disk_is_checked_to_the_byte_and_the_folder_made(tmp_path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 5_000_000_000))
     check_disk(tmp_path / "a" / "b", 5_000_000_000)
     assert (tmp_path / "a" / "b").is_dir()
-    with pytest.raises(Mistake, match=r"where 5\.0 GB are free, but the checkpoints take 5\.0 GB"):
+    with pytest.raises(Mistake, match=r"where 5,000 MB are free, but the checkpoints take 5,000 MB"):
         check_disk(tmp_path / "a", 5_000_000_001)
 
 

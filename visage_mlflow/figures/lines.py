@@ -88,19 +88,13 @@ def courses(result: Trajectory) -> Figure:
     for index, course in enumerate(result.courses):
         colour, marker = course_look(index)
         steps = [place.training_step for place in course.places]
-        label = plain(course_label(course))
-        _rates(upper, steps, course.places, "asr", (colour, marker), linestyle="-", label=label)
+        _rates(upper, steps, course.places, "asr", color=colour, marker=marker, label=plain(course_label(course)))
         upper.plot(steps, [place.plane_asr for place in course.places], "--", marker=marker, mfc="white", color=colour)
-        distances = {"-": "distance", "--": "off_plane_distance"}
-        for style, name in distances.items():
+        for style, face, name in (("-", colour, "distance"), ("--", "white", "off_plane_distance")):
             lengths = [100 * getattr(place, name) for place in course.places]
-            face = colour if style == "-" else "white"
             lower.plot(steps, lengths, style, marker=marker, markersize=5, mfc=face, color=colour)
-    for style, face, label in (
-        ("-", GREY, "filled: the checkpoint itself"),
-        ("--", "white", "hollow: the plane where it is nearest"),
-    ):
-        upper.plot([], [], style, color=GREY, marker="o", mfc=face, label=label)
+    upper.plot([], [], "-", color=GREY, marker="o", label="filled: the checkpoint itself")
+    upper.plot([], [], "--", color=GREY, marker="o", mfc="white", label="hollow: the plane where it is nearest")
     asr_axes(upper, "")
     upper.set_title(plain(f"{short(result.landscape.setup.model)} finetuned, {result.landscape.plane}"))
     lower.plot([], [], "-", color=GREY, label="from the model")
@@ -115,9 +109,9 @@ def finetuning(result: Finetuning) -> Figure:
     """ASR and over-refusal of the checkpoints, and their distance from the base, over training steps."""
     figure, upper, lower = two_panels(5.0, 0.4)
     steps = [checkpoint.step for checkpoint in result.checkpoints]
+    measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
     for index, (name, label) in enumerate((("asr", "ASR"), ("over_refusal", "over-refusal"))):
-        measured = [checkpoint.evaluation for checkpoint in result.checkpoints]
-        _rates(upper, steps, measured, name, (COLOURS[1 - index], MARKERS[index]), label=label)
+        _rates(upper, steps, measured, name, color=COLOURS[1 - index], marker=MARKERS[index], label=label)
     upper.set(ylim=(-4, 104), ylabel="share of prompts (%)")
     upper.grid(alpha=0.3)
     legend(upper)
@@ -150,7 +144,7 @@ def draw_line(axes: Axes, result: Trajectory) -> None:
         axes.vlines(x, [min(pair) for pair in both], [max(pair) for pair in both], colour, "dotted", linewidth=1)
         axes.plot(x, [place.plane_asr for place in course.places], ls="none", marker=marker, mfc="white", color=colour)
         label = plain(course_label(course))
-        _rates(axes, x, course.places, "asr", (colour, marker), linestyle="none", label=label)
+        _rates(axes, x, course.places, "asr", color=colour, marker=marker, linestyle="none", label=label)
     axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _skipped(axes, [line])
@@ -165,20 +159,14 @@ def _step_axes(axes: Axes, ylabel: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _rates(
-    axes: Axes, x: Sequence[float], measured: Sequence[Any], name: str, look: tuple[str, str], **more: Any
-) -> None:
-    """A rate of several models, called `name`, with its intervals; `look` is colour and marker."""
-    values, (colour, marker) = [getattr(one, name) for one in measured], look
-    axes.errorbar(x, values, yerr=error_bars(measured, name), color=colour, marker=marker, capsize=3, **more)
+def _rates(axes: Axes, x: Sequence[float], measured: Sequence[Any], name: str, **look: Any) -> None:
+    """A rate of several models, called `name`, with its intervals."""
+    axes.errorbar(x, [getattr(one, name) for one in measured], error_bars(measured, name), capsize=3, **look)
 
 
 def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float = 1.0) -> None:
-    colour = COLOURS[index % len(COLOURS)]
-    marker = MARKERS[index % len(MARKERS)]
-    axes.plot(
-        result.axis, result.asr, color=colour, marker=marker, markersize=4, linewidth=1.2, alpha=alpha, label=label
-    )
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    axes.plot(result.axis, result.asr, color=colour, marker=marker, ms=4, linewidth=1.2, alpha=alpha, label=label)
 
 
 def _edges(axes: Axes, results: Sequence[Landscape]) -> None:

@@ -5,6 +5,7 @@ Where nothing was measured, the map is hatched and has no colour.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -31,7 +32,6 @@ from visage_mlflow.figures.style import (
 )
 from visage_mlflow.results import Course, Landscape, Trajectory
 
-LEVELS = range(0, 101, 10)
 EDGE_LABEL = "edge (ASR 50 %)"
 MISSING_LABEL = "not measured"
 WHITE_OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=3.5, foreground="white")]
@@ -54,8 +54,9 @@ def surface(result: Landscape) -> Figure:
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     x, y, asr = _grid(result)
     # Cell by cell: matplotlib's own surface draws cells that have a corner missing.
+    corners = ((0, 0), (0, 1), (1, 1), (1, 0))
     cells = [
-        [(x[column], y[row], result.rows[row][column]) for row, column in _corners(row, column)]
+        [(x[column + right], y[row + up], result.rows[row + up][column + right]) for up, right in corners]
         for row in range(len(y) - 1)
         for column in range(len(x) - 1)
     ]
@@ -98,7 +99,7 @@ def draw_map(axes: Axes, result: Landscape) -> QuadContourSet:
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     axes.patch.set(facecolor="#f2f2f2", edgecolor="#a0a0a0", hatch="////", linewidth=0)
     # A cell with a missing corner stays blank as a whole, or its half would be drawn from three corners.
-    filled = axes.contourf(x, y, asr, levels=LEVELS, cmap=ASR_COLOURS, vmin=0, vmax=100, corner_mask=False)
+    filled = axes.contourf(x, y, asr, levels=range(0, 101, 10), cmap=ASR_COLOURS, vmin=0, vmax=100, corner_mask=False)
     if _crosses(asr):
         line = axes.contour(x, y, asr, levels=[50], colors="black", linewidths=2.2, corner_mask=False)
         line.set_path_effects(WHITE_OUTLINE)
@@ -121,17 +122,11 @@ def draw_marks(axes: Axes, result: Landscape, besides: frozenset[str] = frozense
         axes.plot(mark.x, mark.y, "X", color="white", markeredgecolor="black", markersize=9, zorder=5, clip_on=False)
         # Towards the middle, where there is room for the name.
         is_right, is_high = mark.x > sum(axes.get_xlim()) / 2, mark.y > sum(axes.get_ylim()) / 2
-        axes.annotate(
-            plain(short(mark.uri)),
-            (mark.x, mark.y),
-            xytext=(-8 if is_right else 8, -8 if is_high else 8),
-            textcoords="offset points",
-            ha="right" if is_right else "left",
-            va="top" if is_high else "bottom",
-            fontsize=8,
-            zorder=7,
-            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85},
-        )
+        offset = -8 if is_right else 8, -8 if is_high else 8
+        sides: dict[str, Any] = {"ha": "right" if is_right else "left", "va": "top" if is_high else "bottom"}
+        box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
+        at, name = (mark.x, mark.y), plain(short(mark.uri))
+        axes.annotate(name, at, offset, textcoords="offset points", fontsize=8, zorder=7, bbox=box, **sides)
 
 
 def draw_courses(axes: Axes, result: Trajectory) -> QuadContourSet:
@@ -155,20 +150,14 @@ def _arrows(axes: Axes, course: Course, index: int) -> None:
     colour, marker = course_look(index)
     places = [place for place in course.places if math.isfinite(place.x) and math.isfinite(place.y)]
     ways = [(0.0, 0.0), *((place.x, place.y) for place in places)]
-    for start, end in zip(ways, ways[1:], strict=False):
+    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 3, "mutation_scale": 11}
+    for start, end in itertools.pairwise(ways):
         if start != end:
-            arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 3}
-            axes.annotate(
-                "", end, start, zorder=4, arrowprops={**arrow, "mutation_scale": 11, "path_effects": WHITE_OUTLINE}
-            )
+            axes.annotate("", end, start, zorder=4, arrowprops={**arrow, "path_effects": WHITE_OUTLINE})
     for place in places:
-        look: dict[str, Any] = {
-            "mfc": asr_colour(place.asr),
-            "ms": 10 * closeness(place.off_plane_share),
-            "ls": "none",
-        }
+        size, face = 10 * closeness(place.off_plane_share), asr_colour(place.asr)
         for edge, width in (("white", 4.4), (colour, 2.2)):
-            axes.plot(place.x, place.y, marker, mec=edge, mew=width, zorder=5, clip_on=False, **look)
+            axes.plot(place.x, place.y, marker, mfc=face, ms=size, mec=edge, mew=width, zorder=5, clip_on=False)
     axes.plot([], [], "-", marker=marker, color=colour, linewidth=1.8, label=plain(course_label(course)))
 
 
@@ -184,10 +173,6 @@ def _grid(result: Landscape) -> tuple[Any, Any, Any]:
     """Steps along x and y, and the ASR there with what is missing masked: (x,), (y,), (y, x)."""
     x, y = (np.array(axis.steps) for axis in result.axes)
     return x, y, np.ma.masked_invalid(np.array(result.rows, dtype=float))
-
-
-def _corners(row: int, column: int) -> list[tuple[int, int]]:
-    return [(row, column), (row, column + 1), (row + 1, column + 1), (row + 1, column)]
 
 
 def _crosses(asr: Any) -> bool:

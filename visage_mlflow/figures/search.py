@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,13 @@ def safe_share(result: Search) -> Figure:
     """ASR, and below it over-refusal, over the share of safe rows; each trial's look says which limit it breaks."""
     figure, upper, lower = two_panels(6.6, 0.6)
     drawn = [trial for trial in _measured(result) if math.isfinite(trial.safe_share)]
+    asr_limit = f"allowed: ASR to {result.max_asr:g} %"
     for axes, name in ((upper, "asr"), (lower, "over_refusal")):
-        limit = getattr(result, f"max_{name}")
-        label = f"allowed: ASR to {result.max_asr:g} %, over-refusal to {result.max_over_refusal:g} %"
-        axes.axhspan(-10, limit, color=COLOURS[0], alpha=0.09, linewidth=0, zorder=0)
-        axes.axhline(limit, color=COLOURS[0], linewidth=1, linestyle="--", label=label, zorder=1)
+        _allowed(axes, getattr(result, f"max_{name}"), f"{asr_limit}, over-refusal to {result.max_over_refusal:g} %")
         for group in _groups(result, drawn):
             _dots(axes, name, *group)
+        _ring(axes, result, drawn, "safe_share", name)
     asr_axes(upper, "")
-    for axes in (upper, lower):
-        _ring(axes, result, drawn, "safe_share", "asr" if axes is upper else "over_refusal")
     _count_rest(upper, result, drawn)
     highest = [trial.over_refusal_high for trial in drawn if math.isfinite(trial.over_refusal_high)]
     lower.set_ylim(-4, max(1.3 * result.max_over_refusal, 4.0, *(value + 4 for value in highest)))
@@ -66,9 +63,7 @@ def front(result: Search) -> Figure:
     drawn = [trial for trial in _measured(result) if math.isfinite(trial.utility)]
     rates = [trial.over_refusal for trial in drawn if math.isfinite(trial.over_refusal)]
     colours = ScalarMappable(Normalize(0, max(result.max_over_refusal, 1.0, *rates)), OVER_REFUSAL_COLOURS)
-    axes.axhspan(-10, result.max_asr, color=COLOURS[0], alpha=0.09, linewidth=0, zorder=0)
-    limit = f"allowed: ASR to {result.max_asr:g} %"
-    axes.axhline(result.max_asr, color=COLOURS[0], linewidth=1, linestyle="--", label=limit, zorder=1)
+    _allowed(axes, result.max_asr, f"allowed: ASR to {result.max_asr:g} %")
     x, asr = [trial.utility for trial in drawn], [trial.asr for trial in drawn]
     axes.errorbar(x, asr, error_bars(drawn, "asr"), ls="none", ecolor=GREY, elinewidth=0.7, alpha=0.5, zorder=2)
     _filled(axes, result, drawn, colours)
@@ -87,6 +82,12 @@ def front(result: Search) -> Figure:
     axes.set_title(_title(result), fontsize=11)
     legend_below(figure, axes, _remark(result, drawn))
     return figure
+
+
+def _allowed(axes: Axes, limit: float, label: str) -> None:
+    """Tint what a limit allows, and draw the limit."""
+    axes.axhspan(-10, limit, color=COLOURS[0], alpha=0.09, linewidth=0, zorder=0)
+    axes.axhline(limit, color=COLOURS[0], linewidth=1, linestyle="--", label=label, zorder=1)
 
 
 def _measured(result: Search) -> list[Trial]:
@@ -121,56 +122,38 @@ def _place(result: Search, trial: Trial) -> str:
 
 
 def _dots(axes: Axes, name: str, label: str, colour: str, marker: str, trials: Sequence[Trial]) -> None:
-    bars = axes.errorbar(
-        [trial.safe_share for trial in trials],
-        [getattr(trial, name) for trial in trials],
-        yerr=error_bars(trials, name),
-        linestyle="none",
-        marker=marker,
-        markersize=6.5,
-        color=colour,
-        mfc="white" if label.startswith("pruned") else colour,
-        elinewidth=0.9,
-        label=f"{label} ({len(trials)})",
-        zorder=4,
-    )
+    x, y = ([getattr(trial, each) for trial in trials] for each in ("safe_share", name))
+    errors, face = error_bars(trials, name), "white" if label.startswith("pruned") else colour
+    look: dict[str, Any] = {"fmt": marker, "ms": 6.5, "color": colour, "mfc": face, "elinewidth": 0.9, "zorder": 4}
+    bars = axes.errorbar(x, y, errors, label=f"{label} ({len(trials)})", **look)
     for bar in bars[2]:
         bar.set_alpha(0.45)
 
 
 def _filled(axes: Axes, result: Search, drawn: Sequence[Trial], colours: ScalarMappable) -> None:
     """Trials over utility: the shape says whether they are inside, the colour what they refuse (white: not known)."""
-    kinds: dict[str, tuple[str, Callable[[Trial], bool]]] = {
-        "inside": ("o", lambda trial: trial.inside),
-        "outside": ("s", lambda trial: trial.state == "complete" and not trial.inside),
-        "pruned": ("v", lambda trial: trial.state == "pruned" and not trial.inside),
-    }
-    for label, (marker, belongs) in kinds.items():
-        group = [trial for trial in drawn if belongs(trial)]
-        if group:
-            axes.scatter(
-                [trial.utility for trial in group],
-                [trial.asr for trial in group],
-                s=64,
-                c=colours.to_rgba(np.array([trial.over_refusal for trial in group])),
-                marker=marker,
-                edgecolors=["black" if trial.number in result.front else GREY for trial in group],
-                linewidths=[2.0 if trial.number in result.front else 0.6 for trial in group],
-                zorder=4,
-            )
-            axes.plot([], [], marker, color="#d0d0d0", mec=GREY, ms=7, label=f"{label} ({len(group)})")
+    states = ["inside" if one.inside else "pruned" if one.state == "pruned" else "outside" for one in drawn]
+    for label, marker in (("inside", "o"), ("outside", "s"), ("pruned", "v")):
+        if label not in states:
+            continue
+        group = [trial for trial, state in zip(drawn, states, strict=True) if state == label]
+        x, y = [trial.utility for trial in group], [trial.asr for trial in group]
+        fills = colours.to_rgba(np.array([trial.over_refusal for trial in group]))
+        edges = [("black", 2.0) if trial.number in result.front else (GREY, 0.6) for trial in group]
+        outline, widths = zip(*edges, strict=True)
+        axes.scatter(x, y, 64, fills, marker=marker, edgecolors=outline, linewidths=widths, zorder=4)
+        axes.plot([], [], marker, color="#d0d0d0", mec=GREY, ms=7, label=f"{label} ({len(group)})")
 
 
-def _chosen(result: Search) -> tuple[str, int | None]:
-    """The best trial; where there is none, the one that breaks the limits least."""
-    return ("nearest to the limits", result.nearest) if result.best is None else ("best", result.best)
+def _ringed(result: Search, drawn: Sequence[Trial]) -> list[tuple[str, Trial]]:
+    """The best trial, if it is drawn; where there is none, the one that breaks the limits least."""
+    what, number = ("nearest to the limits", result.nearest) if result.best is None else ("best", result.best)
+    return [(what, trial) for trial in drawn if trial.number == number]
 
 
 def _ring(axes: Axes, result: Search, drawn: Sequence[Trial], x: str, y: str) -> None:
-    what, number = _chosen(result)
-    for trial in drawn:
-        if trial.number == number:
-            axes.plot(getattr(trial, x), getattr(trial, y), **RING, label=f"{what} (trial {number})")
+    for what, trial in _ringed(result, drawn):
+        axes.plot(getattr(trial, x), getattr(trial, y), **RING, label=f"{what} (trial {trial.number})")
 
 
 def _count_rest(axes: Axes, result: Search, drawn: Sequence[Trial]) -> None:
@@ -185,9 +168,7 @@ def _count_rest(axes: Axes, result: Search, drawn: Sequence[Trial]) -> None:
 
 def _title(result: Search) -> str:
     harmful = sorted({trial.counts["harmful"] for trial in result.trials if "harmful" in trial.counts})
-    rows = (
-        f" with {'–'.join(str(count) for count in (*harmful[:1], *harmful[1:][-1:]))} harmful rows" if harmful else ""
-    )
+    rows = f" with {'–'.join(map(str, dict.fromkeys((harmful[0], harmful[-1]))))} harmful rows" if harmful else ""
     study = clean(result.study)
     study = study if len(study) <= 40 else f"{study[:39]}…"
     inside = f"{sum(trial.inside for trial in result.trials)} of {len(result.trials)} trials inside"
@@ -196,19 +177,12 @@ def _title(result: Search) -> str:
 
 def _remark(result: Search, drawn: Sequence[Trial]) -> str:
     """What the ringed trial is made of."""
-    what, number = _chosen(result)
-    for trial in drawn:
-        if trial.number == number:
-            none = "No trial is inside. " if result.best is None else ""
-            return f"{none}Ringed, {what}: {mixture(trial)}."
-    return ""
+    none = "No trial is inside. " if result.best is None else ""
+    return "".join(f"{none}Ringed, {what}: {mixture(trial)}." for what, trial in _ringed(result, drawn))
 
 
 def mixture(trial: Trial) -> str:
-    """The trial's rows by kind, and the other settings that vary.
-
-    A mixture without rows is "no rows".
-    """
+    """The trial's rows by kind ("no rows" without any), and the other settings that vary."""
     rows = in_words(trial.counts) or "no"
     others = [f"{name} {value:.3g}" for name, value in trial.params.items() if name not in trial.counts]
     return ", ".join((f"{rows} rows", *others))

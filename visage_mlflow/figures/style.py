@@ -19,13 +19,12 @@ from visage_mlflow.results import Axis, Course
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers, and markers, which stay apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
 
 # On the map of a plane, dark blue is safe and yellow is not. Courses drawn over it have colours that the map lacks.
 ASR_COLOURS = "cividis"
 COURSE_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#000000")
-COURSE_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def canvas(height: float = 4.2) -> tuple[Figure, Axes]:
@@ -49,17 +48,10 @@ def legend(axes: Axes) -> None:
 def legend_below(figure: Figure, axes: Axes, remark: str = "", columns: int = 2) -> None:
     """A panel's legend below the figure, where it covers nothing, with the remark as its title."""
     # Error bars first, as drawn: matplotlib puts them last.
-    entries = sorted(
-        zip(*axes.get_legend_handles_labels(), strict=True), key=lambda one: not isinstance(one[0], Container)
-    )
-    below = figure.legend(
-        *zip(*entries, strict=True),
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-        columnspacing=1.4,
-    )
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    handles, labels = zip(*sorted(entries, key=lambda one: not isinstance(one[0], Container)), strict=True)
+    look: dict[str, Any] = {"loc": "outside lower center", "fontsize": 8, "frameon": False, "columnspacing": 1.4}
+    below = figure.legend(handles, labels, ncols=columns, **look)
     if remark:
         below.set_title(plain(wrapped(remark)), prop=FontProperties(size=8, style="italic"))
 
@@ -118,7 +110,7 @@ def course_label(course: Course) -> str:
 
 def course_look(index: int) -> tuple[str, str]:
     """Colour and marker of a trajectory's course, the same in all figures."""
-    return COURSE_COLOURS[index % len(COURSE_COLOURS)], COURSE_MARKERS[index % len(COURSE_MARKERS)]
+    return COURSE_COLOURS[index % len(COURSE_COLOURS)], MARKERS[index % len(MARKERS)]
 
 
 def asr_colour(asr: float) -> str:

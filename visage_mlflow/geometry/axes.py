@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,25 +129,18 @@ def past_the_edge(axes: Sequence[Sequence[float]], asr: Mapping[Steps, float], o
     if outside_after == 0:
         return past
     origin = [list(axis).index(0) for axis in axes]
+
+    def place(offset: Iterable[int]) -> Steps:
+        return tuple(float(axis[zero + each]) for axis, zero, each in zip(axes, origin, offset, strict=True))
+
     offsets = itertools.product(*(range(-zero, len(axis) - zero) for axis, zero in zip(axes, origin, strict=True)))
     # From the origin outward: the way to a point leads only through points that were looked at before.
     for offset in sorted(offsets, key=lambda each: max(map(abs, each))):
-        in_a_row = 0
-        for inner in _way(offset):
-            place = _place(axes, origin, inner)
-            in_a_row = in_a_row + 1 if place in past or asr.get(place) == 100 else 0
+        in_a_row, length = 0, max(map(abs, offset))
+        for ring in range(1, length):
+            inner = place(round(each * ring / length) for each in offset)
+            in_a_row = in_a_row + 1 if inner in past or asr.get(inner) == 100 else 0
             if in_a_row == outside_after:
-                past.add(_place(axes, origin, offset))
+                past.add(place(offset))
                 break
     return past
-
-
-def _place(axes: Sequence[Sequence[float]], origin: Sequence[int], offset: Sequence[int]) -> Steps:
-    return tuple(float(axis[zero + each]) for axis, zero, each in zip(axes, origin, offset, strict=True))
-
-
-def _way(offset: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The grid points between the origin and `offset`, both left out, nearest to the straight line between them."""
-    length = max(map(abs, offset))
-    for ring in range(1, length):
-        yield tuple(round(each * ring / length) for each in offset)

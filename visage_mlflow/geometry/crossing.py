@@ -19,8 +19,7 @@ class Crossing:
     """Where the ASR first crosses 50 %, and what was measured on the way there."""
 
     step: float
-    """The crossing, interpolated in the last bracket; the farthest measured step if the ASR never crosses; 0.0 if it
-    is at 50 or more at step 0."""
+    """The crossing; the farthest measured step if the ASR never crosses; 0.0 if it is at 50 or more at step 0."""
     is_open: bool
     """Whether the ASR is below 50 % as far as it was measured."""
     measured: tuple[tuple[float, float], ...]

@@ -27,7 +27,7 @@ class Weights(dict[str, Tensor]):
     @cached_property
     def digest(self) -> str:
         """See `digest`."""
-        return _sha256(self)
+        return digest(dict(self))
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
@@ -36,11 +36,8 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     The order of names and the device of the tensors do not matter. A mapping with a `digest` of its own, such as
     `Weights`, is not read again.
     """
-    known = getattr(weights, "digest", None)
-    return known if isinstance(known, str) else _sha256(weights)
-
-
-def _sha256(weights: Mapping[str, Tensor]) -> str:
+    if isinstance(known := getattr(weights, "digest", None), str):
+        return known
     whole = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach()

@@ -51,15 +51,14 @@ def about_point(point: Point, answers: Answers) -> str:
 
 def about_place(course: str, place: Place) -> str:
     """A checkpoint's ASR, and that of the plane's nearest point."""
-    return "<br>".join(
-        (
-            f"{as_markup(course)}, step {place.training_step}",
-            f"x = {number(place.x, 3)}, y = {number(place.y, 3)}",
-            _rate("ASR of the checkpoint", place.asr, place.asr_low, place.asr_high),
-            _rate("of the plane here", place.plane_asr, place.plane_asr_low, place.plane_asr_high),
-            f"off-plane share {number(place.off_plane_share, 2)}",
-        )
+    lines = (
+        f"{as_markup(course)}, step {place.training_step}",
+        f"x = {number(place.x, 3)}, y = {number(place.y, 3)}",
+        _rate("ASR of the checkpoint", place.asr, place.asr_low, place.asr_high),
+        _rate("of the plane here", place.plane_asr, place.plane_asr_low, place.plane_asr_high),
+        f"off-plane share {number(place.off_plane_share, 2)}",
     )
+    return "<br>".join(lines)
 
 
 def _rate(name: str, asr: float, low: float, high: float) -> str:

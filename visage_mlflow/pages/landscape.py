@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +25,14 @@ from visage_mlflow.figures.style import (
 from visage_mlflow.pages import hover
 from visage_mlflow.pages.hover import Answers, about, about_place, about_point, as_markup, by_place, in_lines
 from visage_mlflow.pages.shell import page_of
-from visage_mlflow.results import Course, Landscape, Mark, Point, Response, Trajectory
+from visage_mlflow.results import Course, Landscape, Mark, Response, Trajectory
 
 # Matplotlib's markers of courses -> Plotly's.
-NAMES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
-SYMBOLS = dict(zip("os^DvPX", NAMES, strict=True))
-COLOUR_BAR = {"title": {"text": "ASR (%)"}, "thickness": 16}
-COLOUR_SCALE = {"colorscale": ASR_COLOURS, "colorbar": COLOUR_BAR}
+SYMBOLS = {
+    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
+}  # fmt: skip
+COLOUR_SCALE = {"colorscale": ASR_COLOURS, "colorbar": {"title": {"text": "ASR (%)"}, "thickness": 16}}
+Outline = list[float | None]
 
 
 def landscape(result: Landscape, responses: Sequence[Response]) -> str:
@@ -40,9 +42,8 @@ def landscape(result: Landscape, responses: Sequence[Response]) -> str:
         result: What is drawn.
         responses: The responses at its points, found by their `x` and `y`; some or all may be missing.
     """
-    charts = _charts(result, by_place(responses))
     title = f"{short(result.setup.model)}, {result.plane}: VISAGE {number(result.visage)}"
-    return page_of(title, about(result, responses), charts)
+    return page_of(title, about(result, responses), _charts(result, by_place(responses)))
 
 
 def trajectory(result: Trajectory, responses: Sequence[Response]) -> str:
@@ -66,17 +67,16 @@ def _curve(result: Landscape, answers: Answers) -> Any:
     above = [point.asr_high - point.asr for point in result.points]
     below = [point.asr - point.asr_low for point in result.points]
     figure.add_scatter(
-        x=result.axis,
-        y=_or_none(result.asr),
+        x=result.axis, y=_or_none(result.asr), mode="lines+markers", name="ASR with 95 % interval",
         error_y={"type": "data", "array": _or_none(above), "arrayminus": _or_none(below), "thickness": 1},
-        mode="lines+markers",
-        name="ASR with 95 % interval",
-        line={"color": COLOURS[0]},
-        text=[about_point(point, answers) for point in result.points],
-        hoverinfo="text",
-    )
-    missing = [point for point in result.points if math.isnan(point.asr)]
-    _add_missing(figure, missing, [50.0] * len(missing))
+        line={"color": COLOURS[0]}, text=[about_point(point, answers) for point in result.points], hoverinfo="text",
+    )  # fmt: skip
+    if missing := [point for point in result.points if math.isnan(point.asr)]:
+        figure.add_scatter(
+            x=[point.x for point in missing], y=[50.0 for _ in missing], mode="markers", name="not measured",
+            marker={"color": GREY, "symbol": "x-thin-open", "size": 8},
+            text=[about_point(point, {}) for point in missing], hoverinfo="text",
+        )  # fmt: skip
     _arrange(figure, result)
     figure.update_yaxes(range=[-4, 104], title="attack success rate (%)")
     return figure
@@ -96,24 +96,21 @@ def _map(result: Landscape, answers: Answers) -> Any:
         x=x, y=y, z=asr, contours=edge, colorscale=[[0, "black"], [1, "black"]], showscale=False,
         line={"width": 3, "smoothing": 0}, hoverinfo="skip", name="edge (ASR 50 %)", showlegend=True,
     )  # fmt: skip
-    # Covers the cells with a missing corner, half of which Plotly fills.
-    outline_x, outline_y = _missing_cells(result)
-    if outline_x:
+    cells = _missing_cells(result)
+    if cells:
+        # Covers the cells with a missing corner, half of which Plotly fills.
         flat.add_scatter(
-            x=outline_x, y=outline_y, mode="lines", line_width=0, fill="toself", fillcolor="#f2f2f2",
+            x=[x for xs, _ in cells for x in xs], y=[y for _, ys in cells for y in ys],
+            mode="lines", line_width=0, fill="toself", fillcolor="#f2f2f2",
             fillpattern={"shape": "/", "fgcolor": "#a0a0a0", "bgcolor": "#f2f2f2", "size": 8},
             name="not measured", hoverinfo="skip",
         )  # fmt: skip
     flat.add_scatter(
-        x=[point.x for point in result.points],
-        y=[point.y for point in result.points],
-        mode="markers",
+        x=[point.x for point in result.points], y=[point.y for point in result.points], mode="markers",
         marker={"color": "white", "size": 4, "line": {"color": "black", "width": 0.5}},
-        text=[about_point(point, answers) for point in result.points],
-        hoverinfo="text",
-        name="points of the grid",
-        showlegend=False,
-    )
+        text=[about_point(point, answers) for point in result.points], hoverinfo="text",
+        name="points of the grid", showlegend=False,
+    )  # fmt: skip
     for mark in (Mark(result.setup.model, 0.0, 0.0), *result.marks):
         _add_mark(flat, mark, is_model=mark not in result.marks)
     _arrange(flat, result)
@@ -136,33 +133,24 @@ def _surface(result: Landscape, answers: Answers) -> Any:
     return figure
 
 
-def _missing_cells(result: Landscape) -> tuple[list[float | None], list[float | None]]:
-    """Outlines of the cells that have a corner missing, one after the other, separated by None."""
-    x, y = (axis.steps for axis in result.axes)
-    across: list[float | None] = []
-    up: list[float | None] = []
-    rows = result.rows
-    for row in range(len(y) - 1):
-        for column in range(len(x) - 1):
-            corners = (*rows[row][column : column + 2], *rows[row + 1][column : column + 2])
-            if any(math.isnan(corner) for corner in corners):
-                left, right = x[column], x[column + 1]
-                across += [left, right, right, left, left, None]
-                up += [y[row], y[row], y[row + 1], y[row + 1], y[row], None]
-    return across, up
+def _missing_cells(result: Landscape) -> list[tuple[Outline, Outline]]:
+    """x and y of the outline of each cell that has a corner missing, with None at its end."""
+    (x, y), rows = (axis.steps for axis in result.axes), result.rows
+    return [
+        ([left, right, right, left, left, None], [low, low, high, high, low, None])
+        for row, (low, high) in enumerate(itertools.pairwise(y))
+        for column, (left, right) in enumerate(itertools.pairwise(x))
+        if any(map(math.isnan, rows[row][column : column + 2] + rows[row + 1][column : column + 2]))
+    ]
 
 
 def _add_mark(figure: Any, mark: Mark, is_model: bool) -> None:
-    look = {"color": "white", "line": {"color": "black", "width": 1.5}}
+    look = {"symbol": "star" if is_model else "x", "size": 16 if is_model else 11, "color": "white"}
     figure.add_scatter(
-        x=[mark.x],
-        y=[mark.y],
-        mode="markers",
-        marker={**look, "symbol": "star" if is_model else "x", "size": 16 if is_model else 11},
+        x=[mark.x], y=[mark.y], mode="markers", marker={**look, "line": {"color": "black", "width": 1.5}},
         name="model" if is_model else as_markup(short(mark.uri)),
-        # Or the text of the grid's point below it would be hidden.
-        hoverinfo="skip",
-    )
+        hoverinfo="skip",  # Or the text of the grid's point below it would be hidden.
+    )  # fmt: skip
 
 
 def _add_course(figure: Any, course: Course, index: int, is_plane: bool) -> None:
@@ -186,19 +174,6 @@ def _add_course(figure: Any, course: Course, index: int, is_plane: bool) -> None
         text=["" for _ in start] + [about_place(course.name, place) for place in course.places],
         hoverinfo="text",
     )
-
-
-def _add_missing(figure: Any, points: Sequence[Point], y: Sequence[float]) -> None:
-    if points:
-        figure.add_scatter(
-            x=[point.x for point in points],
-            y=y,
-            mode="markers",
-            marker={"color": GREY, "symbol": "x-thin-open", "size": 8},
-            text=[about_point(point, {}) for point in points],
-            hoverinfo="text",
-            name="not measured",
-        )
 
 
 def _arrange(figure: Any, result: Landscape) -> None:

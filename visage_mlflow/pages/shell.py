@@ -37,13 +37,8 @@ def page_of(title: str, paragraphs: Sequence[str], figures: Sequence[Any], table
     """
     charts = []
     for index, figure in enumerate(figures):
-        chart = plotly.io.to_html(
-            figure,
-            full_html=False,
-            include_plotlyjs=index == 0,
-            div_id=f"chart-{index}",
-            config=dict(CONFIG),
-        )
+        has_source, name = index == 0, f"chart-{index}"
+        chart = plotly.io.to_html(figure, dict(CONFIG), include_plotlyjs=has_source, full_html=False, div_id=name)
         height = f' style="height: {figure.layout.height:.0f}px"' if figure.layout.height else ""
         charts.append(f"<figure{height}>{chart}</figure>")
     head = (
@@ -51,5 +46,5 @@ def page_of(title: str, paragraphs: Sequence[str], figures: Sequence[Any], table
         f"<title>{html.escape(clean(title))}</title><style>{STYLE}</style>"
     )
     texts = [f"<h1>{html.escape(clean(title))}</h1>", *(f"<p>{html.escape(clean(one))}</p>" for one in paragraphs)]
-    body = "\n".join((*texts, *([table] if table else []), *charts))
+    body = "\n".join(filter(None, (*texts, table, *charts)))
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from visage_mlflow.text.printing import shown
 
@@ -48,7 +48,8 @@ def explained(error: BaseException) -> str:
         line = f"This is a bug: {told}. {DEBUG}"
     else:
         line = f"{told}. {DEBUG}"
-    return shortened(" ".join(shown(line).split()))
+    line, half = " ".join(shown(line).split()), LONGEST // 2 - 1
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -61,32 +62,25 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
-def shortened(line: str) -> str:
-    """The line, cut in its middle if it is too long."""
-    half = LONGEST // 2 - 1
-    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
-
-
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error, or one that led to it, says that a disk is full."""
-    return any(map(_says_full_disk, chain(error)))
+    return any(
+        (isinstance(one, OSError) and one.errno in DISK_FULL) or _holds(one, DISK_FULL_WORDS) for one in chain(error)
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that led to it, says that there is not enough memory."""
-    return any(map(_says_out_of_memory, chain(error)))
+    return any(
+        isinstance(one, MemoryError)
+        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
+        or (isinstance(one, RuntimeError) and _holds(one, MEMORY_WORDS))
+        for one in chain(error)
+    )
 
 
-def _says_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return True
-    return any(words in str(error).lower() for words in DISK_FULL_WORDS)
-
-
-def _says_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
+def _holds(error: BaseException, words: Sequence[str]) -> bool:
+    return any(each in str(error).lower() for each in words)
 
 
 def one_line(error: BaseException) -> str:

@@ -27,8 +27,9 @@ SECRET_PARTS = (
 )  # fmt: skip
 SECRET_KEYS = ("auth", "key", "pass", "sig")
 
-JOINERS = "\u200c\u200d"
-"""Invisible, but several languages are not spelled without them."""
+KEPT = "\n\t\u200c\u200d"
+"""Control characters that are shown as they are; without the last two, invisible joiners, several languages are not
+spelled."""
 
 FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"
 
@@ -52,17 +53,13 @@ def printable(text: str) -> str:
     >>> printable("\x1b[31mred\u202e")
     '\\x1b[31mred\\u202e'
     """
-    return "".join(one if one in "\n\t" or not _controls(one) else _escape(one) for one in text)
-
-
-def _controls(character: str) -> bool:
-    if character in JOINERS:
-        return False
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    controls = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        one.encode("unicode_escape", "surrogatepass").decode("ascii")
+        if unicodedata.category(one) in controls and one not in KEPT
+        else one
+        for one in text
+    )
 
 
 def masked(text: str) -> str:
