@@ -13,16 +13,16 @@ from visage_mlflow.search.sampler import quietly
 
 UTILITY = "utility (nats per token)"
 RATES = ("ASR (%)", "over-refusal (%)", UTILITY)
-"""What a study of three objectives minimizes, in its order; the last is the one of a study of one."""
+"""What a study of three objectives minimizes, in its order; a study of one minimizes the last."""
 
 FEWEST, FEWEST_COMPARED = 2, 6
-"""Finished trials that any figure needs, and that the importance of settings and what lies between trials needs."""
+"""Finished trials that any figure needs; and those that are needed for the importance of settings and the contour."""
 
 
 def figures_of(study: optuna.Study) -> list[Any]:
     """Plotly figures of what a study minimizes; of three objectives the utility, and the front.
 
-    A figure that there are too few finished trials for is left out.
+    A figure for which there are too few finished trials is left out.
     """
     with quietly():
         copy = copied(study)
@@ -67,14 +67,8 @@ def copied(study: optuna.Study, *, all_objectives: bool = False) -> optuna.Study
         limits = trial.constraints
         if not all_objectives and not limits and "inside" in trial.user_attrs:
             limits = {"inside": 0.0 if trial.user_attrs["inside"] else 1.0}
-        copy.add_trial(
-            create_trial(
-                values=trial.values[first:],
-                params=trial.params,
-                distributions=trial.distributions,
-                constraints=limits,
-            )
-        )
+        values, ranges = trial.values[first:], trial.distributions
+        copy.add_trial(create_trial(values=values, params=trial.params, distributions=ranges, constraints=limits))
     return copy
 
 
