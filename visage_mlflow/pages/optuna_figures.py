@@ -48,15 +48,11 @@ def figures_of(study: optuna.Study) -> list[Any]:
 
 
 def copied(study: optuna.Study, *, all_objectives: bool = False) -> optuna.Study:
-    """The study as it can be drawn: a copy in memory, of trials with the same numbers.
+    """A copy of the study in memory, to draw: of utility, the last objective, or of all.
 
     Finished trials keep their values, limits and settings; of all others the number alone is kept. So no text of a
     user attribute, which Optuna shows unescaped, gets into a figure. A search for a Pareto front sets no limits:
     there, the utility alone is drawn with what the attribute "inside" says.
-
-    Args:
-        study: Of one objective, or of ASR, over-refusal and utility.
-        all_objectives: Keep all values; else the last one, the utility.
     """
     first = 0 if all_objectives else -1
     copy = optuna.create_study(directions=study.directions[first:])
