@@ -37,17 +37,17 @@ def explained(error: BaseException) -> str:
     bug where only the code can be wrong.
     """
     reason = " ".join(str(error).split()).rstrip(".")
-    named = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if isinstance(error, Mistake | ServerAway):
         line = str(error)
     elif any(map(_is_full_disk, chain(error))):
-        line = f"The disk is full ({named}). Free some space; the same command then goes on where it was."
+        line = f"The disk is full ({told}). Free some space; the same command then goes on where it was."
     elif any(map(_is_out_of_memory, chain(error))):
-        line = f"The memory is used up ({named}). Lower `batch_size`, or set `workers=1` or `lean=true`."
+        line = f"The memory is used up ({told}). Lower `batch_size`, or set `workers=1` or `lean=true`."
     elif isinstance(error, BUGS):
-        line = f"This is a bug: {named}. {DEBUG}"
+        line = f"This is a bug: {told}. {DEBUG}"
     else:
-        line = f"{named}. {DEBUG}"
+        line = f"{told}. {DEBUG}"
     line, half = " ".join(shown(line).split()), LONGEST // 2 - 1
     return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
@@ -63,13 +63,13 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    is_said = any(words in str(error).lower() for words in DISK_FULL_WORDS)
-    return is_said or (isinstance(error, OSError) and error.errno in DISK_FULL)
+    is_told = any(words in str(error).lower() for words in DISK_FULL_WORDS)
+    return is_told or (isinstance(error, OSError) and error.errno in DISK_FULL)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    is_said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
-    return is_said or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    is_told = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_WORDS)
+    return is_told or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def one_line(error: BaseException) -> str:
