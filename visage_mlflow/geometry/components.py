@@ -30,11 +30,6 @@ def components(weights: Mapping[str, Tensor], displacements: Sequence[Direction]
     matrix of inner products, which is summed tensor by tensor (Li et al., 2018, draw trajectories this way). Each
     points so that the last displacement has no negative coordinate along it.
 
-    Args:
-        weights: The origin.
-        displacements: At least `count`.
-        count: How many components.
-
     Raises:
         ValueError: There are too few displacements, or they span less than `count` dimensions.
     """

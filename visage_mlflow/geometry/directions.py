@@ -238,11 +238,7 @@ def orthogonal(
 ) -> Combination:
     """The part of `direction` that is orthogonal to `to` over all weights together (Gram-Schmidt).
 
-    Args:
-        weights: The origin.
-        direction: The direction whose part along `to` is taken away.
-        to: The direction that the result is orthogonal to.
-        length: Length of the result, above 0; None makes it as long as `to`.
+    It is rescaled to `length`, above 0, or else to the length of `to`.
 
     Raises:
         ValueError: The two are parallel (the sine of their angle is at most 1e-6), or one has length zero.

@@ -47,7 +47,7 @@ def perturbed(
     if not all(map(math.isfinite, steps)):
         raise ValueError(f"`steps` must be finite numbers, got {list(steps)}.")
     moves = primitives([(float(step), direction) for step, direction in zip(steps, directions, strict=True)])
-    # Detached views, unlike `.data`, tell autograd of the writes: a backward pass across them fails instead of lying.
+    # Detached views, unlike `.data`, show autograd the writes, so that a backward pass across them fails.
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     absent = [name for name, parameter in parameters.items() if parameter.is_meta]
     if absent:

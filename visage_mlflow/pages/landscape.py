@@ -38,9 +38,7 @@ Outline = list[float | None]
 def landscape(result: Landscape, responses: Sequence[Response]) -> str:
     """A page with a line's curve, or a plane's map and surface; hovering shows the answer to the first prompt.
 
-    Args:
-        result: What is drawn.
-        responses: The responses at its points, found by their `x` and `y`; some or all may be missing.
+    `responses` are those at its points, found by their `x` and `y`; some or all may be missing.
     """
     title = f"{short(result.setup.model)}, {result.plane}: VISAGE {number(result.visage)}"
     return page_of(title, about(result, responses), _charts(result, by_place(responses)))

@@ -13,16 +13,16 @@ from visage_mlflow.search.sampler import quietly
 
 UTILITY = "utility (nats per token)"
 RATES = ("ASR (%)", "over-refusal (%)", UTILITY)
-"""What a study of three objectives minimizes, in its order; the last is the one of a study of one."""
+"""What a study of three objectives minimizes, in its order; a study of one minimizes the last."""
 
 FEWEST, FEWEST_COMPARED = 2, 6
-"""Finished trials that any figure needs, and that the importance of settings and what lies between trials needs."""
+"""Finished trials that any figure needs; and those that are needed for the importance of settings and the contour."""
 
 
 def figures_of(study: optuna.Study) -> list[Any]:
     """Plotly figures of what a study minimizes; of three objectives the utility, and the front.
 
-    A figure that there are too few finished trials for is left out.
+    A figure for which there are too few finished trials is left out.
     """
     with quietly():
         copy = copied(study)
@@ -48,15 +48,11 @@ def figures_of(study: optuna.Study) -> list[Any]:
 
 
 def copied(study: optuna.Study, *, all_objectives: bool = False) -> optuna.Study:
-    """The study as it can be drawn: a copy in memory, of trials with the same numbers.
+    """A copy of the study in memory, to draw: of utility, the last objective, or of all.
 
     Finished trials keep their values, limits and settings; of all others the number alone is kept. So no text of a
     user attribute, which Optuna shows unescaped, gets into a figure. A search for a Pareto front sets no limits:
     there, the utility alone is drawn with what the attribute "inside" says.
-
-    Args:
-        study: Of one objective, or of ASR, over-refusal and utility.
-        all_objectives: Keep all values; else the last one, the utility.
     """
     first = 0 if all_objectives else -1
     copy = optuna.create_study(directions=study.directions[first:])
@@ -67,14 +63,8 @@ def copied(study: optuna.Study, *, all_objectives: bool = False) -> optuna.Study
         limits = trial.constraints
         if not all_objectives and not limits and "inside" in trial.user_attrs:
             limits = {"inside": 0.0 if trial.user_attrs["inside"] else 1.0}
-        copy.add_trial(
-            create_trial(
-                values=trial.values[first:],
-                params=trial.params,
-                distributions=trial.distributions,
-                constraints=limits,
-            )
-        )
+        values, ranges = trial.values[first:], trial.distributions
+        copy.add_trial(create_trial(values=values, params=trial.params, distributions=ranges, constraints=limits))
     return copy
 
 

@@ -17,12 +17,7 @@ from visage_mlflow.search.words import NOT_INSIDE
 
 
 def page(result: Search, study: optuna.Study) -> str:
-    """One file, which needs no network.
-
-    Args:
-        result: What is said of the study and of its trials.
-        study: Of the same trials; Optuna's figures are drawn from a copy that holds numbers alone.
-    """
+    """One file, which needs no network: texts and table from the result, Optuna's figures from its study."""
     inside = sum(trial.inside for trial in result.trials)
     title = f"{short(result.model)}, study {result.study}: {inside} of {len(result.trials)} trials inside"
     return page_of(title, _about(result), figures_of(study), _table(result))

@@ -8,33 +8,33 @@ from collections.abc import Iterator, Sequence
 from visage_mlflow.text.printing import shown
 
 LONGEST = 1200
-"""Characters of an error line. A longer one is cut in its middle, as the reason begins it and the cure ends it."""
+"""Most characters of an error line. A longer one is cut in its middle: the reason begins it and the cure ends it."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_FULL_WORDS = ("no space left on device", "disk is full", "disk quota exceeded")
 MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
-"""What only wrong code raises, but for `Mistake`, which is a ValueError too."""
+"""Types that only wrong code raises, except for `Mistake`, which is a ValueError too."""
 DEBUG = "`--debug` shows the traceback."
 
 
 class Mistake(ValueError):
-    """Something that the user can mend; its text names the setting, the value, the rule and the cure."""
+    """Something that the user can correct; its text names the setting, the value, the rule and the cure."""
 
 
 class ServerAway(BaseException):
-    """The tracking server stays away; its text names it without a password. The same command goes on later.
+    """The tracking server cannot be reached; the text names it without a password. The same command works later.
 
-    Like an interrupt, it is no `Exception`: it ends the process, and is no failure of the work that it fell into, of a
-    search's trial for instance.
+    Like an interrupt, it is no `Exception`: it ends the process, and is no failure of the work in progress, such as a
+    search's trial.
     """
 
 
 def explained(error: BaseException) -> str:
     """The error in one line, without control characters and secrets.
 
-    One that says what the user can mend keeps its text, which names the setting and the cure; anything else is named
-    by its type, and called a bug where only the code can be wrong.
+    A `Mistake` keeps its text, which names the setting and the cure; anything else is named by its type, and called a
+    bug where only the code can be wrong.
     """
     reason = " ".join(str(error).split()).rstrip(".")
     told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -1,4 +1,4 @@
-"""What comes from others is shown as text: no terminal obeys it, no spreadsheet computes it, it tells no secret."""
+"""Texts of others, made safe to show: without control characters, secrets, and formulas for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 
-# Of a database the user is a name; of anything else it may be a token, as in https://<token>@host.
+# In a database's URL the user is a name; in any other it may be a token, as in https://<token>@host.
 DATABASES = ("postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle", "sqlite", "redis", "mongodb")
-# A password may hold any sign but a space, so the last "@" ends it; or, inside of quotes, spaces but no slash. Lengths
-# are bounded, so that a long text of another's takes no long time.
+# A password may hold any character but a space, so the last "@" ends it; or, within quotes, spaces but no slash.
+# Lengths are bounded, so that no text takes long.
 USER = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]{0,30})://(?P<name>[^\s/@:?#'\"]{0,500}?)"
     r"(?:(?::|%3a)(?:\S{0,2000}(?=@)|(?!\d{1,5}[\s/?'\",;)])[^\n/'\"@]{0,500}(?=@)))?@",
@@ -88,7 +88,7 @@ def _without_value(found: re.Match[str]) -> str:
     is_secret = key in SECRET_KEYS or any(part in key for part in SECRET_PARTS)
     if not is_secret:
         return found[0]
-    after = found["value"][len(found["value"].rstrip("\"'),.;:>]")) :]  # The sentence's, not the secret's.
+    after = found["value"][len(found["value"].rstrip("\"'),.;:>]")) :]  # Punctuation of the sentence around it.
     return f"{found['before']}{found['key']}={HIDDEN}{after}"
 
 
