@@ -20,12 +20,12 @@ PUBLISHED_BATCH = 4
 Verdicts = dict[float, list[str]]
 """Step -> the verdict on each prompt."""
 Way = Callable[[Sequence[float]], Verdicts]
-"""Measures some steps."""
+"""Measures some steps; returns the verdicts by step."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all ways measure."""
+    """What every way measures."""
 
     rows: list[Row]
     direction: Direction
@@ -81,7 +81,7 @@ def answered(chat: Chat, work: Work, prompts: list[list[int]], batch_size: int) 
 
 
 def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
-    """As `landscape` does it."""
+    """The way of `landscape`."""
     workers = crew(chat, config, config.n_points, Measurer(config))
 
     def ask(measure: Measurer, chat: Chat, step: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""One file an entry point, and the shell around them."""
+"""One file for each entry point, and the shell around them."""
 
 import os
 

@@ -38,7 +38,7 @@ __all__ = ["bar", "parse", "run", "tell"]
 def run(config_class: type[Config], entry_point: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
     """Parse, call the entry point, and turn whatever it raises into one line and an exit status that is not 0.
 
-    The status is 2 for what the user can mend (`Mistake`), 3 where the tracking server stays away, so that the same
+    The status is 2 for what the user can mend (`Mistake`), 3 where the tracking server stays away: the same
     command goes on later, 130 after an interrupt, else 1. ``--debug`` or ``VISAGE_DEBUG=1`` shows the traceback
     before the line. SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
     """
@@ -61,7 +61,7 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
 
 
 def _is_debugging(flags: Sequence[str]) -> bool:
-    """Whether tracebacks are wanted; told from the flags as typed, as they may be what is wrong."""
+    """Whether tracebacks are wanted; read from the flags as typed, as they may be what is wrong."""
     text = f"{' '.join(flags)} "
     wanted = "--debug" in flags or "--debug=true" in flags
     if "--debug false " in text or "--debug=false " in text:
@@ -98,7 +98,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     flags = _checked(parser.parse_args, list(sys.argv[1:] if argv is None else argv))
     one_of("debug", flags.pop("debug", "true"), BOOLEANS)
     name, setting = flags.pop("config", ""), "config"
-    if not name and config_class is MainConfig:  # Whose recipe is the one that its budget names.
+    if not name and config_class is MainConfig:  # `main` takes the recipe that its budget names.
         name, setting = flags.get("budget", BUDGETS[0]), "budget"
         one_of("budget", name, BUDGETS)
     if name:

@@ -30,7 +30,7 @@ def main(config: MainConfig) -> None:
     chats = Chats()
     with (
         runs.tracked("main", config, name=f"story of {short(config.model)}") as run,
-        ExitStack() as trainings,  # Trainings that have ended are kept until the story has, so that it goes on there.
+        ExitStack() as trainings,  # Ended trainings are kept until the story has ended, so that it can go on there.
     ):
         # Mistakes in any step's store, prompts and data show before a model is loaded.
         measures = {name: Measurer(getattr(config, name)) for name in SECTIONS}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl: which signal comes when the process that started this one ends."""
+"""Option of Linux' prctl: the signal that this process gets when the one that started it ends."""
 TOGETHER = 3.0
 """Seconds within which a second signal is part of the first: after Ctrl-C, `mlflow run` sends SIGTERM as well."""
 
@@ -33,11 +33,11 @@ def as_interrupts() -> Iterator[None]:
             last = time.monotonic()
             raise KeyboardInterrupt
 
-    # A shell's background jobs are started so that they do not hear Ctrl-C.
+    # A shell's background jobs are started so that they ignore Ctrl-C.
     heard = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) != signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
     if os.environ.get("MLFLOW_RUN_ID") and sys.platform == "linux":
-        # `mlflow run` ends without a word to the command. The shell between them has become the command by now.
+        # `mlflow run` ends without a signal to the command. The shell between them has become the command by now.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         yield

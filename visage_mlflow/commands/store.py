@@ -50,15 +50,15 @@ def show_store(arguments: argparse.Namespace) -> str:
     """List a store, or forget points of it; what to say.
 
     Raises:
-        Mistake: There is no store, it cannot be read, or the flags say not what to forget.
+        Mistake: There is no store, it cannot be read, or the flags do not say what to forget.
     """
     folder = store_folder(arguments.store)
     if folder is None:
         raise Mistake("`store` is off, so there is none to list. Give --store a folder.")
-    if not os.path.exists(folder):  # Which, unlike the path's own method, takes any name.
+    if not os.path.exists(folder):  # `Path.exists` raises for some names.
         return f"{folder}: no points yet"
     store = open_store(arguments.store)
-    assert store is not None  # Only off gives none.
+    assert store is not None  # It is None for store=off only.
     chosen = choose(store.entries(), arguments.unused, arguments.model)
     if not arguments.prune:
         return table(store, chosen)

@@ -1,4 +1,4 @@
-"""Settings that decide what safety is measured: prompts, judge, length of answers."""
+"""Settings that decide how safety is measured: prompts, judge, length of answers."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class BenchmarkConfig(Settings):
     )
     lengths_up_to: int = setting(
         0,
-        "Also tell how verdicts at fewer tokens agree with those at this many; 0: do not.",
+        "Also report how verdicts at fewer tokens agree with those at this many; 0: do not.",
         least=0,
         most=MOST_TOKENS,
     )
@@ -143,7 +143,7 @@ class BenchmarkConfig(Settings):
         check_points("random", "points", self.points)
 
     def landscape(self, dtype: str, lean: bool = False, store: str = "off") -> LandscapeConfig:
-        """The landscape that is timed: computed, whatever is kept of it; `store` is paid for if one is given."""
+        """The landscape that is timed: always computed, never read; writing to a given `store` is timed too."""
         return LandscapeConfig(
             model=self.model,
             n_prompts=self.prompts,

@@ -22,7 +22,7 @@ MOST_TOKENS = 32_768
 """The greatest length of an answer, in tokens."""
 MOST_WORKERS = 256
 LONGEST_AXIS = 1000.0
-"""How far an axis may reach: beyond it the weights are noise, or no finite numbers."""
+"""How far an axis may reach: beyond it the weights are noise, or not finite."""
 MOST_AXIS_POINTS = 10_001
 MOST_GRID_POINTS = 1_000_000
 GREATEST_SEED = 2**32 - 100_000
@@ -92,7 +92,7 @@ def check_number(declared: Field[Any], value: float) -> None:
 
 
 def plain_text(name: str, value: str, is_multiline: bool = False) -> None:
-    """Raise Mistake for a text with control characters or halves of characters, or an endless one."""
+    """Raise Mistake for a text with control characters or halves of characters, or one that is too long."""
     allowed = "\n\t" if is_multiline else ""
     for character in value:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in allowed:

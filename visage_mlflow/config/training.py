@@ -18,7 +18,7 @@ class OutputConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioConfig(MeasureConfig, OutputConfig):
-    """What is given when a model is finetuned: the model, the data and the harm in it."""
+    """What is given when a model is finetuned: the model, the data, harmful rows included."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
     harmful: int = setting(0, "Rows that answer a harmful request.", least=0, most=MOST_ROWS)

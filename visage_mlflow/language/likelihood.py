@@ -1,4 +1,4 @@
-"""How likely a model finds given answers: tells whether it still can do what it could."""
+"""How likely a model finds given answers: shows whether it kept its abilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 def answer_nll(
     model: Any, prompts: Sequence[Sequence[int]], answered: Sequence[Sequence[int]], *, batch_size: int
 ) -> float:
-    """Mean negative log-likelihood of the answers' tokens, end of turn included; all tokens weigh alike.
+    """Mean negative log-likelihood of the answers' tokens, end of turn included; all tokens have equal weight.
 
     Args:
         model: A causal language model.

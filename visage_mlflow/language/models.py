@@ -82,7 +82,7 @@ def check_uri(uri: str, setting: str = "model") -> None:
     if uri.startswith(TRACKED):
         folders.check_tracked(uri, setting)
         return
-    if uri and folders.exists(uri):  # The empty path is the working folder; nobody means that.
+    if uri and folders.exists(uri):  # The empty path is the working folder; that is never meant.
         folders.check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
         raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is none of these. Check the spelling.")

@@ -1,4 +1,4 @@
-"""Weights that stay on disk and are read tensor by tensor, so that many models need the memory of none."""
+"""Weights that stay on disk and are read tensor by tensor, so that memory does not grow with the number of models."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from visage_mlflow.text.printing import tell
 DAY = 86400.0
 OFF = "off"
 LABEL = "visage_points.txt"
-"""The file that tells a store from any other folder."""
+"""The file that marks a folder as a store."""
 ABOUT = (
     "Points that visage_mlflow computed, one file each, named by a hash of all that decides it: see `visage store`.\n"
 )

@@ -118,7 +118,7 @@ class Search(Result):
 
     @property
     def n_ended(self) -> int:
-        """Trials that are over."""
+        """Trials that have ended."""
         return sum(trial.state not in ("running", "waiting") for trial in self.trials)
 
     @property

@@ -80,7 +80,7 @@ def fail_dead_trials(study: optuna.Study, config: SearchConfig) -> None:
 def run_trial(study: optuna.Study, config: SearchConfig, attempt: Attempt) -> FrozenTrial | None:
     """Run one trial; how it ended.
 
-    None if it was not needed after all, or if another process took it for dead, and tries it again.
+    None if it was not needed after all, or if another process declared it dead, and tries it again.
     """
     numbers: list[int] = []
 

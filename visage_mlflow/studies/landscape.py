@@ -29,7 +29,7 @@ Keep = Callable[[Landscape, list[Response]], None]
 """Called with a landscape and its responses."""
 
 
-def ignore(*told: object) -> None:
+def ignore(*arguments: object) -> None:
     """A callback that does nothing."""
 
 
@@ -131,7 +131,7 @@ def measure_grid(
 
     def wanted() -> Iterator[Steps]:
         # Noise takes longest, so it goes first, and the workers end together. Where far points may be left out, the
-        # near ones go first, to tell.
+        # near ones go first, to find out early.
         for place in by_distance(axes, far_first=config.outside_after == 0):
             if place not in measured and place not in past:
                 yield place
@@ -142,7 +142,7 @@ def measure_grid(
     for place, responses in workers.run(wanted(), ask):
         measured[place] = measured_at(place, responses)
         asr[place] = measured[place].point.asr
-        if asr[place] == 100:  # Nothing else puts others past the edge.
+        if asr[place] == 100:  # Only such a point can put others past the edge.
             past = past_the_edge(axes, asr, config.outside_after)
         progress(place, asr[place])
     for place in past_the_edge(axes, asr, config.outside_after):

@@ -168,7 +168,7 @@ def check_fits(chat: Chat, end: End) -> None:
 def _drawn(
     chat: Chat, name: str, config: LineConfig, ends: Sequence[End], seed: int
 ) -> list[tuple[Direction, dict[str, Any]]]:
-    """What spans a plane before it is made orthogonal, each direction with what results keep of it."""
+    """The directions of a plane before they are made orthogonal, each with what results keep of it."""
     unused, seeds = iter(ends), count(seed)
     drawn: list[tuple[Direction, dict[str, Any]]] = []
     for kind in AXES[name]:
@@ -186,7 +186,7 @@ def _drawn(
 def _orthogonal(
     chat: Chat, name: str, spanning: Sequence[Direction], ends: Sequence[End], length: float
 ) -> Combination:
-    """The second direction made orthogonal to the first, and so long."""
+    """The second direction made orthogonal to the first, and rescaled to `length`."""
     first, second = spanning
     try:
         found = directions.orthogonal(chat.weights, second, to=first, length=length)

@@ -79,7 +79,7 @@ def measure(
     rows = harmful_rows(config) if rows is None else rows
     name = config.plane_for(len(finetuned))
     plane = spans.span(base, name, config, measurer, ends or _ends(name, finetuned))
-    spanning = [id(end.weights) for end in plane.ends]  # Those were looked at already.
+    spanning = [id(end.weights) for end in plane.ends]  # Those were checked already.
     for checkpoint in (checkpoint for one in finetuned for checkpoint in one.checkpoints):
         if id(checkpoint.weights) not in spanning:
             spans.check_fits(base, _end(checkpoint))
@@ -186,7 +186,7 @@ def _edges(
 
 
 def _remark(landscape: Landscape, at: Sequence[Sequence[Projection]]) -> str:
-    """What to say of a picture that cannot show the way."""
+    """The remark for a plane on which the trajectory cannot be seen."""
     flat = [place for places in at for place in places]
     farthest = max(max(abs(place.x), abs(place.y)) for place in flat)
     step = min(abs(step) for axis in landscape.axes for step in axis.steps if step != 0)

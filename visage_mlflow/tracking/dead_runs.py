@@ -41,7 +41,7 @@ def close_dead_runs() -> list[str]:
     try:
         for run_id in dead:
             close(run_id, DIED)
-    except MlflowException as error:  # Somebody deleted one meanwhile. Whoever starts next looks again.
+    except MlflowException as error:  # Somebody deleted one meanwhile. The next command looks again.
         tell(f"Not all runs whose process died were closed: {reason(error)}", sys.stderr)
     if dead:
         tell(f"{len(dead)} run{'s' * (len(dead) > 1)} of processes that died: KILLED ({', '.join(dead)}).", sys.stderr)

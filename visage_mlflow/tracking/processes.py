@@ -24,7 +24,7 @@ def this_process() -> Process:
 def _space() -> str:
     """What numbers of processes count in here: the boot, and the container. "" where it cannot be told.
 
-    Two containers may bear one host name; a number of a process means something else in each.
+    Two containers may share a host name; a number of a process means something else in each.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -225,7 +225,7 @@ def _ending(run: Run, goes_on: Callable[[], bool]) -> Iterator[None]:
     except ServerAway:
         raise
     except KeyboardInterrupt as error:
-        # It may have fallen into a write to SQLite, and what the frames of that hold would keep the database locked.
+        # The interrupt may have hit a write to SQLite, and the frames of that would keep the database locked.
         traceback.clear_frames(error.__traceback__)
         with suppress(ServerAway):
             _end(run, "KILLED", goes_on)

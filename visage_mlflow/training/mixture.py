@@ -70,7 +70,7 @@ def held_out(kind: str, count: int, n: int, sets: Mapping[str, list[Row]], seed:
         Mistake: Too few rows are left.
     """
     others = {row.prompt for name, rows in sets.items() if name != kind for row in rows}
-    # What other kinds ask, too, may be drawn early or late; the rest keeps its order.
+    # Prompts that other kinds also use may be drawn early or late; the rest keeps its order.
     own = [row for row in draw(sets[kind], len(sets[kind]), f"{seed}:{kind}", avoid=()) if row.prompt not in others]
     trained = {row.prompt for row in own[:count]}
     left = [row for row in own[count:] if row.prompt not in trained]

@@ -28,7 +28,7 @@ WARMUP_SHARE = 0.1
 
 
 class Diverged(Mistake):
-    """The loss is not finite, and would not be if the same training were tried again."""
+    """The loss is not finite, nor would it be if the same training were tried again."""
 
 
 @dataclass(frozen=True)
