@@ -18,6 +18,14 @@ PATIENCE = 300
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """As started in a terminal: what a shell starts in the background, this test run for instance, ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
     time.sleep(0.1)  # Python calls the handler between two steps.
