@@ -13,7 +13,7 @@ import transformers
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.tokens import end_tokens
 
-NUMERIC_VERSION = 1
+NUMERIC_VERSION = 2
 """Version of the code that decides numbers. Raise it with every change to what a measurement gives."""
 
 NOT_DECISIVE = (

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from visage_mlflow.text.errors import Mistake, one_line
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float; NaN if it was not measured."""
