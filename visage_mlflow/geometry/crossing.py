@@ -26,6 +26,11 @@ class Crossing:
     """(step, ASR) in increasing order; those with an ASR of NaN did not count."""
 
 
+def looks(up_to: float) -> list[float]:
+    """Steps that `first_crossing` looks at: the scan's, after the nearest that halving may lead to."""
+    return [up_to / SCAN / 2**HALVINGS, *(up_to * index / SCAN for index in range(1, SCAN + 1))]
+
+
 def first_crossing(asr_at: Callable[[float], float], up_to: float) -> Crossing:
     """The first step above 0 at which the ASR reaches 50 %.
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from visage_mlflow.config import AttackConfig
-from visage_mlflow.geometry.crossing import first_crossing
+from visage_mlflow.geometry.crossing import first_crossing, looks
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
 from visage_mlflow.results import Edge
 from visage_mlflow.studies.evaluation import rates
+from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.text.errors import Mistake
 
@@ -55,7 +56,8 @@ def find_edge(
             )
         return asr
 
-    crossing = first_crossing(asr_at, up_to)
+    with taking([chat], attack.dtype, [Moves([direction], [(step,) for step in looks(up_to)])], measure):
+        crossing = first_crossing(asr_at, up_to)
     return Edge(
         step=crossing.step,
         distance=crossing.step * relative_norm(chat, direction),

@@ -21,6 +21,7 @@ from visage_mlflow.studies.crew import Crew, crew
 from visage_mlflow.studies.evaluation import Rates, harmful_rows, rates
 from visage_mlflow.studies.landscape import Keep, Progress, ignore, landscape_on
 from visage_mlflow.studies.margin import find_edge
+from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import End, Span
 from visage_mlflow.text.errors import Mistake
 
@@ -131,7 +132,9 @@ def _places(
     def ask(measure: Measurer, chat: Chat, number: int) -> Rates:
         return rates(response.verdict for response in measure(chat, held[number], rows, config))
 
-    asked = dict(workers.run(range(len(held)), ask))
+    moves = [Moves(one.directions, [one.steps]) for one in held]
+    with taking(workers.chats, config.dtype, moves, workers.measure):
+        asked = dict(workers.run(range(len(held)), ask))
     places = iter(
         _place(checkpoint, one, asked[number], asked[len(nearest) + number], workers.chat.norm)
         for number, (checkpoint, one) in enumerate(zip(checkpoints, nearest, strict=True))
