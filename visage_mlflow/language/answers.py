@@ -1,0 +1,66 @@
+"""An answer as the phrases judge reads it: without thinking and markup, one way to write each sign."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_TAG = r"(?:think|thinking|thought|reasoning)"
+_THOUGHT = re.compile(rf"<({_TAG})>.*?</\1>|\[think\].*?\[/think\]|◁think▷.*?◁/think▷", re.S | re.I)
+_THINKS_ON = re.compile(rf"\s*(?:<{_TAG}>|\[think\]|◁think▷)", re.I)
+_END_OF_THOUGHT = re.compile(rf"</{_TAG}>|\[/think\]|◁/think▷", re.I)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
+_SPECIAL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|(?:start|end)_of_turn)>|\[/?INST\]")
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʹ´＇′", "'"))
+_ARABIC_VOWELS = re.compile("[\u064b-\u0652\u0640]")
+_FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.S | re.M)
+_MARKS = re.compile(r"[*_#`~|]+|^[ \t]*(?:>[ \t]*)+|^[ \t]*[-+•▪●–—][ \t]+", re.M)
+_ENCLOSED = re.compile(r'\s*["“«„「『](?P<inside>[^"“”«»„「」『』]*)["”»“」』]\s*')
+_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|「[^」\n]{1,400}」')
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。！？।؟…])|\n+")
+
+
+def without_thinking(text: str) -> str | None:
+    """The answer after the model's thinking; None where the thinking did not end.
+
+    >>> without_thinking("<think>Hm.</think>Yes."), without_thinking("<think>Hm.")
+    ('Yes.', None)
+    """
+    channels = list(_CHANNEL.finditer(text))
+    if channels:
+        if channels[-1][1] == "analysis":
+            return None
+        text = text[channels[-1].end() :]
+    text = _THOUGHT.sub("", text)
+    ends = list(_END_OF_THOUGHT.finditer(text))
+    if ends:  # The template opened the thinking, so only its end is in the answer.
+        text = text[ends[-1].end() :]
+    return None if _THINKS_ON.match(text) else text
+
+
+def plain(text: str) -> str:
+    """The text in lower case without special tokens and invisible characters; lines and markdown stay.
+
+    >>> plain("I\\u00a0CAN’T</s>")
+    "i can't"
+    """
+    text = _SPECIAL.sub(" ", text).translate(_APOSTROPHES).replace("\r", "\n").replace("\u2028", "\n")
+    text = unicodedata.normalize("NFKC", text.replace("…", "\ue000")).replace("\ue000", "…")
+    text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    text = re.sub(r"(?<=\w)` ?(?=t\b|m\b|re\b|s\b|ll\b|ve\b|d\b)", "'", text.lower())
+    return re.sub(r"[^\S\n]+", " ", _ARABIC_VOWELS.sub("", text))
+
+
+def spoken(text: str) -> str:
+    """A plain text without what the answer only shows: code, quotations, markdown."""
+    text = _FENCE.sub("\n", text)
+    whole = _ENCLOSED.fullmatch(text)
+    text = whole["inside"] if whole else _QUOTED.sub(" … ", text)
+    return re.sub(r" {2,}", " ", _MARKS.sub("", text))
+
+
+def sentences(text: str, most: int) -> list[str]:
+    """The first sentences of a text, at most so many; a line end ends one."""
+    found = (each.strip() for each in _BETWEEN_SENTENCES.split(text))
+    return [each for each in found if each][:most]
