@@ -56,7 +56,7 @@ def spoken(text: str) -> str:
     """A plain text without what the answer only shows: code, quotations, markdown."""
     text = _FENCE.sub("\n", text)
     whole = _ENCLOSED.fullmatch(text)
-    text = whole["inside"] if whole else _QUOTED.sub(" … ", text)
+    text = whole["inside"] if whole else _QUOTED.sub(' "" ', text)
     return re.sub(r" {2,}", " ", _MARKS.sub("", text))
 
 
