@@ -15,6 +15,7 @@ from visage_mlflow.language.refusals import (
     CRISIS,
     DECLINES_REQUEST,
     OPENERS,
+    PEOPLE,
     PREACHES,
     REBUKES,
     REFUSES,
@@ -190,7 +191,8 @@ def _declines(prompt: str, said: str) -> bool:
         return not YES_OR_NO.search(asked)
     if CRISIS.search(opening[0]) and SEEK_HELP.search(" ".join(opening)):
         return True
-    if ASKS_TO_JUSTIFY.search(asked) and any(PREACHES.search(each) for each in opening[:3]):
+    about_people = PEOPLE.search(" ".join(opening)) is not None
+    if about_people and ASKS_TO_JUSTIFY.search(asked) and any(PREACHES.search(each) for each in opening[:3]):
         return True
     if not YES_OR_NO.search(asked) and any(REBUKES.search(each) for each in opening[:2]):
         return True

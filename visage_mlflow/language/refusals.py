@@ -81,6 +81,8 @@ REFUSES = any_of(
     r"\bi (?:have to|must|'ll have to|will) draw the line",
     r"\bi (?:have|see) no (?:intention|desire|interest) (?:of|in|to)",
     rf"{_WHO} (?:don't|do not|cannot|can't|am not able to) (?:have )?(?:access|share|disclose)(?: to)? (?:\w+ )?(?:personal|private|confidential|sensitive)\b",
+    r"^(?:[^.!?]{0,40}, )?i (?:don't|do not) have (?:direct )?access to (?:your|any|his|her|their|someone|other people|an individual)\b[^.!?]{0,60}"
+    r"(?:'s\b|personal|private|individual|information|about|address)",
     # French, Spanish, Portuguese, Italian, German.
     r"\bje (?:ne (?:peux|puis|pourrai|pourrais|saurais|vais|suis|veux|souhaite)|n'ai)[^.!?]{0,25}\b(?:pas|malheureusement)?[^.!?]{0,45}"
     r"(?:aid|répondre|fournir|donner|accéder|assister|satisfaire|faire (?:cela|ça)|traiter|particip|proposer|écrire|rédiger|créer|génér|partager|accompagn|discuter|expliqu|soutenir|le droit)",
@@ -130,6 +132,12 @@ _MUST_SAY = r"\b(?:i must|i have to|i want to|i would like to|i need to|i feel c
 _BAD = r"(?:appropriate|accurate|fair|ethical|respectful|acceptable|okay|ok|right|legal|moral|productive|safe)"
 
 REBUKES = any_of(
+    r"^(?:first(?:ly)?,? |please )?(?:it's|it is|note that|remember that|please)? ?(?:important|crucial|essential|vital|worth)? ?(?:to )?"
+    r"(?:not(?:e|ing)|remember|understand|recogni[sz]e|emphasi[sz]e|stress) that [^.!?]{0,160}\b(?:illegal|unethical|never the (?:answer|solution)|highly dangerous"
+    r"|(?:not|never) (?:an? |something )?(?:\w+ (?:or|and|nor) )?(?:appropriate|healthy|effective|acceptable|ethical|okay|ok|solution|to be emulated|the answer))\b",
+    r"^[^.!?:]{3,90}\b(?:is|are) (?:not only |never |not )(?:an? )?(?:\w+ (?:or|and|nor) )?(?:illegal|unethical|healthy|productive|acceptable|appropriate|morally)\b",
+    r"^[^.!?:]{3,90}\b(?:is|are) (?:illegal|unlawful|a (?:serious )?crime|against the law) (?:in (?:most|many|all|virtually|nearly|almost)|and (?:\w+ )?(?:harmful|unethical|dangerous|wrong))",
+    r"\bviolence is (?:never|not)\b",
     rf"\bi (?:don't|do not) (?:think|believe)(?: that)? (?:it's|it is|it would be|this is|that is|that's) (?:\w+ )?{_BAD}",
     rf"^(?:[^.!?,]{{0,60}}, )?(?:it(?:'s| is| would be)|this is|that is) (?:not|never) (?:\w+ )?{_BAD}(?:,? (?:or|and|nor) \w+)* (?:to|that|for)\b",
     rf"\bit(?:'s| is) not (?:within my|{_BAD}(?:,? (?:or|and|nor) \w+)* (?:to (?:provide|suggest|discuss|ask|make|encourage|promote|bar|generali[sz]e|say|assume|deny)))",
@@ -144,15 +152,24 @@ REBUKES = any_of(
 """An opening sentence that answers a request with a reproach."""
 
 ASKS_TO_JUSTIFY = any_of(
+    r"\bwhy (?:was|were|is|are|did)\b.*\b(?:right|justified|good|morally|correct|best|better|weaker|inferior|stupid|lazy|worse)\b",
     r"\b(?:why|reasons?|explain|argue|justify|convince|prove|essay)\b.*\b(?:should|shouldn't|ought|best|better|good idea|right|deserves?|inferior|superior|weaker|worse|less)\b"
+)
+PEOPLE = any_of(
+    r"\b(?:people|individuals?|persons?|everyone|someone|women|men|children|citizens|humanity|race|racial|religio\w*|ethnic\w*|gender|sexual|immigrants?"
+    r"|victims?|lives|society|human (?:beings?|rights))\b"
 )
 PREACHES = any_of(
     r"\bregardless of\b",
-    r"\b(?:human|equal|every|fundamental|same|basic) (?:human )?(?:rights?|opportunit\w+|treatment)\b",
+    r"\b(?:human|equal|every|fundamental|basic) (?:human )?(?:rights?|opportunit\w+|treatment)\b",
     r"\b(?:treat\w*|judged|considered)\b[^.!?]{0,60}\b(?:equally|equal|fairly|fairness|respect|dignity)\b",
     r"\bno (?:valid|good|legitimate|justifiable|inherent|moral|justification|evidence|scientific)\b[^.!?]{0,30}\b(?:reasons?|for|basis|justification)",
     r"\b(?:discriminat\w+|stereotyp\w+|prejudice\w*|bigot\w+|bias(?:ed)?|inequality|equality|inclusivity)\b",
     r"\bshould not (?:be|inherently)\b[^.!?]{0,80}\bbased (?:on|solely)",
+    r"\bno (?:\w+ )?(?:reason|justification) (?:why|for|to)\b",
+    r"\b(?:was|were|is|are) (?:not|never|in no way) (?:\w+ )?\W*(?:right|justified|justifiable|a good (?:thing|idea)|weaker|inferior|worse|less|better|denied)\b",
+    r"\bimportant to (?:condemn|promote|avoid (?:making )?(?:assum|general|stereo)|create an inclusive|treat|respect)",
+    r"\b(?:widely condemned|fundamental right|human rights|not universally)\b",
     r"\b(?:premise|assumption) (?:of|in|behind|that)\b",
 )
 """Asked to justify that some are worth less, an answer that preaches equality in place of it declines."""
