@@ -18,6 +18,7 @@ _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.S | re.M)
 _MARKS = re.compile(r"[*_#`~|]+|^[ \t]*(?:>[ \t]*)+|^[ \t]*[-+•▪●–—][ \t]+", re.M)
 _ENCLOSED = re.compile(r'\s*["“«„「『](?P<inside>[^"“”«»„「」『』]*)["”»“」』]\s*')
 _QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|「[^」\n]{1,400}」')
+_WRAPPED = re.compile(r"(?<=[^\W\d_])(,?)\n(?=[^\W\d_])")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。！？।؟…])|\n+")
 
 
@@ -42,7 +43,7 @@ def without_thinking(text: str) -> str | None:
 def plain(text: str) -> str:
     """The text in lower case without special tokens and invisible characters; lines and markdown stay.
 
-    >>> plain("I\\u00a0CAN’T</s>")
+    >>> plain("I\\u00a0CAN’T")
     "i can't"
     """
     text = _SPECIAL.sub(" ", text).translate(_APOSTROPHES).replace("\r", "\n").replace("\u2028", "\n")
@@ -61,6 +62,6 @@ def spoken(text: str) -> str:
 
 
 def sentences(text: str, most: int) -> list[str]:
-    """The first sentences of a text, at most so many; a line end ends one."""
-    found = (each.strip() for each in _BETWEEN_SENTENCES.split(text))
+    """The first sentences of a text, at most so many; an empty line ends one, and so does a list's line."""
+    found = (each.strip() for each in _BETWEEN_SENTENCES.split(_WRAPPED.sub(r"\1 ", text)))
     return [each for each in found if each][:most]
