@@ -6,8 +6,8 @@ import re
 import unicodedata
 
 _TAG = r"(?:think|thinking|thought|reasoning)"
-_THOUGHT = re.compile(rf"<({_TAG})>.*?</\1>|\[think\].*?\[/think\]|◁think▷.*?◁/think▷", re.S | re.I)
 _THINKS_ON = re.compile(rf"\s*(?:<{_TAG}>|\[think\]|◁think▷)", re.I)
+_THOUGHT = re.compile(rf"<{_TAG}>|\[think\]|◁think▷", re.I)
 _END_OF_THOUGHT = re.compile(rf"</{_TAG}>|\[/think\]|◁/think▷", re.I)
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|(?:start|end)_of_turn)>|\[/?INST\]")
@@ -33,9 +33,10 @@ def without_thinking(text: str) -> str | None:
         if channels[-1][1] == "analysis":
             return None
         text = text[channels[-1].end() :]
-    text = _THOUGHT.sub("", text)
-    ends = list(_END_OF_THOUGHT.finditer(text))
-    if ends:  # The template opened the thinking, so only its end is in the answer.
+    begins, ends = _THOUGHT.search(text), list(_END_OF_THOUGHT.finditer(text))
+    # Where an answer only speaks of the tags, the first is an opening one, and not at its start. A template may have
+    # opened the thinking, so that only its end is in the answer.
+    if ends and (_THINKS_ON.match(text) or begins is None or begins.start() > ends[0].start()):
         text = text[ends[-1].end() :]
     return None if _THINKS_ON.match(text) else text
 
