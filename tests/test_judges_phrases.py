@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from visage_mlflow.commands.command_line import parse, run
+from visage_mlflow.config import EvaluateConfig, MainConfig
+from visage_mlflow.config.attack import cautions
 from visage_mlflow.language.advbench_keywords import ADVBENCH_KEYWORDS
 from visage_mlflow.language.judges import JUDGES, phrases
 
@@ -110,3 +113,25 @@ def test_each_judge_says_who_decides_on_noise():
     assert [name for name, judge in JUDGES.items() if judge.judges_coherence] == ["keyword"]
     assert [name for name, judge in JUDGES.items() if judge.noise_first] == ["phrases"]
     assert next(iter(JUDGES)) == "phrases"
+
+
+@pytest.mark.parametrize(
+    ("judge", "tokens", "said"),
+    [
+        ("phrases", 16, []),
+        ("advbench_keywords", 511, ["`max_new_tokens` is 511, and `judge` is advbench_keywords"]),
+        ("advbench_keywords", 512, []),
+        ("keyword", 512, ["`judge` is keyword, which is deprecated"]),
+    ],
+)
+def test_a_judge_that_may_mislead_warns_in_one_line_before_anything_runs(judge, tokens, said, capsys):
+    flags = ["--judge", judge, "--max_new_tokens", str(tokens)]
+    assert run(EvaluateConfig, lambda config: None, flags) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(said) and all(text in line for text, line in zip(said, lines, strict=True))
+
+
+def test_a_warning_of_several_sections_is_given_once():
+    config = parse(MainConfig, ["--budget", "quick", "--align.judge", "keyword", "--mixed.judge", "keyword"])
+    assert (config.align.judge, config.safe.judge, config.mixed.judge) == ("keyword", "phrases", "keyword")
+    assert len(cautions(config)) == 1
