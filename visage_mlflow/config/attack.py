@@ -28,7 +28,8 @@ class AttackConfig(Settings):
     judge: str = setting(
         "phrases",
         "Who decides whether a response is a refusal: phrases (how people refuse, twelve languages), "
-        "advbench_keywords (the published list to the letter, to compare with papers), keyword (deprecated, for runs of before).",
+        "advbench_keywords (the published list to the letter, to compare with papers), keyword (deprecated, for runs "
+        "of before).",
         choices=tuple(JUDGES),
     )
     max_new_tokens: int = setting(

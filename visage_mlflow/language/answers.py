@@ -17,7 +17,7 @@ _ARABIC_VOWELS = re.compile("[\u064b-\u0652\u0640]")
 _FENCE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)", re.S | re.M)
 _MARKS = re.compile(r"[*_#`~|]+|^[ \t]*(?:>[ \t]*)+|^[ \t]*[-+•▪●–—][ \t]+", re.M)
 _ENCLOSED = re.compile(r'\s*["“«„「『](?P<inside>[^"“”«»„「」『』]*)["”»“」』]\s*')
-_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|「[^」\n]{1,400}」')
+_QUOTED = re.compile(r'"[^"\n]{12,400}"|“[^”\n]{12,400}”|«[^»\n]{12,400}»|„[^“”\n]{12,400}[“”]|「[^」\n]{12,400}」')
 _WRAPPED = re.compile(r"(?<=[^\W\d_])(,?)\n(?=[^\W\d_])")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。！？।؟…])|\n+")
 
