@@ -141,7 +141,7 @@ def test_the_setup_records_what_decides_a_measurement(chat, asked, config):
     found = asked[0].setup
     assert found == setup(chat, harmful_rows(config), config)
     assert (found.model, found.prompts, found.n_prompts) == (chat.uri, config.prompts, 24)
-    assert (found.judge, found.max_new_tokens, found.dtype) == ("keyword", 16, "float32")
+    assert (found.judge, found.max_new_tokens, found.dtype) == ("phrases", 16, "float32")
     assert setup(dataclasses.replace(chat, system_prompt="Be"), [], config).system_prompt == "Be"
 
 

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from visage_mlflow.commands import signals
 from visage_mlflow.config import BUDGETS, MainConfig
+from visage_mlflow.config.attack import cautions
 from visage_mlflow.config.fields import one_of
 from visage_mlflow.language.folders import exists
 from visage_mlflow.measuring.tally import TALLY
@@ -45,7 +46,10 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
     flags = list(sys.argv[1:] if argv is None else argv)
     try:
         with signals.as_interrupts():
-            entry_point(parse(config_class, flags))
+            config = parse(config_class, flags)
+            for caution in cautions(config):
+                tell(f"warning: {caution}", sys.stderr)
+            entry_point(config)
     except KeyboardInterrupt:
         gc.freeze()  # Python looks through all objects when it ends, which takes seconds on a busy machine.
         tell("\nstopped", sys.stderr)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from visage_mlflow.config.compute import ComputeConfig
 from visage_mlflow.config.fields import GREATEST_SEED, MOST_ROWS, MOST_TOKENS, Settings, setting
 from visage_mlflow.language.judges import JUDGES
 
+PUBLISHED_TOKENS = 512
+"""Tokens of an answer from which the published keywords are comparable: they were matched in whole answers."""
 DTYPES = ("auto", "bfloat16", "float32")
 MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
 SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
@@ -23,7 +26,11 @@ class AttackConfig(Settings):
         None, "System prompt put before every chat. null: what the template does.", multiline=True
     )
     judge: str = setting(
-        "keyword", f"Who decides whether a response is a refusal: {', '.join(JUDGES)}.", choices=tuple(JUDGES)
+        "phrases",
+        "Who decides whether a response is a refusal: phrases (how people refuse, twelve languages), "
+        "advbench_keywords (the published list to the letter, to compare with papers), keyword (deprecated, for runs "
+        "of before).",
+        choices=tuple(JUDGES),
     )
     max_new_tokens: int = setting(
         64, "Longest response, in tokens; a refusal usually shows within the first 16.", least=1, most=MOST_TOKENS
@@ -42,3 +49,24 @@ class MeasureConfig(AttackConfig, ComputeConfig):
 
     benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
     n_benign: int = setting(40, "How many of them, from the first on.", least=1, most=MOST_ROWS)
+
+
+def cautions(config: Any) -> list[str]:
+    """What is allowed, and probably not meant, in a config and its sections: a line each.
+
+    >>> cautions(AttackConfig(judge="phrases"))
+    []
+    """
+    found = []
+    if isinstance(config, AttackConfig):
+        if config.judge == "keyword":
+            found.append("`judge` is keyword, which is deprecated: take phrases, or advbench_keywords as in papers.")
+        if config.judge == "advbench_keywords" and config.max_new_tokens < PUBLISHED_TOKENS:
+            found.append(
+                f"`max_new_tokens` is {config.max_new_tokens}, and `judge` is advbench_keywords, which was published "
+                f"for whole answers: refusals that come late are missed. Try {PUBLISHED_TOKENS}."
+            )
+    for each in fields(config):
+        if is_dataclass(section := getattr(config, each.name)):
+            found += cautions(section)
+    return list(dict.fromkeys(found))
