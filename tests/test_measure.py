@@ -88,8 +88,8 @@ def copied(chat, **changes):
 
 
 def points_in(store):
-    """What was measured; inner products of directions are kept, too."""
-    return [entry for entry in store.entries() if entry.kind != "products"]
+    """What was measured; what follows from weights and directions alone is kept, too."""
+    return [entry for entry in store.entries() if entry.kind not in ("products", "realised")]
 
 
 # What is known by what

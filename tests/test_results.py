@@ -234,4 +234,4 @@ def test_a_file_of_the_first_schema_is_refused_with_the_cure(file):
            "points": [{**point, "verdicts": ["refused"]}], "visage": 100.0}  # fmt: skip
     file.write_text(json.dumps(old), encoding="utf-8")
     message = refusal(Landscape, file)
-    assert "schema version 2" in message and "1)" in message and "Measure it again" in message
+    assert f"schema version {SCHEMA_VERSION}" in message and "1)" in message and "Measure it again" in message

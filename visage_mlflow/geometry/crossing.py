@@ -32,6 +32,11 @@ class Crossing:
     """(step, ASR) in increasing order; those with an ASR of NaN did not count."""
 
 
+def looks(up_to: float) -> list[float]:
+    """Steps that `first_crossing` looks at: the scan's, after the nearest that halving may lead to."""
+    return [up_to / SCAN / 2**HALVINGS, *(up_to * index / SCAN for index in range(1, SCAN + 1))]
+
+
 def first_crossing(asr_at: Callable[[float], float], up_to: float, beyond: bool = False) -> Crossing:
     """The first step above 0 at which the ASR reaches 50 %.
 
@@ -94,10 +99,10 @@ def crossings(steps: Sequence[float], asr: Sequence[float]) -> list[tuple[float,
     >>> crossings([0, 1, 2, 3], [0, 100, 100, 0])
     [(0.5, True), (2.5, False)]
     """
-    looks = [(step, rate) for step, rate in zip(steps, asr, strict=True) if not math.isnan(rate)]
+    seen = [(step, rate) for step, rate in zip(steps, asr, strict=True) if not math.isnan(rate)]
     return [
         (_between(left, before, right, after), after >= EDGE)
-        for (left, before), (right, after) in itertools.pairwise(looks)
+        for (left, before), (right, after) in itertools.pairwise(seen)
         if (before >= EDGE) != (after >= EDGE)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from visage_mlflow.geometry import rounding
 from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin, folders
 from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake, is_out_of_memory
+from visage_mlflow.text.printing import tell
 
 Fetch = Callable[[str], Path]
 """Downloads the files behind a ``runs:/`` or ``models:/`` URI and returns their local folder (`tracking` has one)."""
@@ -69,6 +72,11 @@ def compute_dtype(name: str) -> torch.dtype:
         native = any(abilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
         name = "bfloat16" if native else "float32"
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def dtype_name(chat: Chat) -> str:
+    """What a model computes in, as the `dtype` setting names it."""
+    return str(chat.model.dtype).removeprefix("torch.")
 
 
 def check_uri(uri: str, setting: str = "model") -> None:
@@ -211,22 +219,62 @@ def load(uri: str, *, dtype: str = "auto", system_prompt: str | None = None, fet
 
     Args:
         uri: A hub id, a folder, ``runs:/…``, ``models:/…`` or ``builtin:smollm2``.
-        dtype: What the model computes in: ``auto``, ``bfloat16`` or ``float32``.
+        dtype: What the model computes in: ``auto``, ``bfloat16`` or ``float32``. ``auto`` is float32 where bfloat16
+            would undo a part of what finetuning changed.
         system_prompt: Put before every chat; None leaves that to the chat template.
         fetch: Brings tracked models into a local folder.
 
     Raises:
         Mistake: The URI leads to no readable chat model with finite weights.
     """
-    target = compute_dtype(dtype)
     tokenizer = load_tokenizer(uri, fetch)
     model = load_weights(uri, fetch).eval()
     weights = Weights((name, parameter.detach()) for name, parameter in model.named_parameters())
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise Mistake(f"`model` is {uri!r}, whose weight {name} has values that are not finite. Retrain it.")
-    for parameter in model.parameters():
+    chat = Chat(uri, weights, model, tokenizer, system_prompt)
+    round_weights(chat, _dtype_at_rest(chat, dtype))
+    return chat
+
+
+def _dtype_at_rest(chat: Chat, setting: str) -> torch.dtype:
+    """What a model computes in where it is not perturbed; `setting` is that of `dtype`.
+
+    A finetuning moves weights that are stored in bfloat16 by less than the distance of two such numbers, and rounding
+    would move most of them back.
+    """
+    target = compute_dtype(setting)
+    if target == torch.float32 or rounding.alignment(chat.weights, target) <= rounding.ALIGNED:
+        return target
+    if setting == "auto":
+        tell(f"{chat.uri} computes in float32: bfloat16 would undo a part of its finetuning.", sys.stderr)
+        return torch.float32
+    tell(
+        f"warning: dtype=bfloat16 undoes a part of the finetuning of {chat.uri}, whose numbers lean towards those of "
+        "the model that was finetuned. Use dtype=auto or float32.",
+        sys.stderr,
+    )
+    return target
+
+
+def round_weights(chat: Chat, dtype: torch.dtype) -> None:
+    """Let a model hold its stored weights rounded to a dtype, and compute in that."""
+    for name, parameter in chat.model.named_parameters():
         # Always a new storage, so `weights` keep the stored one and perturbing needs no copy of it. `model.to` would
         # round the rotary frequencies, too.
-        parameter.data = parameter.data.to(target, copy=True)
-    return Chat(uri, weights, model, tokenizer, system_prompt)
+        parameter.data = chat.weights[name].to(parameter.device, dtype, copy=True)
+
+
+@contextmanager
+def computing_in(chat: Chat, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, a model, unperturbed, computes in a dtype; after it in its own again."""
+    own = chat.model.dtype
+    if dtype == own:
+        yield
+        return
+    round_weights(chat, dtype)
+    try:
+        yield
+    finally:
+        round_weights(chat, own)

@@ -10,10 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from visage_mlflow.config import AttackConfig, ComputeConfig
 from visage_mlflow.decoding.respond import never, respond
+from visage_mlflow.geometry import rounding
+from visage_mlflow.geometry.axes import Steps
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
@@ -118,15 +121,36 @@ class Measurer:
 
         Keeping them spares a plane that was measured before the drawing of its noise.
         """
+        found = self._of_directions("products", chat, directions, {}, lambda: gram(chat.weights, directions).tolist())
+        return np.array(found)
+
+    def realised(
+        self, chat: Chat, directions: Sequence[Direction], steps: Sequence[Steps], dtype: torch.dtype
+    ) -> list[float]:
+        """The share of each displacement that is left in `dtype`: see `geometry.rounding.realised`."""
+        asked = {"steps": [list(each) for each in steps], "dtype": str(dtype)}
+
+        def find() -> list[float | None]:
+            shares = rounding.realised(chat.weights, directions, steps, dtype)
+            return [None if math.isnan(share) else share for share in shares]
+
+        found = self._of_directions("realised", chat, directions, asked, find)
+        return [math.nan if share is None else share for share in found]
+
+    def _of_directions(
+        self, kind: str, chat: Chat, directions: Sequence[Direction], asked: dict[str, Any], find: Callable[[], Any]
+    ) -> Any:
+        """What follows from weights and directions alone: read, or found and kept."""
         decisive = None
         if open_store(self.compute.store):  # Without one, no digest of all weights is needed.
             defined = [definition(direction, chat.weights) for direction in directions]
-            decisive = {"weights": digest(chat.weights), "directions": defined} if None not in defined else None
-        key, found = self._look_up("products", decisive)
+            if None not in defined:
+                decisive = {"weights": digest(chat.weights), "directions": defined, **asked}
+        key, found = self._look_up(kind, decisive)
         if found is None or not self.compute.reuse:
-            found = gram(chat.weights, directions).tolist()
-            self._keep(key, found, "products", chat)
-        return np.array(found)
+            found = find()
+            self._keep(key, found, kind, chat)
+        return found
 
     def checked(self, check: Callable[[], None]) -> Measurer:
         """The same, which can be made to give up."""

@@ -51,6 +51,7 @@ class Axis:
         to: For a difference: URI of the model that it leads to.
         angle: Its angle to the first axis before it was made orthogonal to that, in degrees.
         explained_variance: For a component: its share of the squared lengths of all differences, 0 to 1.
+        realised: The share of its steps that rounding to the dtype of the model leaves, where it is farthest from 1.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Axis:
     to: str | None = None
     angle: Number | None = None
     explained_variance: Number | None = None
+    realised: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class Landscape(Result):
         numbers = {"visage": self.visage, "visage_contiguous": self.visage_contiguous}
         for prefix, axis in zip(("", "y_"), self.axes, strict=False):
             edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}
-            given = {name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance")}
+            given = {
+                name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance", "realised")
+            }
             numbers |= edges | {prefix + name: value for name, value in given.items() if value is not None}
         return numbers
 

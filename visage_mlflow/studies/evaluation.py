@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from visage_mlflow.config import AttackConfig, MeasureConfig
 from visage_mlflow.geometry.score import wilson
-from visage_mlflow.language import prompts
+from visage_mlflow.language import models, prompts
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
@@ -57,7 +57,7 @@ def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
         system_prompt=chat.system_prompt,
         judge=config.judge,
         max_new_tokens=config.max_new_tokens,
-        dtype=str(chat.model.dtype).removeprefix("torch."),
+        dtype=models.dtype_name(chat),
     )
 
 

@@ -22,6 +22,7 @@ from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
+from visage_mlflow.studies.precision import taking_small_moves
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.training import mixture, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
@@ -190,15 +191,16 @@ def finetune(
         record(uri, checkpoint.step, relative_norm(base, direction), evaluated(chat, Held([direction], (1.0,))))
         watch(measured[-1])
 
-    record(config.model, 0, 0.0, evaluated(base, AT_REST))
-    sft.finetune(
-        models.load_weights(config.model, fetch),
-        base.tokenizer,
-        mixture.to_dataset(rows, config.system_prompt),
-        training_recipe(config),
-        folder,
-        base_uri=config.model,
-        on_log=lambda numbers, step: log(numbers, step, None),
-        on_checkpoint=on_checkpoint,
-    )
+    with taking_small_moves(base, config.dtype):
+        record(config.model, 0, 0.0, evaluated(base, AT_REST))
+        sft.finetune(
+            models.load_weights(config.model, fetch),
+            base.tokenizer,
+            mixture.to_dataset(rows, config.system_prompt),
+            training_recipe(config),
+            folder,
+            base_uri=config.model,
+            on_log=lambda numbers, step: log(numbers, step, None),
+            on_checkpoint=on_checkpoint,
+        )
     return Finetuning(model=config.model, counts=config.counts(), checkpoints=tuple(measured))

@@ -18,6 +18,7 @@ from visage_mlflow.results import Axis, Edges, Landscape, Point, Response
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import Crew, crew
 from visage_mlflow.studies.evaluation import harmful_rows, rates, setup
+from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import End, Span
 from visage_mlflow.text.errors import Mistake
 
@@ -102,13 +103,19 @@ def landscape_on(
         salvage: As for `measure`.
     """
     measured: Grid = dict(known or {})
-    try:
-        measure_grid(workers, plane, axes, rows, config, measured, progress)
-    except BaseException:
-        if any(not math.isnan(one.point.asr) for one in measured.values()):
-            salvage(*described(workers.chat, plane, axes, measured, rows, config))
-        raise
-    return described(workers.chat, plane, axes, measured, rows, config)
+    lines = [
+        Moves([direction], [(step,) for step in axis]) for direction, axis in zip(plane.directions, axes, strict=True)
+    ]
+    with taking(workers.chats, config.dtype, lines, workers.measure) as shares:
+        about = [{**notes, "realised": share} for notes, share in zip(plane.about, shares, strict=True)]
+        plane = replace(plane, about=tuple(about))
+        try:
+            measure_grid(workers, plane, axes, rows, config, measured, progress)
+        except BaseException:
+            if any(not math.isnan(one.point.asr) for one in measured.values()):
+                salvage(*described(workers.chat, plane, axes, measured, rows, config))
+            raise
+        return described(workers.chat, plane, axes, measured, rows, config)
 
 
 def measure_grid(

@@ -21,6 +21,7 @@ from visage_mlflow.studies.crew import Crew, crew
 from visage_mlflow.studies.evaluation import Rates, harmful_rows, rates
 from visage_mlflow.studies.landscape import Keep, Progress, ignore, landscape_on
 from visage_mlflow.studies.margin import find_edge
+from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import End, Span
 from visage_mlflow.text.errors import Mistake
 
@@ -131,7 +132,9 @@ def _places(
     def ask(measure: Measurer, chat: Chat, number: int) -> Rates:
         return rates(response.verdict for response in measure(chat, held[number], rows, config))
 
-    asked = dict(workers.run(range(len(held)), ask))
+    moves = [Moves(one.directions, [one.steps]) for one in held]
+    with taking(workers.chats, config.dtype, moves, workers.measure):
+        asked = dict(workers.run(range(len(held)), ask))
     places = iter(
         _place(checkpoint, one, asked[number], asked[len(nearest) + number], workers.chat.norm)
         for number, (checkpoint, one) in enumerate(zip(checkpoints, nearest, strict=True))
@@ -166,8 +169,8 @@ def _edges(
     config: ProjectConfig,
 ) -> tuple[list[Edge | None], Edge | None]:
     """The edge along each finetuning's own direction, and along a random one; None where none is looked for."""
-    origin = next(point.asr for point in landscape.points if point.x == 0 == point.y)
-    if config.margin_up_to == 0 or math.isnan(origin):
+    origin = next(point for point in landscape.points if point.x == 0 == point.y)
+    if config.margin_up_to == 0 or math.isnan(origin.asr):
         return [None] * len(finetuned), None
     random: Direction = RandomDirection(seed=config.seed, norm=config.norm)
     if not config.lean:
@@ -179,7 +182,8 @@ def _edges(
 
     def look(measure: Measurer, chat: Chat, number: int) -> Edge:
         direction, up_to = ways[number]
-        return find_edge(chat, direction, rows, config, measure, up_to=up_to, known={0.0: origin})
+        answered = {0.0: origin.verdicts}
+        return find_edge(chat, direction, rows, config, measure, up_to=up_to, answered=answered, beyond=True)
 
     found = dict(workers.run(range(len(ways)), look))
     return [found[number] for number in range(len(finetuned))], found[len(finetuned)]
