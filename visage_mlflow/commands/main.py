@@ -100,7 +100,7 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
         for row in table
     ]
     edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
-    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.visage_low:.1f} to {basin.visage_high:.1f})"
+    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval})"
     lines += ["", f"{score_line}; basin edges by direction: {edges}."]
     if ways.random_edge:
         lines.append(f"The edge in a random direction is {100 * ways.random_edge.distance:.3g} % of the norm away.")

@@ -13,7 +13,7 @@ def fewer_or_equal(k: int, other: int) -> float:
     0.125
     """
     n = k + other
-    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    return float(sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -29,9 +29,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * fewer_or_equal(min(only_first, only_second), max(only_first, only_second)))
 
 
-def difference_interval(
-    only_first: int, only_second: int, n: int, level: float = 0.95
-) -> tuple[float, float]:
+def difference_interval(only_first: int, only_second: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Tango's score interval (Tango, 1998) of the difference second - first between paired shares, in percent.
 
     Args:

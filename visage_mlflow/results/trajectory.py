@@ -59,7 +59,7 @@ class Edge:
         high: Where it ends; the farthest measured step if `high_is_open`.
         high_is_open: Whether the interval has no end as far as was measured.
         turns: All crossings that were seen. One between two looks that comes back before the next is not.
-        falls: Whether the ASR falls on the way out by more than the draw of prompts explains; `geometry.crossing.falls`.
+        falls: Whether the ASR falls on the way out by more than the prompts' noise; see `geometry.crossing.falls`.
         resolution: The widest gap between neighbouring looks: what is narrower may have been passed over.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.studies.visage import SUCCEEDED
 from visage_mlflow.text.errors import Mistake
 
+NOTHING: Mapping[float, Any] = {}
+
 
 def find_edge(
     chat: Chat,
@@ -30,8 +33,8 @@ def find_edge(
     measure: Measurer,
     *,
     up_to: float,
-    known: Mapping[float, float] = {},  # noqa: B006 (never written to)
-    answered: Mapping[float, Sequence[str]] = {},  # noqa: B006
+    known: Mapping[float, float] = NOTHING,
+    answered: Mapping[float, Sequence[str]] = NOTHING,
     beyond: bool = False,
 ) -> Edge:
     """Where the ASR crosses 50 % from the model along a direction; see `geometry.crossing`.
