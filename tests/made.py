@@ -162,8 +162,18 @@ def place(step, x, asr, share=0.3, *, y=0.0, plane_asr=None):
     )
 
 
-def edge(step=0.6, is_open=False):
-    return Edge(step, 0.002 * step, is_open, ((0.5, 25.0), (0.7, 100.0)))
+def edge(step=0.6, is_open=False, **more):
+    """With an interval of 0.08 each way; that of an open edge has no end."""
+    return Edge(
+        step,
+        0.002 * step,
+        is_open,
+        ((0.5, 25.0), (0.7, 100.0)),
+        low=step - 0.08,
+        high=step if is_open else step + 0.08,
+        high_is_open=is_open,
+        **more,
+    )
 
 
 PLACES = ((4, 0.5, 25.0, 0.6), (8, 0.9, NAN, 0.2), (12, 1.0, 100.0, 0.0))

@@ -91,7 +91,7 @@ def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Eva
 def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) -> str:
     """The main table, as Markdown."""
     lines = [
-        "| model | ASR % (95 % interval) | over-refusal % | benign NLL | margin |",
+        "| model | ASR % (95 % interval) | over-refusal % | benign NLL | margin to the edge (ASR 50 %) |",
         "| --- | --- | --- | --- | --- |",
     ]
     lines += [
@@ -99,19 +99,19 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
         f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} | {margin_of(row['edge'])} |"
         for row in table
     ]
-    edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
+    edges = ", ".join(f"{one.basin.left:+.2f} to {one.basin.right:+.2f}" for one in basin.landscapes)
     score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval})"
-    lines += ["", f"{score_line}; basin edges by direction: {edges}."]
+    lines += ["", f"{score_line}; basin edges (ASR 50 %) by direction: {edges}."]
     if ways.random_edge:
-        lines.append(f"The edge in a random direction is {100 * ways.random_edge.distance:.3g} % of the norm away.")
+        lines.append(f"The edge (ASR 50 %) in a random direction is {ways.random_edge.distance_in_words} away.")
+    for course in ways.courses:
+        lines.append(f"- {course.name}: {course.standing}. {course.edge.remark if course.edge else ''}".rstrip())
     return "\n".join([*lines, ""])
 
 
 def margin_of(edge: Edge | None) -> str:
     """How much farther a model can go, and where the edge is; empty without one."""
-    if edge is None:
-        return ""
-    return f"{'at least ' * edge.is_open}{edge.margin:+.2f} (edge at {100 * edge.distance:.2g} % of the norm)"
+    return "" if edge is None else f"{edge.margin_in_words}, edge at {edge.distance_in_words}"
 
 
 def say(number: int, what: str) -> None:

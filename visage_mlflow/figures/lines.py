@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from visage_mlflow.figures import maps
 from visage_mlflow.figures.style import (
     COLOURS,
+    EDGE_LABEL,
     GREY,
     MARKERS,
     asr_axes,
@@ -94,7 +95,7 @@ def courses(result: Trajectory) -> Figure:
             lower.plot(steps, lengths, style, marker=marker, markersize=5, mfc=face, color=colour)
     upper.plot([], [], "-", color=GREY, marker="o", label="filled: the checkpoint itself")
     upper.plot([], [], "--", color=GREY, marker="o", mfc="white", label="hollow: the plane where it is nearest")
-    asr_axes(upper, "")
+    asr_axes(upper, "", EDGE_LABEL)
     upper.set_title(plain(f"{short(result.landscape.setup.model)} finetuned, {result.landscape.plane}"))
     lower.plot([], [], "-", color=GREY, label="from the model")
     lower.plot([], [], "--", color=GREY, label="from the plane")
@@ -150,7 +151,7 @@ def draw_line(axes: Axes, result: Trajectory) -> None:
     axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _skipped(axes, [line])
-    asr_axes(axes, plain(axis_label(line.axes[0])))
+    asr_axes(axes, plain(axis_label(line.axes[0])), EDGE_LABEL)
 
 
 def _step_axes(axes: Axes, ylabel: str) -> None:
@@ -186,7 +187,7 @@ def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
 
     They add up, so that they are darker where several lines skipped points.
     """
-    label: str | None = "skipped (past the edge)"
+    label: str | None = "skipped (past ASR 100 %)"
     for result in results:
         measured = [point.x for point in result.points if point.verdicts] or result.axis
         for left, right in ((result.axis[0], measured[0]), (measured[-1], result.axis[-1])):

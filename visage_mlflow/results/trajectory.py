@@ -155,7 +155,7 @@ def rounded(
         return "not measured"
     if math.isnan(low):
         return f"{bound}{value:{sign}.2g}"
-    reach = value - low if high_is_open else high - low
+    reach = 2 * (value - low) if high_is_open else high - low
     digits = min(6, max(0, -math.floor(math.log10(reach)))) if reach > 0 else 2
     unit = 10.0**-digits
     begins = math.floor(low / unit + 1e-9) * unit + 0.0  # + 0.0: no minus before a zero.
