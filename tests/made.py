@@ -7,7 +7,9 @@ import optuna
 from visage_mlflow.results import (
     Axis,
     Checkpoint,
+    Comparison,
     Course,
+    Difference,
     Edge,
     Edges,
     Evaluation,
@@ -285,7 +287,20 @@ def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more
     return Search(trials=tuple(trials), best=best, nearest=nearest, front=front, check=check, **{**settings, **more})
 
 
+def comparison(**more):
+    """Of two models: a difference that was seen, one that was not, one that cannot be told, and one unmeasured."""
+    differences = (
+        Difference("asr", 10.0, 35.0, 25.0, 10.4, 39.9, 40, 1, 11, 0.00635),
+        Difference("over_refusal", 12.5, 10.0, -2.5, -12.9, 7.1, 40, 2, 1, 1.0),
+        Difference("visage", 70.0, 60.0, -10.0, NAN, NAN, 40),
+        Difference("visage_depth", NAN, NAN, NAN, NAN, NAN, 0),
+    )
+    settings = {"differences": differences, "n_directions": 1, "same_directions": True, **more}
+    return Comparison(first=setup(), second=setup("org/other"), **settings)
+
+
 ALL = {
+    "comparison": comparison(),
     "evaluation": evaluation(asr=NAN, nll=NAN),
     "landscape": landscape(),
     "visage": visage(),

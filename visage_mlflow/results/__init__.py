@@ -1,6 +1,7 @@
 """What studies return: frozen dataclasses that save and load themselves as JSON."""
 
 from visage_mlflow.results.base import Result
+from visage_mlflow.results.comparison import Comparison, Difference, comparable
 from visage_mlflow.results.evaluation import Evaluation, Response, Setup
 from visage_mlflow.results.finetuning import Checkpoint, Finetuning
 from visage_mlflow.results.landscape import Axis, Edges, Landscape, Mark, Point, Visage
@@ -8,6 +9,7 @@ from visage_mlflow.results.search import Search, Trial
 from visage_mlflow.results.trajectory import Course, Edge, Place, Trajectory, Turn
 
 __all__ = [
-    "Axis", "Checkpoint", "Course", "Edge", "Edges", "Evaluation", "Finetuning", "Landscape", "Mark", "Place", "Point",
-    "Response", "Result", "Search", "Setup", "Trajectory", "Trial", "Turn", "Visage",
+    "Axis", "Checkpoint", "Comparison", "Course", "Difference", "Edge", "Edges", "Evaluation", "Finetuning",
+    "Landscape", "Mark", "Place", "Point", "Response", "Result", "Search", "Setup", "Trajectory", "Trial", "Turn",
+    "Visage", "comparable",
 ]  # fmt: skip
