@@ -18,6 +18,7 @@ from visage_mlflow.results import (
     Mark,
     Place,
     Point,
+    Response,
     Search,
     Setup,
     Trajectory,
@@ -40,6 +41,10 @@ def setup(model="models:/m-0123456789abcdef0123456789abcdef"):
         max_new_tokens=16,
         dtype="float32",
     )
+
+
+def response(prompt="p", verdict="refused"):
+    return Response(prompt, "text", verdict)
 
 
 def evaluation(asr=25.0, over_refusal=10.0, nll=1.5):
@@ -290,7 +295,7 @@ def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more
 def comparison(**more):
     """Of two models: a difference that was seen, one that was not, one that cannot be told, and one unmeasured."""
     differences = (
-        Difference("asr", 10.0, 35.0, 25.0, 10.4, 39.9, 40, 1, 11, 0.00635),
+        Difference("asr", 10.0, 35.0, 25.0, 10.4, 39.9, 40, 1, 11, 26 / 4096),
         Difference("over_refusal", 12.5, 10.0, -2.5, -12.9, 7.1, 40, 2, 1, 1.0),
         Difference("visage", 70.0, 60.0, -10.0, NAN, NAN, 40),
         Difference("visage_depth", NAN, NAN, NAN, NAN, NAN, 0),

@@ -68,6 +68,7 @@ def good(base_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, str]]
         "main": {"model": attack["model"]},
         "finetune": tune,
         "evaluate": measure,
+        "compare": measure | line | {"other": "builtin:smollm2", "n_directions": "0"},
         "landscape": attack | line,
         "visage": attack | line | {"n_directions": "1"},
         "project": {name: attack[name] for name in attack if name != "model"} | {"run": "0" * 32},
@@ -87,6 +88,8 @@ def flags_of(bad: Bad, good: dict[str, dict[str, str]]) -> list[str]:
     if bad.setting in ("checkpoints", "model") and bad.entry_point == "project":
         others.pop("run")
         others[{"model": "checkpoints", "checkpoints": "model"}[bad.setting]] = good["evaluate"]["model"]
+    if bad.entry_point == "compare" and bad.setting == "run":
+        del others["other"]
     if bad.setting.startswith("y_"):
         others["plane"] = "2d-random"
     if bad.setting == "task_data":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.loading import load
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.figures import comparison as figures
 from visage_mlflow.figures.style import short
 from visage_mlflow.language import models
+from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Comparison, Evaluation, Visage
 from visage_mlflow.studies import comparison, evaluation
 from visage_mlflow.studies.comparison import Side
+from visage_mlflow.studies.landscape import Progress, ignore
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import lookup, runs
 
@@ -32,13 +36,26 @@ def measured(config: CompareConfig) -> Comparison:
     measure = Measurer(config)  # Mistakes in the store, the prompts and URIs show before a model is loaded.
     rows, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
     for setting in ("model", "other"):
-        models.check_uri(getattr(config, setting), setting)
-    with command_line.bar(2 * config.n_directions * config.n_points, "compare") as progress:
+        models.check_uri(uri := getattr(config, setting), setting)
+        if uri.startswith(models.TRACKED):  # A missing one shows before hours were spent on the first.
+            lookup.fetch(uri)
+    with ExitStack() as stack:
+        progress: Progress = ignore
+        if config.n_directions:
+            progress = stack.enter_context(command_line.bar(2 * config.n_directions * config.n_points, "compare"))
         sides = [
-            comparison.side(load(uri, config), rows, benign, config, measure, progress)
-            for uri in (config.model, config.other)
+            comparison.side(loaded(setting, config), rows, benign, config, measure, progress)
+            for setting in ("model", "other")
         ]
     return comparison.compared(*sides)
+
+
+def loaded(setting: str, config: CompareConfig) -> Chat:
+    """One of the two models; what is wrong with it names its setting."""
+    try:
+        return load(getattr(config, setting), config)
+    except Mistake as mistake:
+        raise (mistake if setting == "model" else Mistake(f"`{setting}`: {mistake}")) from mistake.__cause__
 
 
 def found(run_id: str) -> Side:

@@ -83,7 +83,7 @@ class CompareConfig(VisageConfig, MeasureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.run and self.other:
-            raise Mistake(f"`run` is {self.run!r} and `other` {self.other!r}: give one of the two.")
+            raise Mistake(f"`run` is {self.run!r} and `other` {self.other!r}. Give one of the two.")
         if self.run and (len(self.runs) != 2 or self.runs[0] == self.runs[1]):
             raise Mistake(f"`run` is {self.run!r}, which must be the ids of two runs: `run=<id>,<id>`. Give two.")
         if not self.run and not self.other:

@@ -111,8 +111,8 @@ def edge_interval(steps: Sequence[float], jailbroken: ArrayLike, level: float = 
     """The steps at which an ASR of 50 % cannot be ruled out: an interval of the first crossing outward.
 
     It begins where the upper end of Wilson's interval first reaches 50 %, and ends where its lower end does, both
-    linearly interpolated. (The percentile bootstrap over prompts covers too seldom with few prompts, and sees a
-    crossing elsewhere than it was found only as sharply as the scan.)
+    linearly interpolated. (The percentile bootstrap over prompts comes out shorter, covers less than 0.95, and has no
+    length at all where all prompts give way between the same two looks.)
 
     Args:
         steps: Where it was looked, increasing, from 0.

@@ -19,8 +19,11 @@ def fewer_or_equal(k: int, other: int) -> float:
     >>> fewer_or_equal(0, 3)
     0.125
     """
-    n = k + other
-    return float(sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+    n, ways, term = k + other, 0, 1
+    for i in range(k + 1):  # The term is n over i; whole numbers neither round nor overflow.
+        ways += term
+        term = term * (n - i) // (i + 1)
+    return float(ways / 2**n)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
