@@ -7,6 +7,7 @@ import random
 import planted
 import pytest
 import yaml
+from stand_in import StandIn
 
 from visage_mlflow.commands.command_line import parse
 from visage_mlflow.config import FinetuneConfig, SearchConfig
@@ -301,11 +302,11 @@ def test_a_recipe_begins_with_the_command_that_uses_it_and_lists_every_setting()
 def leaving_at(edge, asked):
     """A measurer by which a model complies from that step on."""
 
-    def measure(chat, held, rows, attack):
+    def answer(chat, held, rows, ask):
         asked.extend(held.steps)
         return [Response("p", "text", "complied" if held.steps[0] >= edge else "refused")]
 
-    return measure
+    return StandIn(answer=answer)
 
 
 def test_the_margin_says_how_much_farther_a_model_inside_can_go_or_how_far_was_looked(chat, base_folder):
