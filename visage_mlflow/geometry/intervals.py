@@ -65,7 +65,7 @@ def student(degrees: int, level: float = 0.95) -> float:
         for power in range(1 if odd else 0, degrees - 1, 2):
             total += term
             term *= cosine * cosine * (power + 1) / (power + 2)
-        within = math.sin(angle) * total
+        within: float = math.sin(angle) * total
         return 2 / math.pi * (angle + within) if odd else within
 
     low, high = 0.0, math.pi / 2

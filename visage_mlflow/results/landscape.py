@@ -125,7 +125,8 @@ class Landscape(Result):
 class Visage(Result):
     """VISAGE over several random directions: the mean of theirs, with an interval, in percent.
 
-    `mean_asr` is the mean over directions at each step, with intervals of its own. Of one direction there is no interval, and its ends are NaN.
+    `mean_asr` is the mean over directions at each step, with intervals of its own. Of one direction there is no
+    interval, and its ends are NaN.
     """
 
     kind: ClassVar[str] = "visage"

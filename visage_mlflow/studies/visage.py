@@ -78,7 +78,7 @@ def measure(
 
 
 def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
-    """VISAGE of several directions' landscapes, on the same grid and prompts, with intervals; NaN for one direction."""
+    """VISAGE of several directions' landscapes, on the same grid and prompts, with intervals if there are two or more."""
     verdicts = jailbroken(landscapes)
     low, high = visage_interval(verdicts, seed=seed)
     depth_low, depth_high = visage_depth_interval(verdicts)
