@@ -52,6 +52,7 @@ class Axis:
         to: For a difference: URI of the model that it leads to.
         angle: Its angle to the first axis before it was made orthogonal to that, in degrees.
         explained_variance: For a component: its share of the differences' variance around their mean, 0 to 1.
+        share_from_origin: The same of their squared lengths, so around the model itself.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Axis:
     to: str | None = None
     angle: Number | None = None
     explained_variance: Number | None = None
+    share_from_origin: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,10 @@ class Landscape(Result):
             numbers["visage_contiguous"] = self.visage_contiguous
         for prefix, axis in zip(("", "y_"), self.axes, strict=False):
             edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}
-            given = {name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance")}
+            given = {
+                name: getattr(axis, name)
+                for name in ("relative_norm", "angle", "explained_variance", "share_from_origin")
+            }
             numbers |= edges | {prefix + name: value for name, value in given.items() if value is not None}
         return numbers
 
