@@ -151,11 +151,12 @@ def over_directions(jailbroken: ArrayLike, scores: Scores, level: float = 0.95) 
 def _prompt_variance(without: Floats) -> float:
     """Variance of a mean over directions that comes from the prompts all of them share, from the scores without one
     prompt each, of shape (prompts, directions)."""
-    n_prompts, n_directions = without.shape
-    scale = (n_prompts - 1) ** 2 / n_prompts
+    n_prompts, n_directions = without.shape  # Delete-one: (n - 1)/n times the sum of squares.
+    scale = (int(n_prompts) - 1) ** 2 / int(n_prompts)
     of_mean = scale * float(without.mean(axis=1).var(ddof=1))
     of_each = scale * float(without.var(axis=0, ddof=1).mean())
-    return max(0.0, of_mean - (of_each - of_mean) / (n_directions - 1))
+    between: float = of_mean - (of_each - of_mean) / (n_directions - 1)
+    return max(0.0, between)
 
 
 def _verdicts(jailbroken: ArrayLike) -> Floats:
