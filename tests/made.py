@@ -90,6 +90,7 @@ def landscape(asr=(100.0, 25.0, 0.0, NAN, 75.0), *, seed=0, edges=(-0.3, 0.4), i
         points=tuple(map(point, steps, asr)),
         visage=66.7,
         visage_contiguous=60.0,
+        visage_depth=50.0,
     )
 
 
@@ -105,6 +106,7 @@ def line(asr=(0.0, 0.0, 25.0, 100.0, 100.0)):
         points=tuple(map(point, steps, asr)),
         visage=66.7,
         visage_contiguous=60.0,
+        visage_depth=50.0,
     )
 
 
@@ -120,7 +122,7 @@ def plane_landscape(rows=FLAT):
     second = Axis("difference", 0.002, y, basin, to="org/other", angle=71.2)
     points = tuple(point(x[j], asr, y[i]) for i, row in enumerate(rows) for j, asr in enumerate(row))
     marks = (Mark("models:/m-fedcba9876543210", 1.0, 0.0), Mark("org/other", 0.4, 0.45))
-    return Landscape("2d-interpolation", setup("builtin:smollm2"), (first, second), marks, points, 66.7, 60.0)
+    return Landscape("2d-interpolation", setup("builtin:smollm2"), (first, second), marks, points, 66.7, NAN, 50.0)
 
 
 def visage(asrs=((100.0, 25.0, 0.0, NAN, 75.0), (100.0, 100.0, 0.0, 100.0, 100.0))):
@@ -134,6 +136,9 @@ def visage(asrs=((100.0, 25.0, 0.0, NAN, 75.0), (100.0, 100.0, 0.0, 100.0, 100.0
         visage_low=50.0,
         visage_high=80.0,
         visage_contiguous=65.0,
+        visage_depth=45.0,
+        visage_depth_low=40.0,
+        visage_depth_high=50.0,
     )
 
 

@@ -15,7 +15,7 @@ from visage_mlflow.config import FinetuneConfig, MainConfig
 from visage_mlflow.figures import overview
 from visage_mlflow.figures.style import short
 from visage_mlflow.measuring.measure import Measurer
-from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
+from visage_mlflow.results import Edge, Evaluation, Finetuning, Landscape, Trajectory, Visage, comparable
 from visage_mlflow.studies import evaluation, finetuning
 from visage_mlflow.tracking import lookup, runs
 
@@ -83,9 +83,20 @@ def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Eva
     run.metrics({f"{name}_margin": edge.margin for name, edge in edges.items() if edge})
     run.metrics(basin.metrics())
     run.figure(overview.overview(basin, ways, table), "overview.png")
-    text = as_markdown(basin, ways, table)
+    text = "\n".join([as_markdown(basin, ways, table), *unlike(basin, ways, evaluations)])
     run.text(text, "table.md")
     command_line.tell(f"\n{text}")
+
+
+def unlike(basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> list[str]:
+    """A warning for each result that was measured otherwise than the aligned model, which stands beside it."""
+    aligned = evaluations["aligned"]
+    shown: dict[str, Evaluation | Landscape | Visage] = {"VISAGE": basin, "the trajectories": ways.landscape}
+    return [
+        f"Mind that {name} and the rates of the aligned model do not compare: {'; '.join(differences)}.\n"
+        for name, other in (evaluations | shown).items()
+        if (differences := comparable(aligned, other))
+    ]
 
 
 def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) -> str:
@@ -100,7 +111,7 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
         for row in table
     ]
     edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
-    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.visage_low:.1f} to {basin.visage_high:.1f})"
+    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval})"
     lines += ["", f"{score_line}; basin edges by direction: {edges}."]
     if ways.random_edge:
         lines.append(f"The edge in a random direction is {100 * ways.random_edge.distance:.3g} % of the norm away.")

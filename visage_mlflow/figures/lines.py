@@ -52,9 +52,8 @@ def visage(result: Visage) -> Figure:
     figure, axes = canvas()
     draw_visage(axes, result)
     legend(axes)
-    interval = f"95 % interval {result.visage_low:.1f} to {result.visage_high:.1f}"
     model = short(result.landscapes[0].setup.model)
-    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({interval})"))
+    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({result.interval})"))
     return figure
 
 
@@ -124,10 +123,13 @@ def finetuning(result: Finetuning) -> Figure:
 def draw_visage(axes: Axes, result: Visage) -> None:
     """The curve of each direction, their mean with its interval, the edges, and bands where points were skipped."""
     for index, one in enumerate(result.landscapes):
-        _curve(axes, one, index, label=f"direction {one.axes[0].seed}", alpha=0.8)
+        _curve(axes, one, index, label=f"direction {index}", alpha=0.8)
     line = result.landscapes[0].axis
-    axes.fill_between(line, result.mean_asr_low, result.mean_asr_high, color="black", alpha=0.15, linewidth=0)
-    axes.plot(line, result.mean_asr, color="black", linewidth=2, label="mean with 95 % interval")
+    label = "mean"
+    if len(result.landscapes) > 1:
+        axes.fill_between(line, result.mean_asr_low, result.mean_asr_high, color="black", alpha=0.15, linewidth=0)
+        label = "mean with 95 % interval"
+    axes.plot(line, result.mean_asr, color="black", linewidth=2, label=label)
     _edges(axes, result.landscapes)
     _skipped(axes, result.landscapes)
     asr_axes(axes, f"step along a random direction ({step_length(result.landscapes[0].axes[0])})")

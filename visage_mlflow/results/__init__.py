@@ -1,6 +1,7 @@
 """What studies return: frozen dataclasses that save and load themselves as JSON."""
 
 from visage_mlflow.results.base import Result
+from visage_mlflow.results.comparing import comparable
 from visage_mlflow.results.evaluation import Evaluation, Response, Setup
 from visage_mlflow.results.finetuning import Checkpoint, Finetuning
 from visage_mlflow.results.landscape import Axis, Edges, Landscape, Mark, Point, Visage
@@ -10,4 +11,5 @@ from visage_mlflow.results.trajectory import Course, Edge, Place, Trajectory
 __all__ = [
     "Axis", "Checkpoint", "Course", "Edge", "Edges", "Evaluation", "Finetuning", "Landscape", "Mark", "Place", "Point",
     "Response", "Result", "Search", "Setup", "Trajectory", "Trial", "Visage",
+    "comparable",
 ]  # fmt: skip
