@@ -19,7 +19,7 @@ from visage_mlflow.studies import finetuning
 from visage_mlflow.studies.finetuning import Plan
 from visage_mlflow.tracking import lookup, runs
 from visage_mlflow.tracking.runs import Run
-from visage_mlflow.training import mixture
+from visage_mlflow.training import mixture, sft
 
 
 def main(config: FinetuneConfig) -> None:
@@ -57,6 +57,7 @@ def finetune(
 
     rows = finetuning.training_rows(base, plan.rows, config, measure, answers)
     run.lines(rows, "mixture.jsonl")
+    run.metrics(sft.schedule_of(len(rows), finetuning.training_recipe(config)).metrics())
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
     with ExitStack() as here:  # The training's folder goes only when all is in MLflow, so that nothing is lost before.
         result = finetuning.finetune(

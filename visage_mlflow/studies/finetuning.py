@@ -26,7 +26,7 @@ from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.training import mixture, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow
-from visage_mlflow.training.sft import Diverged
+from visage_mlflow.training.sft import Diverged, Unmoved
 
 Log = Callable[[dict[str, float], int, str | None], None]
 """Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
@@ -133,7 +133,7 @@ def training_folder(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) 
     try:
         yield folder
         is_cut_off = False
-    except (Ended, Diverged):
+    except (Ended, Diverged, Unmoved):
         is_cut_off = False
         raise
     finally:

@@ -163,8 +163,8 @@ def _trainer(model: Any, tokenizer: Any, dataset: Dataset, recipe: Recipe, folde
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-            if self.lr_scheduler is None:
-                self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedule.share)
+            if getattr(self, "lr_scheduler", None) is None:
+                self.lr_scheduler: Any = LambdaLR(optimizer or self.optimizer, schedule.share)
             return self.lr_scheduler
 
     rank = recipe.lora_rank
