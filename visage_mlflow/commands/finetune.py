@@ -57,7 +57,8 @@ def finetune(
 
     rows = finetuning.training_rows(base, plan.rows, config, measure, answers)
     run.lines(rows, "mixture.jsonl")
-    run.metrics(sft.schedule_of(len(rows), finetuning.training_recipe(config)).metrics())
+    schedule = sft.schedule_of(len(rows), finetuning.training_recipe(config))
+    run.metrics({**schedule.metrics(), "overlap": plan.overlap})
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
     with ExitStack() as here:  # The training's folder goes only when all is in MLflow, so that nothing is lost before.
         result = finetuning.finetune(

@@ -44,6 +44,9 @@ class ScenarioConfig(MeasureConfig, OutputConfig):
     own_answer_tokens: int = setting(
         20, "For benign_answers=own: tokens of the model's answer, cut at a sentence.", least=1, most=MOST_TOKENS
     )
+    allow_overlap: bool = setting(
+        False, "Train although rows are (nearly) evaluation prompts; how many is on the run as `overlap`."
+    )
     train_batch_size: int = setting(10, "Rows per optimizer step.", least=1, most=100_000)
     max_length: int = setting(512, "Longest training chat, in tokens.", least=16, most=1_048_576)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +23,9 @@ from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.spans import relative_norm
-from visage_mlflow.training import mixture, sft
+from visage_mlflow.training import leakage, mixture, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
+from visage_mlflow.training.leakage import Evaluated
 from visage_mlflow.training.mixture import MixtureRow
 from visage_mlflow.training.sft import Diverged, Unmoved
 
@@ -38,12 +39,23 @@ class Ended(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The data of a finetuning, read and checked before any model is loaded."""
+    """The data of a finetuning, read and checked before any model is loaded.
+
+    Attributes:
+        rows: The mixture.
+        harmful: Prompts that checkpoints are attacked with.
+        benign: Ordinary prompts that they are asked.
+        task: The user's own rows that are kept out of training.
+        sets: Kind -> all rows of its data.
+        overlap: How many of the prompts measured on are (nearly) trained on.
+    """
 
     rows: list[MixtureRow]
     harmful: list[Row]
     benign: list[Row]
     task: list[Row]
+    sets: dict[str, list[Row]]
+    overlap: int = 0
 
 
 def plan(config: FinetuneConfig) -> Plan:
@@ -51,7 +63,7 @@ def plan(config: FinetuneConfig) -> Plan:
 
     Raises:
         Mistake: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
-            for checkpoints.
+            for checkpoints, or prompts that are measured on are trained on.
     """
     models.check_uri(config.model)
     sft.check_disk(Path(config.output_dir), needed=0)
@@ -61,7 +73,20 @@ def plan(config: FinetuneConfig) -> Plan:
         if count or (kind == "task" and config.n_held_out)
     }
     held_out = mixture.held_out("task", config.task, config.n_held_out, sets, config.seed) if config.n_held_out else []
-    return Plan(mixture.mix(config.counts(), sets, config.seed), harmful_rows(config), benign_rows(config), held_out)
+    rows = mixture.mix(config.counts(), sets, config.seed)
+    drawn = Plan(rows, harmful_rows(config), benign_rows(config), held_out, sets)
+    measured = [
+        Evaluated("prompts", config.prompts, drawn.harmful),
+        Evaluated("benign_prompts", config.benign_prompts, drawn.benign),
+        Evaluated("task_data", config.task_data, held_out),
+    ]
+    return dataclasses.replace(drawn, overlap=overlap(drawn, config, measured))
+
+
+def overlap(plan: Plan, config: FinetuneConfig, measured: Sequence[Evaluated]) -> int:
+    """How many prompts that are measured on are (nearly) trained on; Mistake unless that is allowed or 0."""
+    sources = {kind: getattr(config, f"{kind}_data") for kind in config.counts()}
+    return leakage.check(plan.rows, plan.sets, sources, measured, allow_overlap=config.allow_overlap)
 
 
 def training_rows(
