@@ -13,8 +13,6 @@ MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:
 SOURCE_HELP = (
     "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns and rows as in `file.csv?prompt=goal&rows=81..`."
 )
-    "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns and rows as in `file.csv?prompt=goal&rows=81..`."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
