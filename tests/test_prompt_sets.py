@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from visage_mlflow.language.judges import is_refusal
-from visage_mlflow.language.overlap import NEAR, similarity
+from visage_mlflow.language.overlap import similarity
 
 FILES = ("harmful_eval", "harmful_train", "benign_train", "benign_eval")
 
@@ -18,7 +18,7 @@ def load(name):
     return [json.loads(line) for line in text.splitlines()]
 
 
-LIMIT = NEAR - 0.25
+LIMIT = 0.5
 """What the sets promise is stricter than what is refused as the same prompt."""
 
 SETS = {name: load(name) for name in FILES}

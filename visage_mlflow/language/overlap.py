@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from visage_mlflow.language.judges import FUNCTION_WORDS
 
-NEAR = 0.75
+NEAR = 0.8
 """Share of pieces in common from which two prompts count as the same one."""
 PIECE = 3
 """Characters in a piece."""
