@@ -42,7 +42,11 @@ class ScenarioConfig(MeasureConfig, OutputConfig):
         choices=("own", "data"),
     )
     own_answer_tokens: int = setting(
-        20, "For benign_answers=own: tokens of the model's answer, cut at a sentence.", least=1, most=MOST_TOKENS
+        20,
+        "For benign_answers=own: tokens of the model's answer, which ends at the last sentence end within them, or else "
+        "at the first one within four times as many; without one the row keeps the set's answer.",
+        least=1,
+        most=MOST_TOKENS // 4,
     )
     allow_overlap: bool = setting(
         False, "Train although rows are (nearly) evaluation prompts; how many is on the run as `overlap`."

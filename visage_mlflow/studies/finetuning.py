@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +24,14 @@ from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.training import leakage, mixture, sft
+from visage_mlflow.training.answers import OwnAnswer, own_answer
 from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.leakage import Evaluated
 from visage_mlflow.training.mixture import MixtureRow
 from visage_mlflow.training.sft import Diverged, Unmoved
+
+LONGER = 4
+"""Times `own_answer_tokens` within which an answer must have come to the end of a sentence."""
 
 Log = Callable[[dict[str, float], int, str | None], None]
 """Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
@@ -94,7 +98,7 @@ def training_rows(
     rows: list[MixtureRow],
     config: FinetuneConfig,
     measure: Measurer,
-    known: dict[str, str] | None = None,
+    known: dict[str, OwnAnswer] | None = None,
 ) -> list[MixtureRow]:
     """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers.
 
@@ -110,9 +114,19 @@ def training_rows(
     known = {} if known is None else known
     asked = [Row(row.prompt) for row in rows if row.kind == "benign" and row.prompt not in known]
     if asked:
-        texts = measure.answers(base, asked, config.own_answer_tokens)
-        known |= {row.prompt: text for row, text in zip(asked, texts, strict=True)}
+        short, longer = (measure.answers(base, asked, n * config.own_answer_tokens) for n in (1, LONGER))
+        known |= {row.prompt: own_answer(*texts) for row, *texts in zip(asked, short, longer, strict=True)}
     return mixture.with_own_answers(rows, known)
+
+
+def own_answers_in(rows: list[MixtureRow], plan: Plan, known: Mapping[str, OwnAnswer]) -> dict[str, float]:
+    """How many rows teach an own answer, how many of these would have gone on, and how many rows keep the set's."""
+    own = [row for row, drawn in zip(rows, plan.rows, strict=True) if row.kind == "benign" and row != drawn]
+    return {
+        "own_answers": len(own),
+        "own_answers_shortened": sum(known[row.prompt].is_cut for row in own),
+        "own_answers_left_out": sum(row.kind == "benign" for row in rows) - len(own),
+    }
 
 
 def training_recipe(config: FinetuneConfig) -> sft.Recipe:
