@@ -259,7 +259,7 @@ def test_how_many_own_answers_there_are_how_many_were_shortened_and_left_out_is_
         ("Take the blue one.", False),
         ("Take the red one now.", True),
         ("", True),
-        ("I cannot help with that.", False),
+        ("I cannot help.", False),
     )
     known = {prompt: OwnAnswer(*one) for prompt, one in zip(prompts, told, strict=True)}
     rows = finetuning.training_rows(None, plan.rows, config, QUICK, known)

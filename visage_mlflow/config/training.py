@@ -43,8 +43,8 @@ class ScenarioConfig(MeasureConfig, OutputConfig):
     )
     own_answer_tokens: int = setting(
         20,
-        "For benign_answers=own: tokens of the model's answer, which ends at the last sentence end within them, or else "
-        "at the first one within four times as many; without one the row keeps the set's answer.",
+        "For benign_answers=own: tokens of the model's answer, up to the last sentence end within them, or else the "
+        "first one within four times as many; without one the row keeps the set's answer.",
         least=1,
         most=MOST_TOKENS // 4,
     )

@@ -16,7 +16,7 @@ _END = re.compile(
     (?: [.!?]+ ["'”’»)\]*_`]* (?=\s|$)          # Latin and its like: a space follows.
       | [。！？…؟।]+ ["'”’»」』）)\]*_]*          # Others need none.
     )
-    | (?<=[^\s:,;\-])(?<![:,;][*_])(?<![:,;][*_]{2})[ \t]*(?=\n)  # A line, as of a list or of code, unless it announces the next.
+    | (?<=[^\s:,;\-])(?<![:,;][*_])(?<![:,;][*_]{2})[ \t]*(?=\n)  # A line that does not announce the next.
     """,
     re.VERBOSE | re.MULTILINE,
 )
@@ -38,7 +38,7 @@ def ends(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class OwnAnswer:
-    """What a model answers a prompt with, and whether it would have said more; the text is "" if none of it is whole."""
+    """What a model answers a prompt with, and whether it would say more; the text is "" if none of it is whole."""
 
     text: str
     is_cut: bool
