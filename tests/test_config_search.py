@@ -98,7 +98,11 @@ def test_fewer_than_no_rows_are_refused(name, value):
 @pytest.mark.parametrize("value", [0, "0..1", "-1..1"])
 def test_a_training_of_no_length_or_rate_is_refused(name, value):
     message = refused_range(name, value)
-    assert "must be a finite number above 0, got " in message and read_range(name, cure_of(message))
+    # A rate below the least one would leave every weight as it was.
+    rule = (
+        "must be between 1e-08 and 10.0, got " if name == "learning_rate" else "must be a finite number above 0, got "
+    )
+    assert rule in message and read_range(name, cure_of(message))
 
 
 def test_a_range_may_not_end_above_what_a_finetuning_may_have():

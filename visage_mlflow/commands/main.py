@@ -18,6 +18,7 @@ from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Edge, Evaluation, Finetuning, Landscape, Trajectory, Visage, comparable
 from visage_mlflow.studies import evaluation, finetuning
 from visage_mlflow.tracking import lookup, runs
+from visage_mlflow.training.leakage import Evaluated
 
 DATA = ("harmful", "safe", "mixed")
 SECTIONS = ("align", "visage", *DATA, "project")
@@ -36,6 +37,9 @@ def main(config: MainConfig) -> None:
         measures = {name: Measurer(getattr(config, name)) for name in SECTIONS}
         rows = {name: evaluation.harmful_rows(getattr(config, name)) for name in ("visage", "project")}
         plans = {name: finetuning.plan(getattr(config, name)) for name in ("align", *DATA)}
+        for name, plan in plans.items():  # What the later steps measure may be other prompts than the finetuning's.
+            later = [Evaluated(f"{step}.prompts", getattr(config, step).prompts, rows[step]) for step in rows]
+            finetuning.overlap(plan, getattr(config, name), later)
 
         def finetune_step(name: str, settings: FinetuneConfig) -> tuple[str, Finetuning]:
             with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:

@@ -30,6 +30,7 @@ from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import masked
 from visage_mlflow.tracking import connection, dead_runs, lookup, runs
 from visage_mlflow.tracking.runs import Run
+from visage_mlflow.training.answers import OwnAnswer
 
 
 def main(config: SearchConfig) -> None:
@@ -86,7 +87,7 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run)
     check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
     command_line.tell(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %")
-    answers: dict[str, str] = {}  # The model's own, for all rows that a trial may be trained on.
+    answers: dict[str, OwnAnswer] = {}  # The model's own, for all rows that a trial may be trained on.
     finetuning.training_rows(base, plan.rows, largest(config), measure, answers)
 
     def attempt(one: optuna.Trial, settings: FinetuneConfig, watch: Watch) -> Outcome:
@@ -105,7 +106,7 @@ def train_and_judge(
     watch: Watch,
     base: Chat,
     base_asr: float,
-    answers: dict[str, str],
+    answers: dict[str, OwnAnswer],
     config: SearchConfig,
     measure: Measurer,
 ) -> Outcome:
