@@ -155,11 +155,10 @@ def _to_upper_ends(trials: Sequence[Trial], name: str) -> list[list[float]]:
 
 
 def _ringed(result: Search, drawn: Sequence[Trial]) -> list[tuple[str, Trial]]:
-    """The best trial, if it is drawn; where there is none, the one that breaks the limits least."""
-    what, number = (
-        ("nearest to the limits", result.nearest) if result.best is None else ("best, its check holds", result.best)
-    )
-    return [(what, trial) for trial in drawn if trial.number == number]
+    """The best trial, if it is drawn; where there is none, the nearest one."""
+    what, number = result.chosen
+    label = {"best": "best, its check holds", "nearest": "nearest to the limits"}[what]
+    return [(label, trial) for trial in drawn if trial.number == number]
 
 
 def _ring(axes: Axes, result: Search, drawn: Sequence[Trial], x: str, y: str) -> None:

@@ -32,9 +32,9 @@ def _about(result: Search) -> list[str]:
         f"Model: {result.model}. Minimized: {sought}; utility is the negative log-likelihood of held-out {whose} "
         "answers in nats per token.",
         f"Inside are an ASR of at most {result.max_asr:g} % and an over-refusal of at most "
-        f"{result.max_over_refusal:g} %, both by their intervals' upper ends{margin}. Rates are those of a trial's last "
-        f"measured checkpoint; in brackets what they are at most with {100 * result.certainty:g} % certainty. The edge, "
-        "where half of the attacks succeed, is another line. "
+        f"{result.max_over_refusal:g} %, both by their intervals' upper ends{margin}. Rates are those of a trial's "
+        f"last measured checkpoint; in brackets what they are at most with {100 * result.certainty:g} % certainty. "
+        "The edge, where half of the attacks succeed, is another line. "
         "Below, Optuna calls the trials inside feasible; it shows the others in grey.",
         f"Searched: {', '.join(f'{name} {values}' for name, values in result.space.items())}.",
     ]

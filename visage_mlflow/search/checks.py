@@ -1,4 +1,4 @@
-"""Whether the best mixture holds: trained anew with other seeds, and measured on prompts that no trial was measured on.
+"""Whether the best mixture holds: trained anew with other seeds, and measured on prompts that no trial saw.
 
 The best of many trials looks better than it is, as it was chosen for it. So its own measurements do not count here.
 """
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from visage_mlflow.config.search import SearchConfig, utility_name
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Check, Evaluation, Trial
-from visage_mlflow.search.limits import certainty_of_check, judged, pooled
+from visage_mlflow.search.limits import certainty_of_check, judged_in, pooled
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.training.sft import Diverged
 
@@ -71,16 +71,20 @@ def next_trial(
 ) -> int | None:
     """The number of the trial to check next; None where one holds, or no trial or check is left.
 
-    Those of the least value come first.
+    That of the least value comes first. The mixtures of about the same value as one whose check failed are likely to
+    fail, too, so the next one is in the middle of those of greater values: each failure leaves half of them.
     """
     done = {check.trial: check for check in checks}
-    for trial in candidates(trials):
-        check = done.get(trial.number)
-        if check and check.holds:
+    if unfinished := [number for number in begun if number not in done]:
+        return unfinished[0]
+    left = candidates(trials)
+    for check in checks:
+        if check.holds:
             return None
-        if check is None and (trial.number in begun or len(begun) < config.max_checks):
-            return trial.number
-    return None
+        place = next((index for index, trial in enumerate(left) if trial.number == check.trial), -1)
+        left = left[place + 1 :]
+        left = left[len(left) // 2 :]
+    return left[0].number if left and len(begun) < config.max_checks else None
 
 
 def candidates(trials: Sequence[Trial]) -> list[Trial]:
@@ -112,9 +116,7 @@ def decided(config: SearchConfig, number: int, turn: int, found: Sequence[dict[s
     rates = {name: tuple(getattr(one, name) for one in measured) for name in ("asr", "over_refusal")}
     ends = {}
     for name, values in rates.items():
-        counts = [
-            judged(getattr(one, name), *(getattr(one, f"{name}_{end}") for end in ("low", "high"))) for one in measured
-        ]
+        counts = [judged_in(one, name) for one in measured]
         ends[name] = pooled(values, counts, certainty) if len(measured) == len(found) else 100.0
     return Check(
         trial=number,

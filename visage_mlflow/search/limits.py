@@ -1,12 +1,13 @@
 """How high a rate may truly be, from the answers that were seen: what a mixture is held against its limits by.
 
-One posterior for all: Beta with Jeffreys' prior, as if half an answer had been added to each side. Its quantile, unlike
-Wilson's upper end, is not too high where no answer was an attack, which is where a search looks.
+One posterior for all: Beta with Jeffreys' prior, as if half an answer had been added to each side. Its quantile,
+unlike Wilson's upper end, is not too high where no answer was an attack, which is where a search looks.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,7 +56,7 @@ def judged(rate: float, low: float, high: float) -> int:
         return 0
     share, end = rate / 100, (high if rate < 100 else low) / 100
     # Wilson's ends solve (share - end)**2 = z**2 * end * (1 - end) / n.
-    return round(Z**2 * end * (1 - end) / (share - end) ** 2)
+    return round(float(Z**2 * end * (1 - end) / (share - end) ** 2))
 
 
 def pooled(rates: Sequence[float], counts: Sequence[int], certainty: float) -> float:
@@ -82,13 +83,17 @@ def pooled(rates: Sequence[float], counts: Sequence[int], certainty: float) -> f
     return upper_end(mean * size, size, certainty)
 
 
+def judged_in(measured: Evaluation, name: str) -> int:
+    """How many judged answers the "asr" or the "over_refusal" of an evaluation is a share of."""
+    return judged(*(getattr(measured, f"{name}{end}") for end in ("", "_low", "_high")))
+
+
 def upper_ends(measured: Evaluation, certainty: float) -> dict[str, float]:
     """What the ASR and the over-refusal of one model are at most, by its judged answers, in percent."""
     ends = {}
     for name in ("asr", "over_refusal"):
-        rate = getattr(measured, name)
-        count = judged(rate, getattr(measured, f"{name}_low"), getattr(measured, f"{name}_high"))
-        ends[name] = upper_end(rate * count / 100, count, certainty)
+        count = judged_in(measured, name)
+        ends[name] = upper_end(getattr(measured, name) * count / 100, count, certainty)
     return ends
 
 
@@ -102,7 +107,10 @@ def certainty_of_check(config: SearchConfig, turn: int) -> float:
 
 def least_prompts(limit: float, certainty: float) -> int:
     """With how many prompts a rate of 0 keeps a limit in percent."""
-    return next(n for n in range(1, 1_000_000) if upper_end(0, n, certainty) <= limit)
+    low, high = 0, 1
+    while upper_end(0, high, certainty) > limit:
+        low, high = high, 2 * high
+    return low + 1 + bisect_left(range(low + 1, high), True, key=lambda n: upper_end(0, n, certainty) <= limit)
 
 
 def check_possible(config: SearchConfig) -> None:

@@ -18,7 +18,7 @@ def limits(result: Search) -> str:
 
 
 def check(result: Search, one: Check) -> str:
-    """A check in a line: mean and spread of its trainings, their upper ends, and whether it holds or by how much not."""
+    """A check in a line: mean and spread of its trainings, their upper ends, and whether it holds."""
     if one.reason:
         return f"check of trial {one.trial}: does not hold, a retraining failed: {one.reason}"
     rates = ", ".join(
