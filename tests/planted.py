@@ -24,7 +24,9 @@ BOUNDARY = 48
 def evaluation(asr=5.0, over_refusal=5.0, nll=3.0, task_nll=None):
     """Of so many answers that the intervals are narrow."""
     setup = Setup("org/model", "p", "d", 1, None, "keyword", 1, "float32")
-    (low, high), (least, most) = (wilson(rate * MANY / 100, MANY) for rate in (asr, over_refusal))
+    judged = [0 if math.isnan(rate) else MANY for rate in (asr, over_refusal)]
+    ends = [wilson(rate * n / 100 if n else 0, n) for rate, n in zip((asr, over_refusal), judged, strict=True)]
+    (low, high), (least, most) = ends
     return Evaluation(setup, asr, low, high, asr, over_refusal, least, most, nll, 0, task_nll)
 
 

@@ -102,7 +102,7 @@ def certainty_of_check(config: SearchConfig, turn: int) -> float:
 
     So all of them together err with the probability that is allowed to one mixture, however many there are.
     """
-    return 1 - (1 - config.certainty) / 2 ** (turn + 1)
+    return 1 - (1 - config.certainty) * 0.5 ** (turn + 1)
 
 
 def least_prompts(limit: float, certainty: float) -> int:
@@ -110,7 +110,8 @@ def least_prompts(limit: float, certainty: float) -> int:
     low, high = 0, 1
     while upper_end(0, high, certainty) > limit:
         low, high = high, 2 * high
-    return low + 1 + bisect_left(range(low + 1, high), True, key=lambda n: upper_end(0, n, certainty) <= limit)
+    between = range(low + 1, high)
+    return low + 1 + bisect_left(between, True, key=lambda n: upper_end(0, n, certainty) <= limit)
 
 
 def check_possible(config: SearchConfig) -> None:
