@@ -200,7 +200,8 @@ def test_the_utility_is_that_of_the_users_own_answers_if_any_are_held_out(task_d
 def test_what_decides_a_study_is_every_setting_but_those_that_change_no_number():
     changed = {
         "batch_size": 7, "store": "off", "reuse": False, "lean": True, "output_dir": "there",
-        "n_trials": 7, "study": "other", "storage": "other.db", "keep_checkpoints": True, "heartbeat": 7, "max_checks": 7,
+        "n_trials": 7, "study": "other", "storage": "other.db", "keep_checkpoints": True, "heartbeat": 7,
+        "max_checks": 7,
     }  # fmt: skip
     assert SearchConfig(**changed).decisive() == SearchConfig().decisive()
     fields = {field.name for field in dataclasses.fields(SearchConfig)}

@@ -43,7 +43,8 @@ def test_metrics_count_trials_by_state_and_describe_the_best():
     assert made.search().metrics() == {
         "n_complete": 3, "n_pruned": 1, "n_failed": 1, "n_running": 0, "n_waiting": 0, "n_inside": 1,
         "best_trial": 2, "best_asr": 5.0, "best_over_refusal": 10.0, "best_asr_upper": 5.0,
-        "best_over_refusal_upper": 10.0, "n_checks": 1, "check_asr": 2.5, "check_asr_spread": 2.5, "check_asr_upper": 9.5,
+        "best_over_refusal_upper": 10.0, "n_checks": 1, "check_asr": 2.5, "check_asr_spread": 2.5,
+        "check_asr_upper": 9.5,
         "check_over_refusal": 5.0, "check_over_refusal_spread": 0.0, "check_over_refusal_upper": 18.0,
         "check_benign_nll": pytest.approx(3.9), "check_benign_nll_spread": pytest.approx(0.1), "check_holds": 1.0,
         "best_margin": 0.5, "best_violation": 0.0,
