@@ -156,8 +156,16 @@ def test_a_space_in_which_nothing_varies_is_refused():
 def test_a_space_in_which_a_trial_could_have_nothing_to_train_on_is_refused():
     message = refusal(harmful=0)
     assert all(f"`{name}`" in message for name in ("harmful", "task", "safe", "benign"))
-    for enough in ({"safe": "1..120"}, {"benign": 1}, {"task": 1, "task_data": "rows.csv"}):
+    for enough in ({"safe": "10..120"}, {"benign": 10}, {"task": 10, "task_data": "rows.csv"}):
         SearchConfig(harmful=0, **enough)
+
+
+def test_a_trial_of_less_than_one_whole_step_is_never_offered():
+    # 30 rows for a fifth of an epoch are 6, fewer than a batch of 10.
+    message = refusal(harmful=30, epochs="0.2..3")
+    assert message.startswith("`train_batch_size` is 10, but a trial could have 30 rows for 0.2 epochs")
+    assert "Lower it to 6," in message
+    SearchConfig(harmful=30, epochs="0.2..3", train_batch_size=6), SearchConfig(harmful=10, epochs="1..3")
 
 
 def test_a_checkpoint_inside_cannot_be_outside():
@@ -197,6 +205,7 @@ def test_what_decides_a_study_is_every_setting_but_those_that_change_no_number()
     changed = {
         "batch_size": 7, "store": "off", "reuse": False, "lean": True, "output_dir": "there",
         "n_trials": 7, "study": "other", "storage": "other.db", "keep_checkpoints": True, "heartbeat": 7,
+        "max_checks": 7,
     }  # fmt: skip
     assert SearchConfig(**changed).decisive() == SearchConfig().decisive()
     fields = {field.name for field in dataclasses.fields(SearchConfig)}

@@ -5,11 +5,11 @@ from visage_mlflow.results.comparing import comparable
 from visage_mlflow.results.evaluation import Evaluation, Response, Setup
 from visage_mlflow.results.finetuning import Checkpoint, Finetuning
 from visage_mlflow.results.landscape import Axis, Edges, Landscape, Mark, Point, Visage
-from visage_mlflow.results.search import Search, Trial
+from visage_mlflow.results.search import Check, Search, Trial
 from visage_mlflow.results.trajectory import Course, Edge, Place, Trajectory
 
 __all__ = [
-    "Axis", "Checkpoint", "Course", "Edge", "Edges", "Evaluation", "Finetuning", "Landscape", "Mark", "Place", "Point",
-    "Response", "Result", "Search", "Setup", "Trajectory", "Trial", "Visage",
+    "Axis", "Check", "Checkpoint", "Course", "Edge", "Edges", "Evaluation", "Finetuning", "Landscape", "Mark", "Place",
+    "Point", "Response", "Result", "Search", "Setup", "Trajectory", "Trial", "Visage",
     "comparable",
 ]  # fmt: skip
