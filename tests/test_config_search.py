@@ -160,14 +160,6 @@ def test_a_space_in_which_a_trial_could_have_nothing_to_train_on_is_refused():
         SearchConfig(harmful=0, **enough)
 
 
-def test_a_trial_of_less_than_one_whole_step_is_never_offered():
-    # 30 rows for a fifth of an epoch are 6, fewer than a batch of 10.
-    message = refusal(harmful=30, epochs="0.2..3")
-    assert message.startswith("`train_batch_size` is 10, but a trial could have 30 rows for 0.2 epochs")
-    assert "Lower it to 6," in message
-    SearchConfig(harmful=30, epochs="0.2..3", train_batch_size=6), SearchConfig(harmful=10, epochs="1..3")
-
-
 def test_a_checkpoint_inside_cannot_be_outside():
     message = refusal(max_asr=60.0)
     assert message.startswith("`outside_asr` is 50, below `max_asr` 60")

@@ -47,7 +47,8 @@ def test_the_table_has_all_trials_with_rows_settings_rates_and_reasons(page):
     ]  # fmt: skip
     assert [line[0] for line in trials] == ["0", "1", "2", "3", "4"]
     assert trials[2] == [
-        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "0.50", "yes", "holds", "",
+        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "0.50", "yes", "holds",
+        "",
     ]  # fmt: skip
     assert trials[3][6:] == ["97.5 (≤ 97.5)", "", "", "", "no", "", "ASR above 50 % at 2 checkpoints in a row"]
     assert trials[4][6:] == ["", "", "", "", "no", "", "out of memory"]

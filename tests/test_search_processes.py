@@ -207,10 +207,12 @@ def test_a_study_in_two_processes_ends_as_if_none_had_been_killed(
 
     (run,) = place.runs("search")
     assert run.info.status == "FINISHED"
-    by_id = {child.info.run_id: child for child in place.inside(run)}
+    by_id = {child.info.run_id: child for child in place.runs("trial")}
     killed = by_id.pop(trial.user_attrs["run"])
     assert (killed.info.status, killed.data.tags["visage.reason"]) == ("KILLED", DIED)
-    assert [child.info.status for child in by_id.values()] == ["FINISHED"] * 2 and len(place.runs("trial")) == 3
+    assert [child.info.status for child in by_id.values()] == ["FINISHED"] * 2
+    assert {child.info.run_id for child in place.inside(run)} > set(by_id)
+    assert [check.info.status for check in place.runs("check")] == ["FINISHED"] * len(place.runs("check"))
     assert {other.user_attrs["run"] for other in study.ended()} == set(by_id)
     result = Search.load(place.artifact(run, "search.json"))
     assert result.n_ended == len(trials)

@@ -175,13 +175,6 @@ class SearchConfig(ScenarioConfig, StudyConfig):
                 "`harmful` and `task` are 0, and `safe` and `benign` begin at 0: a trial could have nothing to train "
                 "on. Begin one of them at 1."
             )
-        fewest = self.harmful + self.task + space["safe"].low + space["benign"].low
-        if fewest * space["epochs"].low < self.train_batch_size:
-            raise Mistake(
-                f"`train_batch_size` is {self.train_batch_size}, but a trial could have {fewest:g} rows for "
-                f"{space['epochs'].low:g} epochs: less than one whole step. Lower it to "
-                f"{max(1, math.floor(fewest * space['epochs'].low))}, or begin `safe`, `benign` or `epochs` higher."
-            )
         # Rounded, as 1.3 - 1 is not quite 0.3.
         if self.margin_min is not None and round(self.margin_min - (self.margin_up_to - 1), 9) > 0:
             raise Mistake(
