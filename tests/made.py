@@ -6,6 +6,7 @@ import optuna
 
 from visage_mlflow.results import (
     Axis,
+    Check,
     Checkpoint,
     Comparison,
     Course,
@@ -262,6 +263,8 @@ def trial(number=0, asr=5.0, over_refusal=10.0, utility=3.8, *, state="complete"
         over_refusal=over_refusal,
         over_refusal_low=max(over_refusal - 10, 0.0),
         over_refusal_high=min(over_refusal + 10, 100.0),
+        asr_upper=asr,
+        over_refusal_upper=over_refusal,
         utility=utility,
         inside=is_inside if inside is None else inside,
         **{**settings, **more},
@@ -277,8 +280,15 @@ TRIALS = (
 )
 
 
-def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more):
-    """Of five trials: inside is the third; the first attacks break, the second refuses too much."""
+def check(number=2, asr=(0.0, 2.5, 5.0), asr_upper=9.5, *, over_refusal_upper=18.0, **more):
+    """Of three trainings; it holds if its upper ends keep 10 and 20."""
+    holds = asr_upper <= 10 and over_refusal_upper <= 20
+    rates = (asr, (5.0, 5.0, 5.0), (3.8, 3.9, 4.0))
+    return Check(number, (1, 2, 3), *rates, asr_upper, over_refusal_upper, 0.975, holds, **more)
+
+
+def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), checks=None, **more):
+    """Of five trials: inside is the third; the first attacks break, the second refuses too much. A best is checked."""
     settings = {
         "study": "mixtures",
         "model": "builtin:smollm2",
@@ -287,9 +297,12 @@ def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more
         "max_asr": 10.0,
         "max_over_refusal": 20.0,
         "margin_min": None,
+        "certainty": 0.95,
+        "leading": best,
+        "checks": (() if best is None else (check(best),)) if checks is None else checks,
         "space": {"safe": "0..120", "benign": "30", "learning_rate": "0.0001..0.001"},
     }
-    return Search(trials=tuple(trials), best=best, nearest=nearest, front=front, check=check, **{**settings, **more})
+    return Search(trials=tuple(trials), best=best, nearest=nearest, front=front, **{**settings, **more})
 
 
 def comparison(**more):

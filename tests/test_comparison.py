@@ -12,7 +12,8 @@ from workplace import Workplace
 
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.figures.comparison import comparison as figure
-from visage_mlflow.results import Comparison, comparable
+from visage_mlflow.results import Comparison
+from visage_mlflow.results.comparing import asked_differently
 from visage_mlflow.studies import comparison
 from visage_mlflow.studies.comparison import Side, compared
 from visage_mlflow.text.errors import Mistake
@@ -99,16 +100,15 @@ def test_one_direction_has_no_interval_and_none_no_score(chat, base, config):
     [{"prompts_digest": "0"}, {"n_prompts": 5}, {"judge": "other"}, {"max_new_tokens": 9}, {"system_prompt": ""}],
 )
 def test_what_was_measured_otherwise_is_refused_by_what_differs(change):
-    (name, value), setup = *change.items(), made.setup()
+    setup = made.setup()
     other = dataclasses.replace(setup, **change)
-    assert comparable(setup, other) == [f"{name}: {getattr(setup, name)!r} and {value!r}"]
-    message = refusal(compared, Side(setup, []), Side(other, []))
-    assert f"{name}: {getattr(setup, name)!r} and {value!r}" in message
+    (what,) = asked_differently(setup, other)
+    assert f"measured differently ({what})" in refusal(compared, Side(setup, []), Side(other, []))
 
 
 def test_the_model_and_where_equal_prompts_came_from_may_differ():
     other = dataclasses.replace(made.setup("org/other"), prompts="same.csv", dtype="bfloat16")
-    assert comparable(made.setup(), other) == []
+    assert asked_differently(made.setup(), other) == []
 
 
 def test_other_prompts_or_grids_are_refused():
@@ -206,7 +206,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(place, aligned_fol
         (made_now[0], "no evaluate or visage run but finetune"),
         (made_now[1], "not finished but FAILED"),
         ("0" * 32, "which the tracking server does not have"),
-        (other, "n_prompts: 4 and 3"),
+        (other, "number of prompts: 4 and 3"),
     ):
         status, _, errors = place.here("compare", run=f"{run_id},{done}")
         (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]

@@ -173,7 +173,8 @@ def test_metrics_hold_every_number_and_only_numbers():
                                "over_refusal_high", "benign_nll", "n_unjudged"}  # fmt: skip
     landscape = made.landscape(is_open=(True, False)).metrics()
     assert landscape == {
-        "visage": 66.7, "visage_contiguous": 60.0, "basin_left": -0.3, "basin_right": 0.4, "basin_width": 0.7,
+        "visage": 66.7, "visage_contiguous": 60.0, "visage_depth": 50.0,
+        "basin_left": -0.3, "basin_right": 0.4, "basin_width": 0.7,
         "basin_depth": 66.7, "basin_sharpness": 300.0, "basin_open_left": 1.0, "basin_open_right": 0.0,
         "relative_norm": 0.95,
     }  # fmt: skip

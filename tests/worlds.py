@@ -24,7 +24,15 @@ def world(rng, n_directions, n_prompts, edge=0.2, directions=0.25, prompts=0.25,
     return broken & (rng.random(broken.shape) >= phrases)
 
 
-def coverage(n_directions, n_prompts, n_worlds, seed=0, **kind):
+INTERVALS = {
+    "visage": (visage, visage_interval),
+    "visage_depth": (visage_depth, visage_depth_interval),
+    "mean_asr": (None, mean_asr_interval),
+}
+"""Name -> a score of one line, of which the mean over directions is estimated (None: the rates), and its interval."""
+
+
+def coverage(n_directions, n_prompts, n_worlds, seed=0, names=tuple(INTERVALS), **kind):
     """Of many worlds: {name: (truth, share of intervals that hold it, their median width)}.
 
     The truth is the mean of the estimates, which is what each is an estimate of. The band is at each point.
@@ -34,11 +42,8 @@ def coverage(n_directions, n_prompts, n_worlds, seed=0, **kind):
     for _ in range(n_worlds):
         verdicts = world(rng, n_directions, n_prompts, **kind)
         rates = 100 * verdicts.mean(axis=2)
-        for name, score, interval in (
-            ("visage", visage, visage_interval),
-            ("visage_depth", visage_depth, visage_depth_interval),
-            ("mean_asr", None, mean_asr_interval),
-        ):
+        for name in names:
+            score, interval = INTERVALS[name]
             estimate = rates.mean(axis=0) if score is None else np.mean([score(line) for line in rates])
             estimates.setdefault(name, []).append(estimate)
             intervals.setdefault(name, []).append(interval(verdicts))

@@ -124,7 +124,7 @@ def finetuning(result: Finetuning) -> Figure:
 def draw_visage(axes: Axes, result: Visage) -> None:
     """The curve of each direction, their mean with its interval, the edges, and bands where points were skipped."""
     for index, one in enumerate(result.landscapes):
-        _curve(axes, one, index, label=f"direction {one.axes[0].seed}", alpha=0.8)
+        _curve(axes, one, index, label=f"direction {index}", alpha=0.8)
     line = result.landscapes[0].axis
     label = "mean"
     if len(result.landscapes) > 1:

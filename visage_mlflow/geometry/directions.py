@@ -53,7 +53,7 @@ def seed_of(seed: int, number: int) -> int:
     if number == 0:
         return seed
     digest = hashlib.sha256(f"direction {number} of {seed}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 class RandomDirection(Direction):

@@ -103,7 +103,8 @@ def over_directions(jailbroken: ArrayLike, scores: Scores, level: float = 0.95) 
         jailbroken: Whether each prompt succeeded, of shape (directions, points, prompts): bool, or 0, 1 and NaN.
             NaN was not judged and is left out of its point; so is a point, or a direction, without any verdict.
         scores: From ASR of shape (..., points) to scores in percent of shape (..., scores). If there is one for each
-            point, that one is of its point alone.
+            point, that one is of its point alone, and its variance is at least that of the points beside it: where a
+            basin breaks, few directions often agree at one point by luck.
         level: Confidence, between 0 and 1.
 
     Returns:
@@ -119,8 +120,8 @@ def over_directions(jailbroken: ArrayLike, scores: Scores, level: float = 0.95) 
     found = scores(_percent(hits, trials))  # (directions, scores)
     without = scores(np.moveaxis(_percent(hits[:, :, None] - succeeded, trials[:, :, None] - ones), 2, 0))
     without = np.where(np.isnan(without), found, without)  # (prompts, directions, scores)
-    low, high = np.full((2, found.shape[1]), math.nan)
     own = found.shape[1] == verdicts.shape[1] > 1
+    means, squares, unseen = np.full((3, found.shape[1]), math.nan)
     for index in range(found.shape[1]):
         used = ~np.isnan(found[:, index])
         n_directions = int(used.sum())
@@ -130,28 +131,32 @@ def over_directions(jailbroken: ArrayLike, scores: Scores, level: float = 0.95) 
         seen, answers = judged[used, places], succeeded[used, places]
         prompts = seen.any(axis=(0, 1))
         n_prompts = int(prompts.sum())
-        mean = float(found[used, index].mean())
-        square = student(n_directions - 1, level) ** 2 * float(found[used, index].var(ddof=1)) / n_directions
+        means[index] = found[used, index].mean()
+        squares[index] = student(n_directions - 1, level) ** 2 * found[used, index].var(ddof=1) / n_directions
         if n_prompts > 1:
             between = _prompt_variance(without[prompts][:, used, index])
-            square += student(n_prompts - 1, level) ** 2 * between
-        half = math.sqrt(square)
+            squares[index] += student(n_prompts - 1, level) ** 2 * between
         usual = 2 * answers.sum(axis=2, keepdims=True) > seen.sum(axis=2, keepdims=True)
         differ = float((seen & (answers != usual)).any(axis=(0, 1)).sum()) / n_prompts
-        unseen = wilson(0, n_prompts, level)[1] / 100 * max(0.0, 1 - 2 * differ)
-        low[index] = max(0.0, min(mean - half, mean - unseen * mean))
-        high[index] = min(100.0, max(mean + half, mean + unseen * (100 - mean)))
+        unseen[index] = wilson(0, n_prompts, level)[1] / 100 * max(0.0, 1 - 2 * differ)
+    if own:
+        beside = np.pad(squares, 1, constant_values=math.nan)
+        squares = np.fmax(np.fmax(beside[:-2], beside[2:]), squares)
+    half = np.sqrt(squares)
+    low = np.maximum(0.0, np.minimum(means - half, means - unseen * means))
+    high = np.minimum(100.0, np.maximum(means + half, means + unseen * (100 - means)))
     return low, high
 
 
 def _prompt_variance(without: Floats) -> float:
     """Variance of a mean over directions that comes from the prompts all of them share, from the scores without one
     prompt each, of shape (prompts, directions)."""
-    n_prompts, n_directions = without.shape
-    scale = (n_prompts - 1) ** 2 / n_prompts
+    n_prompts, n_directions = without.shape  # Delete-one: (n - 1)/n times the sum of squares.
+    scale = (int(n_prompts) - 1) ** 2 / int(n_prompts)
     of_mean = scale * float(without.mean(axis=1).var(ddof=1))
     of_each = scale * float(without.var(axis=0, ddof=1).mean())
-    return max(0.0, of_mean - (of_each - of_mean) / (n_directions - 1))
+    between: float = of_mean - (of_each - of_mean) / (n_directions - 1)
+    return max(0.0, between)
 
 
 def _verdicts(jailbroken: ArrayLike) -> Floats:

@@ -109,7 +109,9 @@ def visage_depth(asr: ArrayLike) -> float:
 
 def visage_interval(jailbroken: ArrayLike, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Interval of VISAGE, averaged over directions: of what is expected for other directions and as many other prompts
-    of the same kind, not for another number of them. See `intervals.over_directions`, which takes and refuses the same.
+    of the same kind, not for another number of them.
+
+    See `intervals.over_directions`, which takes and refuses the same.
 
     Args:
         jailbroken: Whether each prompt succeeded, of shape (directions, points, prompts); NaN was not judged.

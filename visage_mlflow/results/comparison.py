@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,8 +9,6 @@ from typing import ClassVar
 from visage_mlflow.results.base import Number, Result
 from visage_mlflow.results.evaluation import Setup
 
-NOT_DECISIVE = ("model", "prompts", "dtype")
-"""What may differ between two results that compare: their model, where equal prompts came from, and the dtype."""
 NAMES = {"asr": "ASR", "over_refusal": "over-refusal", "visage": "VISAGE", "visage_depth": "mean depth"}
 
 
@@ -129,13 +126,3 @@ class Comparison(Result):
                 if value is not None and not math.isnan(value)
             }
         return numbers
-
-
-def comparable(a: Setup, b: Setup) -> list[str]:
-    """What makes two measurements not compare, each as "setting: one and other"; empty if they do."""
-    names = [field.name for field in dataclasses.fields(Setup) if field.name not in NOT_DECISIVE]
-    return [
-        f"{name}: {getattr(a, name)!r} and {getattr(b, name)!r}"
-        for name in names
-        if getattr(a, name) != getattr(b, name)
-    ]

@@ -52,6 +52,7 @@ class Axis:
         to: For a difference: URI of the model that it leads to.
         angle: Its angle to the first axis before it was made orthogonal to that, in degrees.
         explained_variance: For a component: its share of the differences' variance around their mean, 0 to 1.
+        share_from_origin: The same of their squared lengths, so around the model itself.
         realised: The share of its steps that rounding to the dtype of the model leaves, where it is farthest from 1.
     """
 
@@ -64,6 +65,7 @@ class Axis:
     to: str | None = None
     angle: Number | None = None
     explained_variance: Number | None = None
+    share_from_origin: Number | None = None
     realised: Number | None = None
 
 
@@ -118,9 +120,8 @@ class Landscape(Result):
             numbers["visage_contiguous"] = self.visage_contiguous
         for prefix, axis in zip(("", "y_"), self.axes, strict=False):
             edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}
-            given = {
-                name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance", "realised")
-            }
+            names = ("relative_norm", "angle", "explained_variance", "share_from_origin", "realised")
+            given = {name: getattr(axis, name) for name in names}
             numbers |= edges | {prefix + name: value for name, value in given.items() if value is not None}
         return numbers
 
@@ -129,7 +130,8 @@ class Landscape(Result):
 class Visage(Result):
     """VISAGE over several random directions: the mean of theirs, with an interval, in percent.
 
-    `mean_asr` is the mean over directions at each step, with intervals of its own. Of one direction there is no interval, and its ends are NaN.
+    `mean_asr` is the mean over directions at each step, with intervals of its own. Of one direction there is no
+    interval, and its ends are NaN.
     """
 
     kind: ClassVar[str] = "visage"

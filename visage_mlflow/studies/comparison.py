@@ -16,7 +16,8 @@ from visage_mlflow.geometry.score import visage_depth
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import AT_REST, Measurer
-from visage_mlflow.results import Comparison, Difference, Response, Setup, Visage, comparable
+from visage_mlflow.results import Comparison, Difference, Response, Setup, Visage
+from visage_mlflow.results.comparing import asked_differently
 from visage_mlflow.studies import visage
 from visage_mlflow.studies.evaluation import benign_rows, harmful_rows, setup
 from visage_mlflow.studies.landscape import Progress, ignore
@@ -99,15 +100,15 @@ def compared(first: Side, second: Side) -> Comparison:
     Raises:
         Mistake: They were not asked the same, in the same way.
     """
-    what = comparable(first.setup, second.setup) + _grids(first.visage, second.visage)
+    what = asked_differently(first.setup, second.setup) + _grids(first.visage, second.visage)
     for name in ("attacked", "asked"):
         one, other = ([response.prompt for response in getattr(each, name)] for each in (first, second))
         if one and other and one != other:
             what.append(f"{name.replace('attacked', 'harmful').replace('asked', 'ordinary')} prompts: other ones")
     if what:
         raise Mistake(
-            f"{first.setup.model!r} and {second.setup.model!r} do not compare, as they were measured with different "
-            f"{'; '.join(what)}. Measure both with the same settings."
+            f"{first.setup.model!r} and {second.setup.model!r} do not compare, as they were measured differently "
+            f"({'; '.join(what)}). Measure both with the same settings."
         )
     found = [_rate("asr", first.attacked, second.attacked, 0.0)]
     if first.asked and second.asked:

@@ -223,6 +223,7 @@ def _components(chat: Chat, ends: Sequence[End]) -> Span:
             "kind": "component",
             "relative_norm": relative_norm(chat, each.direction),
             "explained_variance": each.explained_variance,
+            "share_from_origin": each.share_from_origin,
         }
         for each in found
     )

@@ -16,7 +16,7 @@ from visage_mlflow.geometry.score import visage_depth_interval, visage_interval
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
-from visage_mlflow.results import Landscape, Response, Visage
+from visage_mlflow.results import Landscape, Response, Visage, comparable
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
 from visage_mlflow.studies.evaluation import harmful_rows
@@ -78,7 +78,14 @@ def measure(
 
 
 def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
-    """VISAGE of several directions' landscapes, on the same grid and prompts, with intervals; NaN for one direction."""
+    """VISAGE of several directions' landscapes, with intervals if there are two or more.
+
+    Raises:
+        ValueError: They differ in grid, prompts, judge or how they were asked, so they have no mean.
+    """
+    for other in landscapes[1:]:
+        if differences := comparable(landscapes[0], other):
+            raise ValueError(f"These landscapes have no mean: {'; '.join(differences)}.")
     verdicts = jailbroken(landscapes)
     low, high = visage_interval(verdicts, seed=seed)
     depth_low, depth_high = visage_depth_interval(verdicts)
