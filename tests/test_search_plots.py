@@ -114,7 +114,7 @@ def test_failed_and_unmeasured_trials_are_counted_and_not_drawn():
 def test_the_limits_are_lines_and_the_legend_says_both():
     upper, lower = saved(search_plots.safe_share(made.search(max_asr=12.5, max_over_refusal=30.0)))
     dashed = [[line.get_ydata()[0] for line in axes.get_lines() if line.get_ls() == "--"] for axes in (upper, lower)]
-    assert dashed == [[12.5], [30.0]] and "inside: upper end of ASR to 12.5 %, of over-refusal to 30 %" in labels(
+    assert dashed == [[12.5], [30.0]] and "inside: both upper ends below these" in labels(
         upper
     )
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from visage_mlflow.figures.style import (
     COLOURS,
+    EDGE_LABEL,
     GREY,
     asr_axes,
     canvas,
@@ -38,16 +39,13 @@ def safe_share(result: Search) -> Figure:
     """ASR, and below it over-refusal, over the share of safe rows; each trial's look says which limit it breaks."""
     figure, upper, lower = two_panels(6.6, 0.6)
     drawn = [trial for trial in _measured(result) if math.isfinite(trial.safe_share)]
-    asr_limit = f"inside: upper end of ASR to {result.max_asr:g} %"
     for axes, name in ((upper, "asr"), (lower, "over_refusal")):
-        _allowed(
-            axes, getattr(result, f"max_{name}"), f"{asr_limit}, of over-refusal to {result.max_over_refusal:g} %"
-        )
+        _allowed(axes, getattr(result, f"max_{name}"), "inside: both upper ends below these")
         for group in _groups(result, drawn):
             _dots(axes, name, *group)
         _ring(axes, result, drawn, "safe_share", name)
         _crosses(axes, result, drawn, "safe_share", name)
-    asr_axes(upper, "")
+    asr_axes(upper, "", EDGE_LABEL)
     _count_rest(upper, result, drawn)
     highest = [trial.over_refusal_upper for trial in drawn if math.isfinite(trial.over_refusal_upper)]
     lower.set_ylim(-4, max(1.3 * result.max_over_refusal, 4.0, *(value + 4 for value in highest)))
@@ -81,7 +79,7 @@ def front(result: Search) -> Figure:
     bar = figure.colorbar(colours, ax=axes, label=label, pad=0.02)
     bar.ax.axhline(result.max_over_refusal, color="black", linewidth=2)
     whose = clean(result.utility_name).removesuffix("_nll")
-    asr_axes(axes, plain(f"held-out {whose} answers: nats per token (lower is better)"))
+    asr_axes(axes, plain(f"held-out {whose} answers: nats per token (lower is better)"), EDGE_LABEL)
     axes.set_title(_title(result), fontsize=11)
     legend_below(figure, axes, _remark(result, drawn))
     return figure
