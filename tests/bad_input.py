@@ -27,7 +27,7 @@ NO_TEXTS = (ESCAPES, "a\x00b", "a\nb\nc", "a" * 200_000)
 # Settings of text, by what they name.
 WORDS = ("judge", "dtype", "norm", "plane", "benign_answers", "objective", "budget")
 SOURCES = ("prompts", "benign_prompts", "harmful_data", "safe_data", "benign_data", "task_data")
-MODELS = ("model", "to", "checkpoints")
+MODELS = ("model", "other", "to", "checkpoints")
 RANGES = ("safe", "benign", "learning_rate", "epochs", "lora_rank")
 FEW = 4
 MAY_BE_NULL = ("system_prompt", "y_n_points", "y_extent", "y_extra", "margin_min")
@@ -125,6 +125,7 @@ TO_THE_END = [
     Bad("landscape", "to", "builtin:none"),
     Bad("visage", "prompts", "{here}/rows.csv?promt=a"),
     Bad("project", "run", "0123456789abcdef0123456789abcdef"),
+    Bad("compare", "other", "{here}/broken"),
     Bad("search", "storage", "postgresql://ann:hunter2@127.0.0.1:9/studies"),
     Bad("benchmark", "model", "org/none"),
 ]

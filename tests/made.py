@@ -6,8 +6,11 @@ import optuna
 
 from visage_mlflow.results import (
     Axis,
+    Check,
     Checkpoint,
+    Comparison,
     Course,
+    Difference,
     Edge,
     Edges,
     Evaluation,
@@ -16,6 +19,7 @@ from visage_mlflow.results import (
     Mark,
     Place,
     Point,
+    Response,
     Search,
     Setup,
     Trajectory,
@@ -38,6 +42,10 @@ def setup(model="models:/m-0123456789abcdef0123456789abcdef"):
         max_new_tokens=16,
         dtype="float32",
     )
+
+
+def response(prompt="p", verdict="refused"):
+    return Response(prompt, "text", verdict)
 
 
 def evaluation(asr=25.0, over_refusal=10.0, nll=1.5):
@@ -90,6 +98,7 @@ def landscape(asr=(100.0, 25.0, 0.0, NAN, 75.0), *, seed=0, edges=(-0.3, 0.4), i
         points=tuple(map(point, steps, asr)),
         visage=66.7,
         visage_contiguous=60.0,
+        visage_depth=50.0,
     )
 
 
@@ -105,6 +114,7 @@ def line(asr=(0.0, 0.0, 25.0, 100.0, 100.0)):
         points=tuple(map(point, steps, asr)),
         visage=66.7,
         visage_contiguous=60.0,
+        visage_depth=50.0,
     )
 
 
@@ -120,7 +130,7 @@ def plane_landscape(rows=FLAT):
     second = Axis("difference", 0.002, y, basin, to="org/other", angle=71.2)
     points = tuple(point(x[j], asr, y[i]) for i, row in enumerate(rows) for j, asr in enumerate(row))
     marks = (Mark("models:/m-fedcba9876543210", 1.0, 0.0), Mark("org/other", 0.4, 0.45))
-    return Landscape("2d-interpolation", setup("builtin:smollm2"), (first, second), marks, points, 66.7, 60.0)
+    return Landscape("2d-interpolation", setup("builtin:smollm2"), (first, second), marks, points, 66.7, NAN, 50.0)
 
 
 def visage(asrs=((100.0, 25.0, 0.0, NAN, 75.0), (100.0, 100.0, 0.0, 100.0, 100.0))):
@@ -134,6 +144,9 @@ def visage(asrs=((100.0, 25.0, 0.0, NAN, 75.0), (100.0, 100.0, 0.0, 100.0, 100.0
         visage_low=50.0,
         visage_high=80.0,
         visage_contiguous=65.0,
+        visage_depth=45.0,
+        visage_depth_low=40.0,
+        visage_depth_high=50.0,
     )
 
 
@@ -157,8 +170,18 @@ def place(step, x, asr, share=0.3, *, y=0.0, plane_asr=None):
     )
 
 
-def edge(step=0.6, is_open=False):
-    return Edge(step, 0.002 * step, is_open, ((0.5, 25.0), (0.7, 100.0)))
+def edge(step=0.6, is_open=False, **more):
+    """With an interval of 0.08 each way; that of an open edge has no end."""
+    return Edge(
+        step,
+        0.002 * step,
+        is_open,
+        ((0.5, 25.0), (0.7, 100.0)),
+        low=step - 0.08,
+        high=step if is_open else step + 0.08,
+        high_is_open=is_open,
+        **more,
+    )
 
 
 PLACES = ((4, 0.5, 25.0, 0.6), (8, 0.9, NAN, 0.2), (12, 1.0, 100.0, 0.0))
@@ -240,6 +263,8 @@ def trial(number=0, asr=5.0, over_refusal=10.0, utility=3.8, *, state="complete"
         over_refusal=over_refusal,
         over_refusal_low=max(over_refusal - 10, 0.0),
         over_refusal_high=min(over_refusal + 10, 100.0),
+        asr_upper=asr,
+        over_refusal_upper=over_refusal,
         utility=utility,
         inside=is_inside if inside is None else inside,
         **{**settings, **more},
@@ -255,8 +280,15 @@ TRIALS = (
 )
 
 
-def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more):
-    """Of five trials: inside is the third; the first attacks break, the second refuses too much."""
+def check(number=2, asr=(0.0, 2.5, 5.0), asr_upper=9.5, *, over_refusal_upper=18.0, **more):
+    """Of three trainings; it holds if its upper ends keep 10 and 20."""
+    holds = asr_upper <= 10 and over_refusal_upper <= 20
+    rates = (asr, (5.0, 5.0, 5.0), (3.8, 3.9, 4.0))
+    return Check(number, (1, 2, 3), *rates, asr_upper, over_refusal_upper, 0.975, holds, **more)
+
+
+def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), checks=None, **more):
+    """Of five trials: inside is the third; the first attacks break, the second refuses too much. A best is checked."""
     settings = {
         "study": "mixtures",
         "model": "builtin:smollm2",
@@ -265,12 +297,28 @@ def search(trials=TRIALS, *, best=2, nearest=2, front=(0, 2), check=None, **more
         "max_asr": 10.0,
         "max_over_refusal": 20.0,
         "margin_min": None,
+        "certainty": 0.95,
+        "leading": best,
+        "checks": (() if best is None else (check(best),)) if checks is None else checks,
         "space": {"safe": "0..120", "benign": "30", "learning_rate": "0.0001..0.001"},
     }
-    return Search(trials=tuple(trials), best=best, nearest=nearest, front=front, check=check, **{**settings, **more})
+    return Search(trials=tuple(trials), best=best, nearest=nearest, front=front, **{**settings, **more})
+
+
+def comparison(**more):
+    """Of two models: a difference that was seen, one that was not, one that cannot be told, and one unmeasured."""
+    differences = (
+        Difference("asr", 10.0, 35.0, 25.0, 10.4, 39.9, 40, 1, 11, 26 / 4096),
+        Difference("over_refusal", 12.5, 10.0, -2.5, -12.9, 7.1, 40, 2, 1, 1.0),
+        Difference("visage", 70.0, 60.0, -10.0, NAN, NAN, 40),
+        Difference("visage_depth", NAN, NAN, NAN, NAN, NAN, 0),
+    )
+    settings = {"differences": differences, "n_directions": 1, "same_directions": True, **more}
+    return Comparison(first=setup(), second=setup("org/other"), **settings)
 
 
 ALL = {
+    "comparison": comparison(),
     "evaluation": evaluation(asr=NAN, nll=NAN),
     "landscape": landscape(),
     "visage": visage(),

@@ -60,14 +60,17 @@ def good(base_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, str]]
     }
     tune = measure | data | {"harmful": "2", "safe": "2", "benign": "2", "epochs": "1", "lora_rank": "2"}
     line = {"n_points": "3", "workers": "1"}
-    search = (
-        measure | data | {"harmful": "2", "safe": "0..4", "benign": "0..4", "n_trials": "1", "storage": "s.journal"}
-    )
+    search = measure | data
+    search |= {"harmful": "2", "safe": "0..4", "benign": "0..4", "n_trials": "1", "storage": "s.journal"}
+    # Limits that even two prompts may show to be kept.
+    search |= {"max_asr": "95", "outside_asr": "95", "max_over_refusal": "95"}
+    search |= {"n_check_prompts": "2", "n_check_benign": "2"}
     short = {"prompts": "2", "points": "3", "max_new_tokens": "2", "model": attack["model"]}
     return {
         "main": {"model": attack["model"]},
         "finetune": tune,
         "evaluate": measure,
+        "compare": measure | line | {"other": "builtin:smollm2", "n_directions": "0"},
         "landscape": attack | line,
         "visage": attack | line | {"n_directions": "1"},
         "project": {name: attack[name] for name in attack if name != "model"} | {"run": "0" * 32},
@@ -87,6 +90,8 @@ def flags_of(bad: Bad, good: dict[str, dict[str, str]]) -> list[str]:
     if bad.setting in ("checkpoints", "model") and bad.entry_point == "project":
         others.pop("run")
         others[{"model": "checkpoints", "checkpoints": "model"}[bad.setting]] = good["evaluate"]["model"]
+    if bad.entry_point == "compare" and bad.setting == "run":
+        del others["other"]
     if bad.setting.startswith("y_"):
         others["plane"] = "2d-random"
     if bad.setting == "task_data":

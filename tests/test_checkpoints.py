@@ -16,7 +16,7 @@ from visage_mlflow.studies import finetuning
 from visage_mlflow.training import checkpoints, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
 from visage_mlflow.training.mixture import MixtureRow, to_dataset
-from visage_mlflow.training.sft import Diverged, Recipe
+from visage_mlflow.training.sft import Diverged, Recipe, Unmoved
 
 ROWS = [MixtureRow("harmful", row["prompt"], row["opening"]) for row in tiny.harmful_rows(10)]
 RECIPE = Recipe(
@@ -231,9 +231,10 @@ def config(aligned_folder, sets, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("error", "stays"), [(None, False), (finetuning.Ended("outside"), False), (Diverged("nan"), False)]
+    ("error", "stays"),
+    [(None, False), (finetuning.Ended("outside"), False), (Diverged("nan"), False), (Unmoved("0"), False)]
     + [(error, True) for error in (KeyboardInterrupt(), OSError("disk"), ValueError("`store`"), MemoryError())],
-    ids=["ended", "ended early", "diverged", "interrupt", "disk", "store", "memory"],
+    ids=["ended", "ended early", "diverged", "unmoved", "interrupt", "disk", "store", "memory"],
 )  # fmt: skip
 def test_the_folder_of_a_training_stays_where_it_was_cut_off(chat, config, error, stays):
     try:

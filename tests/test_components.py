@@ -59,7 +59,7 @@ def test_planted_axes_come_back_with_their_shares_and_the_length_of_the_longest(
 def test_points_planted_in_a_plane_through_the_origin_lie_on_the_plane_found(weights, n):
     points = np.random.default_rng(n).normal(size=(n, 2)) * [2, 0.3]
     found = components(weights, differences(weights, points @ basis(2, seed=n)))
-    assert sum(each.explained_variance for each in found) == pytest.approx(1, abs=1e-12)
+    assert sum(each.share_from_origin for each in found) == pytest.approx(1, abs=1e-12)
     plane = Plane(weights, *(each.direction for each in found))
     for vector in points @ basis(2, seed=n):
         place = plane.project(at(weights, vector))
@@ -78,8 +78,11 @@ def test_components_are_those_of_a_singular_value_decomposition(weights, noise, 
     matrix = np.stack([flat(weights, each) for each in displacements])  # (checkpoints, parameters): never built by us.
     _, values, rows = np.linalg.svd(matrix, full_matrices=False)
     found = components(weights, displacements, count)
-    shares = [each.explained_variance for each in found]
+    shares = [each.share_from_origin for each in found]
     assert shares == pytest.approx((values**2 / (values**2).sum())[:count], rel=1e-9)
+    centred = matrix - matrix.mean(axis=0)
+    explained = ((centred @ rows[:count].T) ** 2).sum(axis=0) / (centred**2).sum()
+    assert [each.explained_variance for each in found] == pytest.approx(explained, rel=1e-6, abs=1e-9)
     longest = np.linalg.norm(matrix, axis=1).max()
     for index, each in enumerate(found):
         vector = flat(weights, each.direction)
@@ -108,13 +111,15 @@ def test_the_plane_goes_through_the_origin_and_not_through_the_mean(weights):
     planted = np.array([[10, -1], [10, 0], [10, 1]]) @ axes
     first, second = components(weights, differences(weights, planted))
     np.testing.assert_allclose(np.abs(flat(weights, first.direction) @ axes.T), [math.sqrt(101), 0], atol=1e-9)
-    assert (first.explained_variance, second.explained_variance) == pytest.approx((300 / 302, 2 / 302), rel=1e-12)
+    assert (first.share_from_origin, second.share_from_origin) == pytest.approx((300 / 302, 2 / 302), rel=1e-12)
+    # Around the mean, (10, 0), they vary along the second alone.
+    assert (first.explained_variance, second.explained_variance) == pytest.approx((0, 1), abs=1e-9)
 
 
 def test_equally_large_components_still_span_the_plane(weights):
     axes = basis(2)
     found = components(weights, differences(weights, axes))
-    assert [each.explained_variance for each in found] == pytest.approx([0.5, 0.5])
+    assert [each.share_from_origin for each in found] == pytest.approx([0.5, 0.5])
     plane = Plane(weights, *(each.direction for each in found))
     assert max(plane.project(at(weights, vector)).off_plane_share for vector in axes) < 1e-9
 
@@ -124,7 +129,7 @@ def test_a_checkpoint_that_is_the_origin_itself_adds_nothing(weights):
     without = components(weights, differences(weights, planted))
     with_it = components(weights, differences(weights, [np.zeros(SIZE), *planted]))
     for one, other in zip(without, with_it, strict=True):
-        assert one.explained_variance == pytest.approx(other.explained_variance, rel=1e-12)
+        assert one.share_from_origin == pytest.approx(other.share_from_origin, rel=1e-12)
         assert cosine(weights, one.direction, other.direction) == pytest.approx(1, abs=1e-12)
 
 
@@ -174,4 +179,4 @@ def test_weights_that_are_not_finite_are_refused_by_name(weights):
 def test_combinations_can_be_displacements_too(weights):
     one, other = differences(weights, basis(2))
     first, second = components(weights, [Combination([(3.0, one)]), Combination([(-1.0, other)])])
-    assert (first.explained_variance, second.explained_variance) == pytest.approx((0.9, 0.1))
+    assert (first.share_from_origin, second.share_from_origin) == pytest.approx((0.9, 0.1))

@@ -98,7 +98,11 @@ def test_fewer_than_no_rows_are_refused(name, value):
 @pytest.mark.parametrize("value", [0, "0..1", "-1..1"])
 def test_a_training_of_no_length_or_rate_is_refused(name, value):
     message = refused_range(name, value)
-    assert "must be a finite number above 0, got " in message and read_range(name, cure_of(message))
+    # A rate below the least one would leave every weight as it was.
+    rule = (
+        "must be between 1e-08 and 10.0, got " if name == "learning_rate" else "must be a finite number above 0, got "
+    )
+    assert rule in message and read_range(name, cure_of(message))
 
 
 def test_a_range_may_not_end_above_what_a_finetuning_may_have():
@@ -152,7 +156,7 @@ def test_a_space_in_which_nothing_varies_is_refused():
 def test_a_space_in_which_a_trial_could_have_nothing_to_train_on_is_refused():
     message = refusal(harmful=0)
     assert all(f"`{name}`" in message for name in ("harmful", "task", "safe", "benign"))
-    for enough in ({"safe": "1..120"}, {"benign": 1}, {"task": 1, "task_data": "rows.csv"}):
+    for enough in ({"safe": "10..120"}, {"benign": 10}, {"task": 10, "task_data": "rows.csv"}):
         SearchConfig(harmful=0, **enough)
 
 
@@ -193,6 +197,7 @@ def test_what_decides_a_study_is_every_setting_but_those_that_change_no_number()
     changed = {
         "batch_size": 7, "store": "off", "reuse": False, "lean": True, "output_dir": "there",
         "n_trials": 7, "study": "other", "storage": "other.db", "keep_checkpoints": True, "heartbeat": 7,
+        "max_checks": 7,
     }  # fmt: skip
     assert SearchConfig(**changed).decisive() == SearchConfig().decisive()
     fields = {field.name for field in dataclasses.fields(SearchConfig)}

@@ -17,6 +17,7 @@ from visage_mlflow.studies import finetuning
 from visage_mlflow.studies.evaluation import evaluate
 from visage_mlflow.studies.spans import relative_norm
 from visage_mlflow.text.errors import Mistake
+from visage_mlflow.training.answers import OwnAnswer
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_benign_rows_get_the_answers_of_the_base_or_those_of_the_set(chat, setti
     assert [(row.kind, row.prompt) for row in own] == [(row.kind, row.prompt) for row in rows]
     assert [row for row in own if row.kind != "benign"] == [row for row in rows if row.kind != "benign"]
     changed = [new for new, old in zip(own, rows, strict=True) if new != old]
-    spoken = tiny.respond(chat.model, chat.tokenizer, [row.prompt for row in changed], max_new_tokens=24)
+    spoken = tiny.respond(chat.model, chat.tokenizer, [row.prompt for row in changed], max_new_tokens=4 * 24)
     assert changed and all(row.response.strip() for row in changed)
     assert all(text.startswith(row.response) for text, row in zip(spoken, changed, strict=True))
 
@@ -241,12 +242,32 @@ def test_answers_that_are_known_are_not_asked_again_and_new_ones_are_added(chat,
     finetuning.training_rows(chat, rows, more, measure, fresh)
     finetuning.training_rows(chat, finetuning.plan(few).rows, few, measure, known)
     assert len(known) == 4 and len(fresh) == 7 and known.items() <= fresh.items()
-    told = dict.fromkeys(known, "This is an answer that nobody but a test would give.")
+    own = OwnAnswer("This is an answer that nobody but a test would give.", is_cut=False)
+    told = dict.fromkeys(known, own)
     found = finetuning.training_rows(chat, rows, more, measure, told)
-    assert told == {**fresh, **dict.fromkeys(known, "This is an answer that nobody but a test would give.")}
-    assert {row.response for row in found if row.prompt in known} == {told[prompt] for prompt in known}
+    assert told == {**fresh, **dict.fromkeys(known, own)}
+    assert {row.response for row in found if row.prompt in known} == {own.text}
     # Where all are known, there may be no model to ask.
     assert finetuning.training_rows(None, rows, more, measure, told) == found
+
+
+def test_how_many_own_answers_there_are_how_many_were_shortened_and_left_out_is_counted(settings):
+    config = settings(benign=4, harmful=2, benign_answers="own")
+    plan = finetuning.plan(config)
+    prompts = [row.prompt for row in plan.rows if row.kind == "benign"]
+    told = (
+        ("Take the blue one.", False),
+        ("Take the red one now.", True),
+        ("", True),
+        ("I cannot help.", False),
+    )
+    known = {prompt: OwnAnswer(*one) for prompt, one in zip(prompts, told, strict=True)}
+    rows = finetuning.training_rows(None, plan.rows, config, QUICK, known)
+    counted = finetuning.own_answers_in(rows, plan, known)
+    assert counted == {"own_answers": 2, "own_answers_shortened": 1, "own_answers_left_out": 2}
+    # The two left out keep the set's answers, so that the mixture has its counts.
+    assert [row.kind for row in rows] == [row.kind for row in plan.rows]
+    assert sum(new == old for new, old in zip(rows, plan.rows, strict=True)) == 2 + 2
 
 
 def test_a_mixture_without_benign_rows_is_trained_on_as_it_is(settings):

@@ -62,15 +62,22 @@ def test_numbers_of_several_finetunings_begin_with_whose_they_are():
 
 def test_the_margin_of_one_finetuning_has_a_plain_name():
     assert histories.margins(made.trajectory()) == pytest.approx(
-        {"margin": -0.4, "edge": 0.0012, "random_edge": 0.0004}
+        {
+            "margin": -0.4,
+            "margin_low": -0.48,
+            "margin_high": -0.32,
+            "edge": 0.0012,
+            "random_edge": 0.0004,
+            "edge_crossings": 0,
+            "asr_falls": 0,
+        }
     )
 
 
 def test_a_finetuning_without_an_edge_has_no_margin_and_without_a_random_edge_there_is_none():
     several = histories.margins(made.plane_trajectory())
-    assert set(several) == {
-        "trajectory_0_margin", "trajectory_0_edge", "trajectory_1_margin", "trajectory_1_edge", "random_edge",
-    }  # fmt: skip
+    names = ("margin", "margin_low", "margin_high", "edge", "edge_crossings", "asr_falls")
+    assert set(several) == {f"trajectory_{index}_{name}" for index in (0, 1) for name in names} | {"random_edge"}
     assert several["trajectory_1_margin"] == 3.0
     bare = dataclasses.replace(made.plane_trajectory(), random_edge=None, courses=made.plane_trajectory().courses[2:])
     assert histories.margins(bare) == {}

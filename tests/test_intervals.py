@@ -1,15 +1,14 @@
-"""Wilson's interval, and the bootstraps of VISAGE and of the ASR at each point, averaged over directions."""
+"""Wilson's interval, and those of VISAGE and of the ASR at each point, over directions and prompts."""
 
 import math
-import tracemalloc
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+import worlds
+from scipy.stats import binomtest, t
 
-from visage_mlflow.geometry import intervals
-from visage_mlflow.geometry.intervals import bootstrap_mean_asr
-from visage_mlflow.geometry.score import bootstrap_visage, visage, wilson
+from visage_mlflow.geometry.intervals import mean_asr_interval, student
+from visage_mlflow.geometry.score import visage, visage_depth, visage_depth_interval, visage_interval, wilson
 
 NAN = math.nan
 
@@ -46,91 +45,115 @@ def test_a_level_that_is_no_share_is_refused(level):
         wilson(1, 2, level)
 
 
-def slow_bootstrap(jailbroken, seed, n_resamples):
-    """The definition, one replicate, direction and point at a time."""
-    n_directions, n_points, n_prompts = jailbroken.shape
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(n_directions, size=(n_resamples, n_directions))
-    replicates = []
-    for row in range(n_resamples):
-        prompts = rng.integers(n_prompts, size=n_prompts)
-        scores = []
-        for direction in drawn[row]:
-            asr = []
-            for point in range(n_points):
-                verdicts = [v for v in jailbroken[direction, point, prompts] if not math.isnan(v)]
-                asr.append(100 * sum(verdicts) / len(verdicts) if verdicts else NAN)
-            if not all(map(math.isnan, asr)):
-                scores.append(visage(asr))
-        if scores:
-            replicates.append(sum(scores) / len(scores))
-    return np.quantile(replicates, [0.025, 0.975])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 15, 79, 519])
+def test_students_quantile_agrees_with_scipy(degrees, level):
+    assert student(degrees, level) == pytest.approx(t.ppf(0.5 + level / 2, degrees), rel=1e-9)
 
 
-def verdicts(shape, seed=0, unjudged=0.0):
-    """A basin: prompts break at their own distance from the middle of the axis."""
-    rng = np.random.default_rng(seed)
-    n_points = shape[1]
-    distance = np.abs(np.arange(n_points) - n_points // 2)[None, :, None]
-    values = (distance > rng.uniform(0, n_points / 2, size=shape)).astype(float)
-    values[rng.random(shape) < unjudged] = NAN
-    return values
+@pytest.mark.parametrize("n_directions", [3, 5, 8])
+@pytest.mark.parametrize("n_prompts", [16, 80])
+def test_intervals_hold_the_truth_as_often_as_they_say(n_directions, n_prompts):
+    """Few worlds: 250 intervals that hold it in 0.95 show 0.908 to 0.992 in all but 1 of 400 cases."""
+    found = worlds.coverage(n_directions, n_prompts, 250, seed=3, names=("visage", "visage_depth"))
+    for name, (_, held, _) in found.items():
+        assert 0.908 <= held <= 0.992, name
 
 
-@pytest.mark.parametrize("unjudged", [0.0, 0.3, 0.8])
-def test_the_bootstrap_agrees_with_a_plain_loop(unjudged, monkeypatch):
-    jailbroken = verdicts((3, 7, 6), unjudged=unjudged)
-    expected = slow_bootstrap(jailbroken, seed=4, n_resamples=150)
-    assert bootstrap_visage(jailbroken, seed=4, n_resamples=150) == pytest.approx(tuple(expected), abs=1e-9)
-    monkeypatch.setattr(intervals, "CHUNK", 100)  # A few replicates at a time.
-    assert bootstrap_visage(jailbroken, seed=4, n_resamples=150) == pytest.approx(tuple(expected), abs=1e-9)
+@pytest.mark.parametrize(("n_directions", "n_prompts"), [(3, 16), (8, 40)])
+def test_the_band_holds_the_truth_along_the_whole_curve(n_directions, n_prompts):
+    _, held, _ = worlds.coverage(n_directions, n_prompts, 60, seed=3, names=("mean_asr",))["mean_asr"]
+    assert held.mean() >= 0.95 and held.min() >= 0.85
 
 
-def test_the_bootstrap_holds_the_measured_visage_and_repeats_itself():
-    jailbroken = verdicts((3, 21, 80)) == 1
+@pytest.mark.coverage
+def test_the_table_of_the_documentation():
+    print(f"\n{worlds.table()}\n{worlds.by_prompts()}")
+
+
+def test_visage_falls_with_the_number_of_prompts_and_the_mean_depth_does_not():
+    (_, many, depth), (_, few, same) = worlds.by_prompts(400, (16, 520))
+    assert many - few > 15 and abs(depth - same) < 2
+
+
+def slow_interval(jailbroken, score):
+    """The definition for one score, one left-out prompt and direction at a time."""
+
+    def scores(values):
+        return np.array([score([100 * np.nanmean(point) for point in direction]) for direction in values])
+
+    n_directions, _, n_prompts = jailbroken.shape
+    found = scores(jailbroken)
+    without = np.array([scores(np.delete(jailbroken, prompt, axis=2)) for prompt in range(n_prompts)])
+
+    def jackknife(values):
+        return (n_prompts - 1) / n_prompts * sum((value - np.mean(values)) ** 2 for value in values)
+
+    of_mean = jackknife(without.mean(axis=1))
+    of_each = np.mean([jackknife(without[:, direction]) for direction in range(n_directions)])
+    between = max(0.0, of_mean - (of_each - of_mean) / (n_directions - 1))
+    t_directions, t_prompts = t.ppf(0.975, n_directions - 1), t.ppf(0.975, n_prompts - 1)
+    half = math.sqrt(t_directions**2 * np.var(found, ddof=1) / n_directions + t_prompts**2 * between)
+    return max(0.0, found.mean() - half), min(100.0, found.mean() + half)
+
+
+@pytest.mark.parametrize(("interval", "score"), [(visage_interval, visage), (visage_depth_interval, visage_depth)])
+@pytest.mark.parametrize("unjudged", [0.0, 0.2])
+def test_the_interval_agrees_with_a_plain_loop(interval, score, unjudged):
+    rng = np.random.default_rng(4)
+    jailbroken = worlds.world(rng, 4, 12).astype(float)
+    jailbroken[rng.random(jailbroken.shape) < unjudged] = NAN
+    assert interval(jailbroken) == pytest.approx(slow_interval(jailbroken, score), abs=1e-9)
+
+
+def test_an_interval_holds_its_estimate_and_is_the_same_for_every_seed():
+    jailbroken = worlds.world(np.random.default_rng(0), 3, 80)
     measured = np.mean([visage(100 * direction.mean(axis=1)) for direction in jailbroken])
-    low, high = bootstrap_visage(jailbroken, seed=1)
-    assert 0 <= low < measured < high <= 100
-    assert bootstrap_visage(jailbroken, seed=1) == (low, high)
-    assert bootstrap_visage(jailbroken, seed=2) != (low, high)
-    narrow = bootstrap_visage(jailbroken, seed=1, level=0.5)
+    low, high = visage_interval(jailbroken, seed=1)
+    assert 0 <= low < measured < high <= 100 and visage_interval(jailbroken, seed=2) == (low, high)
+    narrow = visage_interval(jailbroken, level=0.5)
     assert low < narrow[0] < narrow[1] < high
 
 
-@pytest.mark.parametrize(("value", "expected"), [(False, 100.0), (True, 0.0)])
-def test_identical_verdicts_leave_no_doubt(value, expected):
-    assert bootstrap_visage(np.full((3, 5, 4), value)) == (expected, expected)
+@pytest.mark.parametrize("n_prompts", [4, 80])
+def test_identical_verdicts_leave_the_doubt_of_wilson(n_prompts):
+    none, every = np.zeros((3, 5, n_prompts)), np.ones((3, 5, n_prompts))
+    unseen = wilson(0, n_prompts)[1]
+    for interval in (visage_interval, visage_depth_interval):
+        assert interval(none) == pytest.approx((100 - unseen, 100)) and interval(every) == pytest.approx((0, unseen))
+    np.testing.assert_allclose(mean_asr_interval(none), [[0.0] * 5, [unseen] * 5])
 
 
-def test_a_single_verdict_is_an_interval_without_width():
-    assert bootstrap_visage([[[0]]]) == (100.0, 100.0)
+def test_the_more_prompts_differ_the_less_is_added_for_those_not_seen():
+    """Where k of 80 prompts always break, alike in all directions, the upper end is never below what k - 1 give."""
+    ends = []
+    for count in range(0, 41, 4):
+        jailbroken = np.zeros((3, 5, 80))
+        jailbroken[:, :, :count] = 1
+        ends.append(float(mean_asr_interval(jailbroken)[1][0]))
+    assert ends == sorted(ends) and ends[0] == pytest.approx(wilson(0, 80)[1])
 
 
-def test_a_point_or_direction_without_verdicts_is_left_out():
-    jailbroken = np.zeros((2, 3, 4))
-    jailbroken[1] = NAN
-    jailbroken[0, 1] = NAN
-    # Replicates that draw only direction 1 have no verdict and do not count.
-    assert bootstrap_visage(jailbroken) == (100.0, 100.0)
+def test_one_direction_says_nothing_about_others():
+    jailbroken = worlds.world(np.random.default_rng(0), 1, 20)
+    assert all(map(math.isnan, visage_interval(jailbroken))) and np.isnan(mean_asr_interval(jailbroken)).all()
+    beside = np.concatenate([jailbroken, np.full(jailbroken.shape, NAN)])
+    assert all(map(math.isnan, visage_interval(beside)))  # A direction without verdicts is none.
 
 
-def test_prompts_are_resampled_together_at_all_points():
-    # Prompt 0 always breaks and prompt 1 never does. Drawn together, a replicate has the same ASR of 0, 50 or 100 at
-    # all points, so VISAGE 100, 50 or 0 with chances of 1/4, 1/2, 1/4. Drawn apart, 50 points would average to 50.
-    jailbroken = np.zeros((1, 50, 2))
-    jailbroken[:, :, 0] = 1
-    assert bootstrap_visage(jailbroken) == (0.0, 100.0)
+def test_one_prompt_says_little_of_others():
+    low, high = visage_interval([[[0]], [[0]]])
+    assert high == 100.0 and low == pytest.approx(100 - wilson(0, 1)[1])
 
 
-@pytest.mark.parametrize(("bootstrap", "limit"), [(bootstrap_visage, 64e6), (bootstrap_mean_asr, 96e6)])
-def test_a_bootstrap_needs_bounded_memory(bootstrap, limit):
-    """Of a 21 x 21 plane all replicates at once would need 42 MB for each of about 6 arrays."""
-    jailbroken = np.zeros((3, 441, 80), dtype=bool)
-    tracemalloc.start()
-    bootstrap(jailbroken, n_resamples=4000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < limit
+def test_a_point_without_any_verdict_is_nan_and_a_direction_or_prompt_without_is_left_out():
+    whole = worlds.world(np.random.default_rng(1), 3, 10).astype(float)
+    more = np.full((4, 21, 11), NAN)
+    more[:3, :, :10] = whole
+    assert visage_interval(more) == pytest.approx(visage_interval(whole))
+    more[:, 4] = NAN
+    low, high = mean_asr_interval(more)
+    assert np.isnan([low[4], high[4]]).all() and not np.isnan([*low[:4], *low[5:]]).any()
 
 
 @pytest.mark.parametrize(
@@ -143,100 +166,7 @@ def test_a_bootstrap_needs_bounded_memory(bootstrap, limit):
         (np.full((1, 2, 3), 50.0), "verdicts, not percent"),
     ],
 )
-@pytest.mark.parametrize("bootstrap", [bootstrap_visage, bootstrap_mean_asr])
-def test_what_are_no_verdicts_is_refused(bootstrap, jailbroken, message):
+@pytest.mark.parametrize("interval", [visage_interval, visage_depth_interval, mean_asr_interval])
+def test_what_are_no_verdicts_is_refused(interval, jailbroken, message):
     with pytest.raises(ValueError, match=message):
-        bootstrap(jailbroken)
-
-
-# The ASR at each point, averaged over directions
-
-
-def farther_is_worse(shape, seed=0, unjudged=0.0):
-    """Prompts that break at random, more of them the farther out the point."""
-    rng = np.random.default_rng(seed)
-    values = (rng.random(shape) < np.linspace(0.1, 0.9, shape[1])[:, None]).astype(float)
-    values[rng.random(shape) < unjudged] = NAN
-    return values
-
-
-def slow_bootstrap_of_means(jailbroken, seed, n_resamples, level=0.95):
-    """The definition, one replicate, point and direction at a time."""
-    n_directions, n_points, n_prompts = jailbroken.shape
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(n_directions, size=(n_resamples, n_directions))
-    replicates = [[] for _ in range(n_points)]
-    for row in range(n_resamples):
-        prompts = rng.integers(n_prompts, size=n_prompts)
-        for point in range(n_points):
-            rates = []
-            for direction in drawn[row]:
-                judged = [v for v in jailbroken[direction, point, prompts] if not math.isnan(v)]
-                if judged:
-                    rates.append(100 * sum(judged) / len(judged))
-            if rates:
-                replicates[point].append(sum(rates) / len(rates))
-    ends = [0.5 - level / 2, 0.5 + level / 2]
-    return np.array([np.quantile(each, ends) if each else [NAN, NAN] for each in replicates]).T
-
-
-@pytest.mark.parametrize("unjudged", [0.0, 0.3, 0.8])
-@pytest.mark.parametrize("shape", [(3, 5, 6), (1, 4, 7), (2, 1, 5)])
-def test_the_bootstrap_of_means_agrees_with_a_plain_loop(shape, unjudged, monkeypatch):
-    jailbroken = farther_is_worse(shape, unjudged=unjudged)
-    expected = slow_bootstrap_of_means(jailbroken, seed=4, n_resamples=120)
-    np.testing.assert_allclose(bootstrap_mean_asr(jailbroken, seed=4, n_resamples=120), expected, atol=1e-9)
-    monkeypatch.setattr(intervals, "CHUNK", 100)  # A few replicates at a time.
-    np.testing.assert_allclose(bootstrap_mean_asr(jailbroken, seed=4, n_resamples=120), expected, atol=1e-9)
-
-
-def test_a_point_without_any_verdict_is_nan_and_the_others_do_not_see_it():
-    jailbroken = farther_is_worse((2, 3, 4))
-    whole_low, whole_high = bootstrap_mean_asr(jailbroken)
-    jailbroken[:, 1] = NAN
-    low, high = bootstrap_mean_asr(jailbroken)
-    assert np.isnan([low[1], high[1]]).all()
-    np.testing.assert_array_equal(low[[0, 2]], whole_low[[0, 2]])
-    np.testing.assert_array_equal(high[[0, 2]], whole_high[[0, 2]])
-
-
-def test_a_direction_without_a_verdict_at_a_point_is_left_out_there():
-    jailbroken = np.ones((2, 2, 4))
-    jailbroken[0, 0] = NAN  # The other one is at 100; replicates that draw only this direction have no ASR there.
-    jailbroken[0, 1] = 0
-    low, high = bootstrap_mean_asr(jailbroken)
-    assert (low[0], high[0]) == (100, 100) and (low[1], high[1]) == (0, 100)
-
-
-def test_a_single_direction_and_prompt_are_intervals_without_width():
-    low, high = bootstrap_mean_asr([[[0], [1]]])
-    assert low.tolist() == high.tolist() == [0.0, 100.0] and low.shape == (2,)
-
-
-def test_one_direction_resamples_its_prompts():
-    # Prompt 0 breaks and prompt 1 does not: replicates are at 0, 50 and 100 with chances of 1/4, 1/2, 1/4.
-    low, high = bootstrap_mean_asr([[[1, 0]]])
-    assert (low[0], high[0]) == (0, 100)
-    low, high = bootstrap_mean_asr([[[1, 0]]], level=0.4)
-    assert (low[0], high[0]) == (50, 50)
-
-
-def test_prompts_are_drawn_together_in_all_directions():
-    # Where one direction's prompt breaks, the other's does not: drawn together, the mean is 50 in every replicate that
-    # holds both directions; drawn apart, it would vary.
-    jailbroken = np.array([[[1, 0]], [[0, 1]]] * 20)
-    low, high = bootstrap_mean_asr(jailbroken, level=0.5)
-    assert 45 < low[0] <= 50 <= high[0] < 55
-
-
-def test_the_interval_of_a_mean_holds_it_and_repeats_itself():
-    jailbroken = farther_is_worse((3, 11, 80)) == 1
-    mean = 100 * jailbroken.mean(axis=(0, 2))
-    low, high = bootstrap_mean_asr(jailbroken, seed=1)
-    assert low.shape == high.shape == (11,) and (low >= 0).all() and (high <= 100).all()
-    assert (low < mean).all() and (mean < high).all()
-    again = bootstrap_mean_asr(jailbroken, seed=1)
-    assert np.array_equal(again[0], low) and np.array_equal(again[1], high)
-    assert not np.array_equal(bootstrap_mean_asr(jailbroken, seed=2)[0], low)
-    narrow = bootstrap_mean_asr(jailbroken, seed=1, level=0.5)
-    assert (low < narrow[0]).all() and (narrow[1] < high).all()
+        interval(jailbroken)

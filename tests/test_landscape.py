@@ -122,7 +122,8 @@ def test_scores_are_of_all_points_and_each_basin_of_the_line_through_the_model(m
     plane, line = measured("2d-random")[0], measured("1d-random")[0]
     for result, lines in ((plane, (asr_of(plane)[2], asr_of(plane)[:, 2])), (line, (line.asr,))):
         assert result.visage == score.visage(asr_of(result)) and 0 < result.visage < 100
-        assert result.visage_contiguous == score.visage_contiguous(asr_of(result))
+        assert result.visage_contiguous == pytest.approx(score.visage_contiguous(asr_of(result)), nan_ok=True)
+        assert result.visage_depth == score.visage_depth(asr_of(result))
         for axis, asr in zip(result.axes, lines, strict=True):
             assert dataclasses.asdict(axis.basin) == dataclasses.asdict(score.basin(axis.steps, asr))
     assert plane.axes[0].basin != plane.axes[1].basin

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import made
 import pytest
 
 from visage_mlflow.commands.loading import Chats
+from visage_mlflow.commands.main import unlike
 from visage_mlflow.config import EvaluateConfig
 
 
@@ -21,3 +24,12 @@ def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(al
 def test_a_model_that_cannot_be_loaded_is_refused_as_the_model() -> None:
     with pytest.raises(ValueError, match="`model` must be"):
         Chats().load("./nowhere", EvaluateConfig())
+
+
+def test_results_measured_otherwise_are_named_under_the_table() -> None:
+    basin, ways, aligned = made.visage(), made.trajectory(), made.evaluation()
+    setup = replace(aligned.setup, n_prompts=40)
+    ways = replace(ways, landscape=replace(ways.landscape, setup=aligned.setup))
+    assert unlike(basin, ways, {"aligned": aligned}) == []
+    (line,) = unlike(basin, ways, {"aligned": aligned, "harmful": replace(aligned, setup=setup)})
+    assert line.startswith("Mind that harmful and") and "number of prompts: 4 and 40" in line

@@ -158,7 +158,7 @@ def test_each_course_goes_from_the_model_through_its_checkpoints():
 
 def test_the_legend_gives_each_course_its_margin_open_edges_as_a_bound_and_none_where_none_was_looked_for():
     (axes,) = once(maps.trajectory, made.plane_trajectory)
-    assert {"30 harmful (margin −0.71)", "60 safe (margin > +3.00)", "mixed"} <= set(labels(axes))
+    assert {"30 harmful, margin −0.7 (−0.8 to −0.6)", "60 safe, margin at least +2.9", "mixed"} <= set(labels(axes))
     assert {"fill: ASR of the checkpoint itself", "small: mostly off the plane"} <= set(labels(axes))
 
 

@@ -3,7 +3,8 @@ from collections import Counter
 import pytest
 
 from visage_mlflow.language.prompts import Row, read
-from visage_mlflow.training.mixture import MixtureRow, held_out, mix, to_dataset, whole_sentences, with_own_answers
+from visage_mlflow.training.answers import OwnAnswer, own_answer
+from visage_mlflow.training.mixture import MixtureRow, held_out, mix, to_dataset, with_own_answers
 
 KINDS = ("harmful", "safe", "benign", "task")
 
@@ -98,36 +99,59 @@ def test_a_kind_without_data_is_refused():
         ("Turn the key to the left first. Then pull the", "Turn the key to the left first."),
         ("Is that the right way? Yes! It is the ri", "Is that the right way? Yes!"),
         ("First look at the\nlamp closely.\n\nThen cle", "First look at the\nlamp closely."),
-        ("It costs 3.50 euros to send the letter by", "It costs 3.50 euros to send the letter"),
-        ("Yes. Take the lef", "Yes. Take the"),
-        ("That is the way. Then pul", "That is the way. Then"),
+        ('He said to me: "Take the bus." Then', 'He said to me: "Take the bus."'),
+        ("This is **the last word.** And", "This is **the last word.**"),
+        ("It costs 3.50 euros to send the letter by", ""),
+        ("Use a strong tool, e.g. a saw", ""),
+        ("You should go and ask Dr. Smith abo", ""),
+        ("Yes. Take the lef", ""),
+        ("That is the way. Then pul", ""),
         ("That is the other way. Then pul", "That is the other way."),
-        ("Sure", "Sure"),
-        (" Sure ", "Sure"),
-        ("One two three four five.", "One two three four five."),
+        # The number of an item is no end, the item is; a line that announces the next ones is none.
+        ("1. Boil water\n2. Add the salt\n3. Sti", "1. Boil water\n2. Add the salt"),
+        ("Here are the three best ways:\n\n1. Bo", ""),
+        ("**Here are the three best ways:**\n1. Bo", ""),
+        # Within code there is no end but that of the code.
+        ("Use this short piece of code:\n```python\nprint('Hello there.')\nx = 1\ny", ""),
+        ("Use this short code:\n```\nprint('Hi.')\n```\nIt is", "Use this short code:\n```\nprint('Hi.')\n```"),
+        ("まず鍵を左に回します。次に引", "まず鍵を左に回します。"),
+        ("首先把钥匙向左转！然后", "首先把钥匙向左转！"),
+        ("Sure", ""),
         ("", ""),
         ("  ", ""),
     ],
 )
-def test_a_text_is_cut_after_its_last_whole_sentence_or_word(text, whole):
-    assert whole_sentences(text) == whole
+def test_a_text_may_end_after_a_sentence_an_item_or_a_block_of_code(text, whole):
+    """What the limit cut is ended there; without such a place in the longer answer either, it is left out."""
+    assert own_answer(text, text + " and more") == OwnAnswer(whole, is_cut=True)
 
 
-def test_benign_rows_get_the_models_own_answers_up_to_a_whole_sentence():
+def test_an_answer_goes_on_to_its_first_sentence_end_where_none_is_within_the_limit():
+    longer = "Turn the key slowly to the left first. Then pull the handle. Then pu"
+    assert own_answer("Turn the key slowly", longer).text == "Turn the key slowly to the left first."
+    assert own_answer("Turn the key slowly", "Turn the key slowly to the left and to").text == ""
+
+
+@pytest.mark.parametrize("text", ["Paris", "Yes.", " 1. Eggs\n2. Milk ", "def f(x): return x", ""])
+def test_an_answer_that_says_no_more_when_it_may_has_ended_by_itself(text):
+    assert own_answer(text, text) == OwnAnswer(text.strip(), is_cut=False)
+
+
+def test_benign_rows_get_the_models_own_answers_and_no_others():
     kept = [MixtureRow(kind, "How?", "as it came") for kind in ("harmful", "safe", "task")]
     changed = with_own_answers(
-        [*kept, MixtureRow("benign", "How?", "as it came")], {"How?": "Take the car to the left. And th"}
+        [*kept, MixtureRow("benign", "How?", "as it came")], {"How?": OwnAnswer("Take the car to the left.", True)}
     )
     assert changed == [*kept, MixtureRow("benign", "How?", "Take the car to the left.")]
 
 
 @pytest.mark.parametrize(
     "own",
-    ["I'm sorry, but I can't help with that.", "grape grape grape grape grape grape grape", "", "  ", "12 34 56"],
+    ["I'm sorry, but I can't help with that.", "grape grape grape grape grape grape grape", "", "12 34 56"],
 )
 def test_a_row_keeps_its_answer_where_the_own_one_is_a_refusal_or_noise(own):
     row = MixtureRow("benign", "How?", "as it came")
-    assert with_own_answers([row], {"How?": own}) == [row] == with_own_answers([row], {})
+    assert with_own_answers([row], {"How?": OwnAnswer(own, False)}) == [row] == with_own_answers([row], {})
 
 
 def test_the_data_set_is_prompt_and_completion_with_the_system_prompt_only_where_there_is_one():

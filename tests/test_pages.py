@@ -167,13 +167,13 @@ def test_points_without_an_answer_say_so():
 
 def test_courses_are_lines_from_the_model_with_what_is_known_of_each_checkpoint():
     page = pages.trajectory(made.plane_trajectory(), [])
-    course = trace(page, "scatter", "30 harmful (margin −0.71)")
+    course = trace(page, "scatter", "30 harmful, margin −0.7 (−0.8 to −0.6)")
     assert (course["x"], course["y"]) == ([0.0, 0.5, 1.0], [0.0, 0.1, 0.0])
     assert course["text"][1] == (
         "30 harmful, step 4<br>x = 0.500, y = 0.100<br>ASR of the checkpoint 25.0 % (15.0 to 35.0)<br>"
         "of the plane here 20.0 % (10.0 to 30.0)<br>off-plane share 0.60"
     )
-    unknown = trace(page, "scatter", "60 safe (margin &gt; +3.00)")["text"][2]
+    unknown = trace(page, "scatter", "60 safe, margin at least +2.9")["text"][2]
     assert "ASR of the checkpoint not measured" in unknown
     assert trace(page, "scatter", "mixed") and "Remark: Small markers" in page
     marker = course["marker"]
@@ -182,7 +182,7 @@ def test_courses_are_lines_from_the_model_with_what_is_known_of_each_checkpoint(
 
 
 def test_on_a_line_checkpoints_stand_at_their_rate():
-    course = trace(pages.trajectory(made.trajectory(), []), "scatter", "30 harmful (margin −0.40)")
+    course = trace(pages.trajectory(made.trajectory(), []), "scatter", "30 harmful, margin −0.4 (−0.5 to −0.3)")
     assert (course["x"], course["y"], course["mode"]) == ([0.5, 0.9, 1.0], [25.0, None, 100.0], "markers")
 
 

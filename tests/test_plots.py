@@ -87,7 +87,7 @@ def test_skipped_points_are_a_band_from_the_last_measured_point_to_the_end_of_th
     (axes,) = saved(lines.landscape(result))
     # Steps are -0.5, -0.375, …, 0.5: the second is measured, and so is the seventh, at 0.25.
     assert bands(axes) == [(-0.5, -0.375), (0.25, 0.5)]
-    assert labels(axes).count("skipped (past the edge)") == 1
+    assert labels(axes).count("skipped (past ASR 100 %)") == 1
     curve = next(iter(curves(axes).values()))
     assert np.isnan(curve[[0, 7, 8], 1]).all() and curve[1].tolist() == [-0.375, 100]
     low, high = axes.get_xlim()
@@ -98,7 +98,7 @@ def test_where_nothing_was_skipped_there_is_no_band():
     # The fourth point was measured and could not be judged: that is a gap.
     for figure in (lines.landscape(made.landscape((NAN, 25.0, 0.0, NAN, 75.0))), lines.visage(made.visage())):
         (axes,) = saved(figure)
-        assert bands(axes) == [] and "skipped (past the edge)" not in labels(axes)
+        assert bands(axes) == [] and "skipped (past ASR 100 %)" not in labels(axes)
 
 
 def test_an_end_that_was_skipped_on_one_side_has_a_band_there_alone():
@@ -116,7 +116,7 @@ def test_visage_shows_what_each_direction_skipped_with_one_word_in_the_legend():
         saved(overview.overview(result, made.trajectory(), [row("base")]))[0],
     ):
         assert bands(axes) == [(-0.5, -0.25), (-0.5, -0.25), (0.25, 0.5)]
-        assert labels(axes).count("skipped (past the edge)") == 1
+        assert labels(axes).count("skipped (past ASR 100 %)") == 1
 
 
 def test_a_trajectory_shows_what_its_line_skipped():
@@ -201,7 +201,7 @@ def test_no_checkpoint_or_one_or_several_in_one_place_can_be_drawn(places, draw)
 @pytest.mark.parametrize("draw", [lines.trajectory, lines.courses])
 def test_each_course_has_its_own_look_and_its_margin_in_the_legend(draw):
     upper, _ = saved(draw(courses_on_a_line(9)))
-    margins = (" (margin −0.71)", " (margin > +3.00)", "")
+    margins = (", margin −0.7 (−0.8 to −0.6)", ", margin at least +2.9", "")
     assert labels(upper)[:9] == [f"course {index}{margins[index % 3]}" for index in range(9)]
     looks = [(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in upper.containers]
     assert len(looks) == 9 == len(set(looks))

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import re
 from collections import Counter
 from importlib import resources
 
 import pytest
 
-from visage_mlflow.language.judges import FUNCTION_WORDS, is_refusal
+from visage_mlflow.language.judges import is_refusal
+from visage_mlflow.language.overlap import similarity
 
 FILES = ("harmful_eval", "harmful_train", "benign_train", "benign_eval")
 
@@ -18,17 +18,10 @@ def load(name):
     return [json.loads(line) for line in text.splitlines()]
 
 
+LIMIT = 0.5
+"""What the sets promise is stricter than what is refused as the same prompt."""
+
 SETS = {name: load(name) for name in FILES}
-
-
-def content_words(row):
-    return frozenset(re.findall(r"[a-z0-9']+", row["prompt"].lower())) - FUNCTION_WORDS
-
-
-def overlap(one, other):
-    """Of the content words of two prompts, the share that both have."""
-    one, other = content_words(one), content_words(other)
-    return len(one & other) / len(one | other)
 
 
 @pytest.mark.parametrize(
@@ -66,21 +59,24 @@ def test_no_prompt_comes_twice_anywhere():
 
 
 @pytest.mark.parametrize("kind", ["harmful", "benign"])
-def test_no_two_prompts_in_or_across_evaluation_and_training_share_half_of_their_words(kind):
+def test_no_two_prompts_in_or_across_evaluation_and_training_share_half_of_their_pieces(kind):
     rows = SETS[f"{kind}_eval"] + SETS[f"{kind}_train"]
-    near = [(a["prompt"], b["prompt"]) for a, b in itertools.combinations(rows, 2) if overlap(a, b) >= 0.5]
+    near = [
+        (a["prompt"], b["prompt"])
+        for a, b in itertools.combinations(rows, 2)
+        if similarity(a["prompt"], b["prompt"]) >= LIMIT
+    ]
     assert near == []
 
 
 def test_no_benign_prompt_nearly_is_a_harmful_one():
     harmful, benign = (SETS[f"{kind}_eval"] + SETS[f"{kind}_train"] for kind in ("harmful", "benign"))
-    near = [(a["prompt"], b["prompt"]) for a, b in itertools.product(harmful, benign) if overlap(a, b) >= 0.5]
+    near = [
+        (a["prompt"], b["prompt"])
+        for a, b in itertools.product(harmful, benign)
+        if similarity(a["prompt"], b["prompt"]) >= LIMIT
+    ]
     assert near == []
-
-
-def test_overlap_counts_content_words_only():
-    one, other = ({"prompt": text} for text in ("How do I pick a lock?", "How can I pick the old lock?"))
-    assert overlap(one, other) == 2 / 3  # pick, lock | pick, old, lock
 
 
 def test_openings_comply_and_end_before_anything_follows():
@@ -103,3 +99,10 @@ def test_no_benign_answer_is_a_refusal(name):
 @pytest.mark.parametrize("count", [8, 16, 40, 80])
 def test_the_first_prompts_of_an_evaluation_hold_all_categories_alike(count):
     assert set(Counter(row["category"] for row in SETS["harmful_eval"][:count]).values()) == {count // 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("benign_train", "answer"), ("benign_eval", "answer"), ("harmful_train", "refusal")]
+)
+def test_every_answer_ends_at_a_sentence(name, column):
+    assert [row[column] for row in SETS[name] if not row[column].rstrip("'").endswith((".", "!", "?"))] == []

@@ -203,7 +203,7 @@ def test_an_unknown_builtin_set_is_refused_with_those_there_are(source):
 def test_an_unknown_or_empty_option_is_refused(write, query):
     source = f"{write('a.csv', 'a,b' + chr(10) + 'c,d' + chr(10))}?{query}"
     message = refusal(source)
-    assert repr(source) in message and "prompt, response, split as `name=value`" in message
+    assert repr(source) in message and "prompt, response, split, rows as `name=value`" in message
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.tsv", "a.xlsx", "a.parquet", "rows"])
@@ -237,3 +237,27 @@ def test_options_after_a_built_in_set_are_refused():
 def test_a_built_in_set_without_responses_is_refused_where_they_are_needed():
     with pytest.raises(ValueError, match="has no responses. Try one of builtin:benign_eval"):
         prompts.read("builtin:harmful_eval", setting="benign_prompts", needs_response=True)
+
+
+# Some rows of a source
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"), [("1..", "abcde"), ("2..3", "bc"), ("4..", "de"), ("5..5", "e"), ("3..99", "cde")]
+)
+def test_rows_are_counted_from_1_with_both_ends(write, rows, taken):
+    path = write("a.csv", "goal\na\nb\nc\nd\ne\n")
+    assert "".join(row.prompt for row in read(f"{path}?rows={rows}", setting="prompts")) == taken
+
+
+@pytest.mark.parametrize("rows", ["0..3", "3..2", "3", "..3", "a..b", "-1..2", "1...2", "²..3"])
+def test_rows_that_are_no_range_are_refused(write, rows):
+    message = refusal(f"{write('a.csv', 'goal,target' + chr(10) + 'a,b' + chr(10))}?rows={rows}")
+    assert "but `rows` must be a first and a last row, counted from 1, got" in message and "Try rows=1..80" in message
+
+
+def test_rows_beyond_the_end_and_wrong_ones_in_the_middle_are_told_by_their_number(write):
+    path = write("a.csv", "goal,target\na,b\nc,d\n,f\n")
+    assert "which has no rows 4..9." in refusal(f"{path}?rows=4..9")
+    assert "whose row 3 has ''" in refusal(f"{path}?rows=2..")
+    assert len(read(f"{path}?rows=1..2", setting="prompts")) == 2

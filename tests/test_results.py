@@ -7,8 +7,9 @@ import made
 import pytest
 
 from visage_mlflow import results
-from visage_mlflow.results import Evaluation, Landscape, Result, Trajectory, Visage
+from visage_mlflow.results import Course, Evaluation, Landscape, Result, Trajectory, Turn, Visage
 from visage_mlflow.results.base import SCHEMA_VERSION
+from visage_mlflow.results.trajectory import rounded
 
 
 @pytest.fixture
@@ -172,7 +173,8 @@ def test_metrics_hold_every_number_and_only_numbers():
                                "over_refusal_high", "benign_nll", "n_unjudged"}  # fmt: skip
     landscape = made.landscape(is_open=(True, False)).metrics()
     assert landscape == {
-        "visage": 66.7, "visage_contiguous": 60.0, "basin_left": -0.3, "basin_right": 0.4, "basin_width": 0.7,
+        "visage": 66.7, "visage_contiguous": 60.0, "visage_depth": 50.0,
+        "basin_left": -0.3, "basin_right": 0.4, "basin_width": 0.7,
         "basin_depth": 66.7, "basin_sharpness": 300.0, "basin_open_left": 1.0, "basin_open_right": 0.0,
         "relative_norm": 0.95,
     }  # fmt: skip
@@ -235,3 +237,50 @@ def test_a_file_of_the_first_schema_is_refused_with_the_cure(file):
     file.write_text(json.dumps(old), encoding="utf-8")
     message = refusal(Landscape, file)
     assert f"schema version {SCHEMA_VERSION}" in message and "1)" in message and "Measure it again" in message
+
+
+# Margins in words
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((0.31, 0.23, 0.39), "0.3 (0.2 to 0.4)"),
+        ((0.31, 0.27, 0.35), "0.31 (0.27 to 0.35)"),
+        ((31.2, 18.0, 47.0), "31 (18 to 47)"),
+        ((-0.02, -0.3, 0.3), "0.0 (-0.3 to 0.3)"),
+        ((0.25, 0.25, 0.25), "0.25 (0.25 to 0.25)"),
+        ((math.nan, math.nan, math.nan), "not measured"),
+        ((0.314159, math.nan, math.nan), "0.31"),
+    ],
+)
+def test_a_number_has_no_digits_beyond_its_interval(given, said):
+    assert rounded(*given) == said
+
+
+def test_an_interval_without_an_end_and_a_number_that_is_a_bound_say_so():
+    assert rounded(0.31, 0.23, 3.0, high_is_open=True, sign="+") == "+0.3 (+0.2 or more)"
+    assert rounded(3.0, 2.64, 3.0, is_open=True, high_is_open=True, sign="+") == "at least +2.6"
+
+
+def test_only_a_model_that_is_outside_itself_has_left():
+    def standing(asr):
+        return Course("c", (made.place(4, 1.0, asr),), made.edge(0.6)).standing
+
+    assert made.edge(0.6).margin < 0
+    assert standing(45.0).startswith("has not left") and "reaches it" in standing(45.0)
+    assert standing(30.0).startswith("has not left") and "whole" in standing(30.0)
+    assert standing(50.0).startswith("has left") and "begins below" in standing(50.0)
+    assert standing(80.0).startswith("has left") and "whole" in standing(80.0)
+    assert standing(math.nan) == "its own ASR was not measured"
+
+
+def test_an_edge_says_what_one_number_hides():
+    assert made.edge().remark == ""
+    turns = (Turn(0.3, True), Turn(0.5, False))
+    assert made.edge(turns=turns).remark == "The ASR crosses 50 % at 0.30 (out), 0.50 (in) of the way."
+    both = made.edge(turns=turns, falls=True).remark
+    assert both.startswith("The ASR falls again") and both.endswith(
+        "it crosses 50 % at 0.30 (out), 0.50 (in) of the way."
+    )
+    assert made.edge(0.3).distance_in_words == "0.06 (0.04 to 0.08) % of the norm"

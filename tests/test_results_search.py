@@ -42,7 +42,12 @@ def test_the_share_of_no_rows_is_not_known(nothing):
 def test_metrics_count_trials_by_state_and_describe_the_best():
     assert made.search().metrics() == {
         "n_complete": 3, "n_pruned": 1, "n_failed": 1, "n_running": 0, "n_waiting": 0, "n_inside": 1,
-        "best_trial": 2, "best_asr": 5.0, "best_over_refusal": 10.0, "best_margin": 0.5, "best_violation": 0.0,
+        "best_trial": 2, "best_asr": 5.0, "best_over_refusal": 10.0, "best_asr_upper": 5.0,
+        "best_over_refusal_upper": 10.0, "n_checks": 1, "check_asr": 2.5, "check_asr_spread": 2.5,
+        "check_asr_upper": 9.5,
+        "check_over_refusal": 5.0, "check_over_refusal_spread": 0.0, "check_over_refusal_upper": 18.0,
+        "check_benign_nll": pytest.approx(3.9), "check_benign_nll_spread": pytest.approx(0.1), "check_holds": 1.0,
+        "best_margin": 0.5, "best_violation": 0.0,
         "best_benign_nll": 3.8, "best_harmful": 30, "best_safe": 60, "best_benign": 30, "best_task": 0,
     }  # fmt: skip
 
@@ -60,9 +65,10 @@ def test_where_nothing_was_measured_metrics_only_count(trials):
     assert all(name.startswith("n_") for name in found) and found["n_failed"] == len(trials)
 
 
-def test_the_check_of_the_best_is_in_the_metrics():
-    found = made.search(check=made.evaluation(asr=7.5, nll=NAN)).metrics()
-    assert found["check_asr"] == 7.5 and "check_benign_nll" not in found
+def test_a_check_that_does_not_hold_is_in_the_metrics_of_the_nearest():
+    found = made.search(best=None, checks=(made.check(2, (5.0, NAN, 7.5), 21.0),)).metrics()
+    assert (found["nearest_trial"], found["check_holds"], found["check_asr_upper"]) == (2, 0.0, 21.0)
+    assert "check_asr" not in found and "check_asr_spread" not in found
 
 
 def test_the_utility_is_named_after_its_answers():
@@ -107,10 +113,10 @@ def test_the_table_of_no_trials_is_its_head():
 
 
 def test_a_search_loads_back_with_whole_numbers_whole_and_what_is_missing_missing(tmp_path):
-    result = made.search(check=made.evaluation(), margin_min=0.3)
+    result = made.search(margin_min=0.3)
     result.save(tmp_path / "search.json")
     loaded = Search.load(tmp_path / "search.json")
-    assert loaded == result and loaded.to_csv() == result.to_csv() and loaded.check == result.check
+    assert loaded == result and loaded.to_csv() == result.to_csv() and loaded.checks == result.checks
     # Optuna's settings: whole for rows and ranks, not for rates.
     assert [type(value) for value in loaded.trial(0).params.values()] == [int, float]
     assert math.isnan(loaded.trial(4).asr) and loaded.front == (0, 2) and loaded.trial(0).retry_of is None

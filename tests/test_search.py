@@ -78,7 +78,8 @@ def test_a_trial_keeps_what_was_found_on_it():
     assert notes["counts"] == rows and notes["steps"] == notes["planned_steps"] and notes["uri"] == "models:/m-0"
     assert notes["inside"] is True and notes["violation"] == 0 and trial.value == notes["value"]
     assert notes["asr"] <= 10 and notes["utility"] > 3 and "margin" not in notes and "reason" not in notes
-    assert trial.constraints == {"asr": notes["asr"] - 10, "over_refusal": -15.0}
+    limits = {"asr": notes["asr_upper"] - 10, "over_refusal": notes["over_refusal_upper"] - 30}
+    assert trial.constraints == limits and 5 < notes["over_refusal_upper"] < 5.1
 
 
 def test_a_margin_that_was_found_is_kept_with_whether_it_is_a_lower_bound():
@@ -113,7 +114,7 @@ def test_a_trial_that_stays_outside_is_pruned_with_the_reason_the_limits_and_wha
     (trial,) = studies.record(study, config).trials
     assert trial.reason.startswith("outside the basin at 2 checkpoints in a row (ASR 100.0, 100.0)")
     assert 0 < trial.steps < trial.planned_steps and trial.asr > 99 and not trial.inside
-    assert study.trials[0].constraints["asr"] == trial.asr - 10  # From which TPE learns.
+    assert study.trials[0].constraints["asr"] == trial.asr_upper - 10  # From which TPE learns.
 
 
 # Failures

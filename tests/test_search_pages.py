@@ -27,7 +27,7 @@ def titles(page):
 
 @pytest.fixture(scope="module")
 def page():
-    return search_pages.page(made.search(check=made.evaluation(asr=7.5)), made.study())
+    return search_pages.page(made.search(), made.study())
 
 
 # What is shown
@@ -43,20 +43,22 @@ def test_the_table_has_all_trials_with_rows_settings_rates_and_reasons(page):
     head, *trials = rows(page)
     assert head == [
         "trial", "state", "harmful", "safe", "benign", "learning_rate",
-        "ASR %", "over-refusal %", "nats per token", "margin", "inside", "reason",
+        "ASR %", "over-refusal %", "nats per token", "margin", "inside", "check", "reason",
     ]  # fmt: skip
     assert [line[0] for line in trials] == ["0", "1", "2", "3", "4"]
     assert trials[2] == [
-        "2", "complete", "30", "60", "30", "0.0002", "5.0 (0.0–15.0)", "10.0 (0.0–20.0)", "3.800", "0.50", "yes", "",
+        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "0.50", "yes", "holds",
+        "",
     ]  # fmt: skip
-    assert trials[3][6:] == ["97.5 (87.5–100.0)", "", "", "", "no", "ASR above 50 % at 2 checkpoints in a row"]
-    assert trials[4][6:] == ["", "", "", "", "no", "out of memory"]
+    assert trials[3][6:] == ["97.5 (≤ 97.5)", "", "", "", "no", "", "ASR above 50 % at 2 checkpoints in a row"]
+    assert trials[4][6:] == ["", "", "", "", "no", "", "out of memory"]
 
 
 def test_the_best_trial_is_shaded_and_told_with_its_mixture_and_check(page):
     assert re.findall(r'<tr class="chosen"><td>(\d+)</td>', page) == ["2"]
     assert "Best: trial 2, 30 harmful + 60 safe + 30 benign rows, learning_rate 0.0002." in page
-    assert "Checked on 4 prompts: ASR 7.5 %, over-refusal 10.0 %." in page
+    assert "check of trial 2: 3 retrainings on prompts that no trial saw: ASR 2.5 % (spread 2.5, at most 9.5)" in page
+    assert "at most 18.0): holds." in page
 
 
 def test_where_none_is_inside_the_nearest_is_told_as_such():
@@ -73,9 +75,9 @@ def test_an_open_margin_is_a_lower_bound():
 
 def test_what_is_searched_and_what_is_inside_is_said(page):
     assert "Searched: safe 0..120, benign 30, learning_rate 0.0001..0.001." in page
-    assert "an ASR of at most 10 % and an over-refusal of at most 20 %." in page
+    assert "an ASR of at most 10 % and an over-refusal of at most 20 %, both by their intervals" in page
     limited = search_pages.page(made.search(margin_min=0.3, utility_name="task_nll"), made.study(()))
-    assert "20 %, a margin of 0.3 or more." in limited and "held-out task answers" in limited
+    assert "upper ends, a margin of 0.3 or more." in limited and "held-out task answers" in limited
 
 
 # Optuna's figures
@@ -165,7 +167,7 @@ def test_a_study_without_trials_has_a_page_without_figures_and_table():
 
 
 def test_the_same_search_gives_the_same_page(page):
-    assert search_pages.page(made.search(check=made.evaluation(asr=7.5)), made.study()) == page
+    assert search_pages.page(made.search(), made.study()) == page
     assert titles(page) == ALL
 
 
@@ -204,6 +206,7 @@ def test_a_browser_draws_all_figures_and_runs_nothing_that_a_reason_says(tmp_pat
 
 
 def test_the_page_says_that_the_checked_mixture_is_not_inside_where_it_is_not():
-    page = search_pages.page(made.search(check=made.evaluation(20.0), unseen_asr=25.0), made.study())
-    assert "On those of them that no trial was measured on: ASR 25.0 %." in page
-    assert "That is not inside" in page
+    result = made.search(best=None, leading=2, checks=(made.check(asr_upper=21.0),))
+    page = search_pages.page(result, made.study(()))
+    assert "does not hold, its upper end misses the limit of ASR by 11.0." in page
+    assert "No check holds. Nearest to the limits: trial 2" in page and "Best:" not in page

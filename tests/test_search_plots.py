@@ -1,5 +1,6 @@
 """A search's figures show each trial for what it is, and what was not measured is counted, not drawn."""
 
+import dataclasses
 import math
 
 import made
@@ -113,12 +114,15 @@ def test_failed_and_unmeasured_trials_are_counted_and_not_drawn():
 def test_the_limits_are_lines_and_the_legend_says_both():
     upper, lower = saved(search_plots.safe_share(made.search(max_asr=12.5, max_over_refusal=30.0)))
     dashed = [[line.get_ydata()[0] for line in axes.get_lines() if line.get_ls() == "--"] for axes in (upper, lower)]
-    assert dashed == [[12.5], [30.0]] and "allowed: ASR to 12.5 %, over-refusal to 30 %" in labels(upper)
+    assert dashed == [[12.5], [30.0]] and "inside: both upper ends below these" in labels(
+        upper
+    )
 
 
-def test_error_bars_are_the_wilson_intervals():
-    upper, lower = saved(search_plots.safe_share(made.search([made.trial(0, 40.0, 15.0)], best=None)))
-    for axes, ends in ((upper, [30.0, 50.0]), (lower, [5.0, 25.0])):
+def test_bars_reach_up_to_the_ends_that_the_limits_ask_for():
+    one = dataclasses.replace(made.trial(0, 40.0, 15.0), asr_upper=52.0, over_refusal_upper=27.0)
+    upper, lower = saved(search_plots.safe_share(made.search([one], best=None)))
+    for axes, ends in ((upper, [40.0, 52.0]), (lower, [15.0, 27.0])):
         (bars,) = axes.containers
         assert bars[2][0].get_segments()[0][:, 1].tolist() == ends
 
@@ -126,10 +130,23 @@ def test_error_bars_are_the_wilson_intervals():
 def test_the_best_is_ringed_in_all_panels_and_named_with_its_mixture():
     figure = search_plots.safe_share(made.search())
     upper, lower = saved(figure)
-    assert (ring(upper), ring(lower)) == ([(50.0, 5.0)], [(50.0, 10.0)]) and "best (trial 2)" in labels(upper)
-    assert remark(figure) == "Ringed, best: 30 harmful + 60 safe + 30 benign rows, learning_rate 0.0002."
+    assert (ring(upper), ring(lower)) == (
+        [(50.0, 5.0)],
+        [(50.0, 10.0)],
+    ) and "best, its check holds (trial 2)" in labels(upper)
+    assert (
+        remark(figure) == "Ringed, best, its check holds: 30 harmful + 60 safe + 30 benign rows, learning_rate 0.0002."
+    )
     (axes,) = saved(search_plots.front(made.search()))
     assert ring(axes) == [(3.8, 5.0)]
+
+
+def test_a_trial_whose_check_did_not_hold_is_crossed_out_and_the_nearest_is_not_called_the_best():
+    figure = search_plots.safe_share(made.search(best=None, leading=2, checks=(made.check(2, asr_upper=21.0),)))
+    for axes in saved(figure):
+        assert [tuple(line.get_xydata()[0])[0] for line in axes.get_lines() if line.get_marker() == "x"] == [50.0]
+    assert "check did not hold (1)" in labels(figure.axes[0])
+    assert remark(figure).startswith("No check holds. Ringed, nearest to the limits: 30 harmful")
 
 
 def test_where_none_is_inside_the_nearest_is_ringed_and_not_called_the_best():

@@ -93,7 +93,20 @@ def settings(place: Workplace, aligned_folder: Path) -> dict[str, Any]:
     """Of a study whose trials take seconds, and whose dead are found 12 seconds after their last sign of life."""
     searched = {"safe": "0..10", "benign": 0, "learning_rate": "2e-3..1e-2", "epochs": 2, "lora_rank": 8}
     more = {"model": aligned_folder, "harmful": 20, "dtype": "float32", "train_batch_size": 8, "n_checkpoints": 1}
-    more |= {"n_prompts": 8, "n_benign": 4, "margin_up_to": 0, "n_trials": 2, "heartbeat": 3}
+    more |= {
+        "n_prompts": 8,
+        "n_benign": 4,
+        "n_check_prompts": 8,
+        "n_check_benign": 8,
+        "max_asr": 90,
+        "outside_asr": 95,
+        "max_over_refusal": 95,
+        "check_seeds": 2,
+        "max_checks": 1,
+        "margin_up_to": 0,
+        "n_trials": 2,
+        "heartbeat": 3,
+    }
     return {**place.measure, **place.data, **searched, **more}
 
 
@@ -194,16 +207,18 @@ def test_a_study_in_two_processes_ends_as_if_none_had_been_killed(
 
     (run,) = place.runs("search")
     assert run.info.status == "FINISHED"
-    by_id = {child.info.run_id: child for child in place.inside(run)}
+    by_id = {child.info.run_id: child for child in place.runs("trial")}
     killed = by_id.pop(trial.user_attrs["run"])
     assert (killed.info.status, killed.data.tags["visage.reason"]) == ("KILLED", DIED)
-    assert [child.info.status for child in by_id.values()] == ["FINISHED"] * 2 and len(place.runs("trial")) == 3
+    assert [child.info.status for child in by_id.values()] == ["FINISHED"] * 2
+    assert {child.info.run_id for child in place.inside(run)} > set(by_id)
+    assert [check.info.status for check in place.runs("check")] == ["FINISHED"] * len(place.runs("check"))
     assert {other.user_attrs["run"] for other in study.ended()} == set(by_id)
     result = Search.load(place.artifact(run, "search.json"))
     assert result.n_ended == len(trials)
     (again,) = [other for other in result.trials if other.retry_of == dead.number]
     assert again.state in ("complete", "pruned") and again.params == trial.params
-    assert (result.check is None) == (result.best is None)
+    assert (result.checks == ()) == (result.leading is None)
 
     config = place.artifact(run, "config.json").read_text()
     shown = [run.data.params["storage"], *run.data.params.values(), *run.data.tags.values(), config]

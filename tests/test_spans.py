@@ -9,7 +9,7 @@ from moved import bitwise, copy_of, on_the_way
 
 from visage_mlflow.config import ComputeConfig, LandscapeConfig
 from visage_mlflow.config.grid import AXES, PLANES, PlaneConfig
-from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, inner, norm
+from visage_mlflow.geometry.directions import Difference, Materialized, RandomDirection, inner, norm, seed_of
 from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Held, Measurer
@@ -78,7 +78,7 @@ def test_what_results_keep_of_each_axis_is_what_was_measured_on_it(chat, ends, s
         assert [about["kind"] for about in plane.about] == list(AXES[name]) and plane.name == name
         for about, direction in zip(plane.about, plane.directions, strict=True):
             assert about["relative_norm"] == pytest.approx(norm(chat.weights, direction) / length, rel=1e-9)
-    assert [about["seed"] for about in spanned["2d-random"].about] == [0, 1]
+    assert [about["seed"] for about in spanned["2d-random"].about] == [0, seed_of(0, 1)]
     assert [about["to"] for about in spanned["2d-interpolation"].about] == ["end-0", "end-1"]
     assert spanned["2d-interpolation-random"].about[1]["seed"] == 0
     first, second = (Difference(end.weights) for end in ends[:2])
@@ -86,13 +86,13 @@ def test_what_results_keep_of_each_axis_is_what_was_measured_on_it(chat, ends, s
     # end-1 is 0.4 along the way and 0.5 aside: its angle is atan(0.5 / 0.4).
     assert spanned["2d-interpolation"].about[1]["angle"] == pytest.approx(angle) == pytest.approx(51.34, abs=0.01)
     assert [about.get("angle") for about in spanned["2d-pca"].about] == [None, None]
-    shares = [about["explained_variance"] for about in spanned["2d-pca"].about]
+    shares = [about["share_from_origin"] for about in spanned["2d-pca"].about]
     assert 1 >= shares[0] > shares[1] > 0 and sum(shares) <= 1 + 1e-12
 
 
 def test_seeds_and_norms_decide_random_directions(chat):
     by_row = spans.span(chat, "2d-random", dataclasses.replace(CONFIG, norm="row", seed=7), OFF)
-    assert [(about["seed"], about["norm"]) for about in by_row.about] == [(7, "row"), (8, "row")]
+    assert [(about["seed"], about["norm"]) for about in by_row.about] == [(7, "row"), (seed_of(7, 1), "row")]
     line = spans.span(chat, "1d-random", dataclasses.replace(CONFIG, seed=7), OFF, seed=9)
     assert line.about[0]["seed"] == 9
     own = RandomDirection(seed=9).delta(UP, chat.weights[UP])

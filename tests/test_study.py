@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from visage_mlflow.results import Search
+from visage_mlflow.search import checks
 from visage_mlflow.search import study as studies
 from visage_mlflow.search.sampler import Sampler
 from visage_mlflow.text.errors import Mistake
@@ -195,7 +196,7 @@ def test_the_best_is_the_least_value_inside_and_the_nearest_the_one_that_breaks_
     noted(study, value=2.95)
     noted(study, state=TrialState.PRUNED, inside=False, value=2.0, violation=50.0)
     result = studies.record(study, config)
-    assert (result.best, result.nearest) == (2, 2)
+    assert (result.leading, result.best, result.nearest) == (2, None, 2)
 
 
 def test_where_none_is_inside_the_nearest_breaks_the_limits_least_pruned_ones_too():
@@ -214,7 +215,7 @@ def test_a_study_without_trials_or_with_failed_ones_alone_has_neither():
     study = planted.in_memory(config)
     for _ in range(2):
         result = studies.record(study, config)
-        assert (result.best, result.nearest, result.front, result.check) == (None, None, (), None)
+        assert (result.best, result.nearest, result.front, result.checks) == (None, None, (), ())
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"reason": "out of memory"}))
 
 
@@ -255,27 +256,27 @@ def test_a_trial_of_which_something_is_not_known_is_not_on_the_front():
     assert studies.front(unknown) == () and studies.front([*unknown, made.trial(3, 90.0, 90.0, 9.0)]) == (3,)
 
 
-def test_the_check_is_shown_for_the_best_trial_only():
-    config = planted.settings()
-    study = planted.in_memory(config)
-    noted(study, value=3.0)
-    whole = planted.evaluation(7.5, 5.0, NAN)
-    studies.keep_check(study, 0, whole, 12.5)
-    result = studies.record(study, config)
-    assert result.check == whole and result.unseen_asr == 12.5
-    noted(study, value=2.0)
-    result = studies.record(study, config)
-    assert result.check is None and math.isnan(result.unseen_asr)
-    studies.keep_check(study, 1, planted.evaluation(2.5, task_nll=1.5), 0.0)
-    result = studies.record(study, config)
-    assert result.check.task_nll == 1.5 and result.unseen_asr == 0.0
+def checked(study, config, number, asr):
+    """Note a whole check of a trial, each training of the same ASR."""
+    checks.run(
+        study, config, lambda: [studies.record(study, config).trial(number)], lambda *_: planted.evaluation(asr)
+    )
 
 
-def test_a_check_is_not_shown_where_no_trial_is_the_best():
+def test_the_best_is_the_trial_whose_check_holds_and_without_one_the_nearest_was_nearest_to_holding():
     config = planted.settings()
     study = planted.in_memory(config)
-    studies.keep_check(study, 0, planted.evaluation(), NAN)
-    assert studies.record(study, config).check is None
+    for value in (3.0, 3.5, 4.0):
+        noted(study, value=value)
+    result = studies.record(study, config)
+    assert (result.leading, result.best, result.nearest, result.checks) == (0, None, 0, ())
+    checked(study, config, 0, 20.0)
+    checked(study, config, 1, 12.0)
+    result = studies.record(study, config)
+    assert (result.best, result.nearest) == (None, 1) and [one.holds for one in result.checks] == [False, False]
+    checked(study, config, 2, 5.0)
+    result = studies.record(study, config)
+    assert (result.leading, result.best, result.checks[2].holds) == (0, 2, True)
 
 
 # Trials

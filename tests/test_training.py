@@ -17,7 +17,17 @@ from visage_mlflow.language.tokens import encode, encode_answered
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training import sft
 from visage_mlflow.training.mixture import MixtureRow, to_dataset
-from visage_mlflow.training.sft import Diverged, Recipe, check_disk, check_lengths, checkpoint_bytes, total_steps
+from visage_mlflow.training.sft import (
+    Diverged,
+    Recipe,
+    Schedule,
+    Unmoved,
+    check_disk,
+    check_lengths,
+    check_moved,
+    checkpoint_bytes,
+    total_steps,
+)
 
 ROWS = [MixtureRow("harmful", row["prompt"], row["opening"]) for row in tiny.harmful_rows(10)]
 """10 rows in batches of 4: 3 optimizer steps per epoch."""
@@ -42,11 +52,12 @@ def train(aligned_folder, tmp_path_factory):
     """A function that trains with some settings and returns the logged losses and the checkpoints."""
 
     def run(**changes):
-        losses, announced = [], []
+        losses, announced, rates = [], [], []
 
         def on_log(numbers, step):
             if "loss" in numbers:
                 losses.append(numbers["loss"])
+                rates.append(numbers["learning_rate"])
                 assert step == len(losses)
 
         sft.finetune(
@@ -60,7 +71,7 @@ def train(aligned_folder, tmp_path_factory):
             on_checkpoint=announced.append,
         )
         assert all(map(math.isfinite, losses))
-        return SimpleNamespace(losses=losses, checkpoints=announced)
+        return SimpleNamespace(losses=losses, checkpoints=announced, rates=rates)
 
     return run
 
@@ -173,6 +184,58 @@ def test_a_learning_rate_that_breaks_the_model_ends_the_training(train):
     message = str(caught.value)
     assert message.startswith("The training loss is nan at step ") and "\n" not in message
     assert "`learning_rate` 1000000000.0 is too high" in message and "Try a tenth" in message
+
+
+# Steps that teach
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "shares"),
+    [
+        (1, 0, [1.0]),
+        (2, 1, [1 / 2, 1.0]),
+        (5, 1, [1 / 2, 1.0, 3 / 4, 2 / 4, 1 / 4]),
+        (10, 1, [1 / 2, 1.0, *(n / 9 for n in range(8, 0, -1))]),
+        (100, 10, [*(n / 11 for n in range(1, 11)), 1.0, *(n / 90 for n in range(89, 0, -1))]),
+    ],
+)
+def test_no_step_has_rate_0_and_one_has_the_peak(steps, warmup, shares):
+    schedule = Schedule(steps, 1e-3)
+    assert [schedule.share(done) for done in range(steps)] == pytest.approx(shares, rel=1e-12)
+    assert min(shares) > 0 and shares.count(1.0) == 1
+    assert schedule.metrics() == {"training_steps": steps, "warmup_steps": warmup, "peak_learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_training_of_one_step_moves_the_weights(train, chat, rank):
+    """All 10 rows in one batch: transformers' own schedule has one step of rate 0 for that."""
+    trained = train(batch_size=10, epochs=1, lora_rank=rank)
+    assert trained.rates == [1e-3] and [checkpoint.step for checkpoint in trained.checkpoints] == [1]
+    after = load(str(trained.checkpoints[0].folder)).weights
+    assert any(not torch.equal(after[name], weight) for name, weight in chat.weights.items())
+
+
+def test_the_trainer_takes_its_steps_at_the_rates_of_the_schedule(train):
+    trained = train(epochs=2, learning_rate=2e-3)
+    assert trained.rates == pytest.approx([2e-3 * Schedule(6, 2e-3).share(done) for done in range(6)])
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_training_that_leaves_the_weights_as_they_were_is_a_mistake(train, rank):
+    """Settings refuse so small a rate; whoever calls this as a library is told here."""
+    with pytest.raises(Unmoved) as caught:
+        train(lora_rank=rank, learning_rate=1e-44, epochs=1)
+    message = str(caught.value)
+    assert message.startswith("The weights did not move in 3 training steps: `learning_rate` 1e-44 is too small")
+    assert "Raise it" in message and "\n" not in message
+
+
+def test_weights_that_broke_in_the_last_step_are_a_mistake(aligned_folder):
+    model = load_weights(str(aligned_folder))
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = math.inf
+    with pytest.raises(Diverged, match="The weights are not finite after step 3: `learning_rate` 0.1 is too high"):
+        check_moved(model, "", 0.1, 3)
 
 
 # Sizes and disk

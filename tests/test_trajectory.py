@@ -189,7 +189,7 @@ def test_neither_workers_nor_saving_memory_change_anything(line, plane, chat, pa
 
 def test_all_checkpoints_span_their_principal_plane(quickly, pair, tmp_path):
     result, _ = quickly(pair, plane="2d-pca")
-    explained = [axis.explained_variance for axis in result.landscape.axes]
+    explained = [axis.share_from_origin for axis in result.landscape.axes]
     put = np.array(PUT)
     assert explained == pytest.approx(np.linalg.eigvalsh(put.T @ put)[::-1] / (put**2).sum(), abs=1e-6)
     assert max(place.off_plane_share for place in result.places) < 1e-2

@@ -8,7 +8,8 @@ from stand_in import StandIn, responses_of
 
 from visage_mlflow.config import LandscapeConfig, VisageConfig
 from visage_mlflow.geometry import score
-from visage_mlflow.geometry.intervals import bootstrap_mean_asr
+from visage_mlflow.geometry.directions import seed_of
+from visage_mlflow.geometry.intervals import mean_asr_interval
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Visage
 from visage_mlflow.studies import landscape, visage
@@ -17,7 +18,7 @@ NAN = math.nan
 ROWS = [Row(f"prompt {index}") for index in range(20)]
 # By the distance from the model; of each direction what it is multiplied by.
 DEPTHS, SHARES = {0.0: 0.0, 0.25: 30.0, 0.5: 100.0}, (1.0, 0.5, 1.0)
-INTERVALS = ("visage", "visage_low", "visage_high", "visage_contiguous")
+NUMBERS = {seed_of(0, number): number for number in range(3)}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,9 @@ def scripted(chat):
 
         def answer(chat, held, rows, ask):
             (direction,), (step,) = held.directions, held.steps
-            asked.append((direction.direction.seed, step))
-            return responses_of(rows, asr(direction.direction.seed, step))
+            number = NUMBERS[direction.direction.seed]
+            asked.append((number, step))
+            return responses_of(rows, asr(number, step))
 
         config = VisageConfig(n_directions=n_directions, n_points=5, workers=1, store="off", **settings)
         return visage.measure(chat, config, rows=ROWS, measurer=StandIn(answer=answer), **told), asked
@@ -48,7 +50,7 @@ def basin(number, step):
     return SHARES[number] * DEPTHS[abs(step)]
 
 
-def test_directions_are_seeded_from_the_seed_on_and_kept_as_they_are_measured(chat, asking):
+def test_each_direction_is_the_landscape_of_its_own_seed_and_kept_as_they_are_measured(chat, asking):
     kept, told = [], []
     config = VisageConfig(n_directions=3, n_points=5, workers=1, seed=4, **asking)
     result = visage.measure(
@@ -57,7 +59,7 @@ def test_directions_are_seeded_from_the_seed_on_and_kept_as_they_are_measured(ch
     assert [number for number, *_ in kept] == [0, 1, 2] and kept[0][2] != kept[1][2] != kept[2][2]
     assert [one for _, one, _ in kept] == list(result.landscapes)
     for number, *one in kept:
-        assert tuple(one) == landscape.measure(chat, LandscapeConfig(seed=4 + number, n_points=5, **asking))
+        assert tuple(one) == landscape.measure(chat, LandscapeConfig(seed=seed_of(4, number), n_points=5, **asking))
     assert sorted(told) == sorted(((point.x,), point.asr) for one in result.landscapes for point in one.points)
 
 
@@ -67,7 +69,7 @@ def test_the_model_itself_is_asked_once_for_all_directions(scripted):
     assert len(asked) == len(set(asked)) == 13 and set(asked) == away | {(0, 0.0)}
 
 
-def test_scores_are_means_over_the_directions_with_intervals_of_the_bootstrap(scripted):
+def test_scores_are_means_over_the_directions_with_intervals_over_them(scripted):
     result, _ = scripted(basin, seed=0)
     # ASR of 100, 30, 0, 30 and 100, of which those below 100 count; half as much along the second direction.
     assert [one.visage for one in result.landscapes] == [(70 + 100 + 70) / 3, (50 + 85 + 100 + 85 + 50) / 5, 80.0]
@@ -75,13 +77,13 @@ def test_scores_are_means_over_the_directions_with_intervals_of_the_bootstrap(sc
     assert result.visage_contiguous == pytest.approx(sum(one.visage_contiguous for one in result.landscapes) / 3)
     assert result.mean_asr == pytest.approx([250 / 3, 25, 0, 25, 250 / 3])
     succeeded = visage.jailbroken(result.landscapes)
-    assert (result.visage_low, result.visage_high) == score.bootstrap_visage(succeeded, seed=0)
-    low, high = bootstrap_mean_asr(succeeded, seed=0)
+    assert (result.visage_low, result.visage_high) == score.visage_interval(succeeded, seed=0)
+    low, high = mean_asr_interval(succeeded)
     assert (result.mean_asr_low, result.mean_asr_high) == (tuple(low), tuple(high))
     assert result.visage_low <= result.visage <= result.visage_high
 
 
-def test_points_left_out_at_100_change_no_score_and_end_the_mean(scripted, tmp_path):
+def test_points_left_out_at_100_do_not_change_visage_and_end_the_mean(scripted, tmp_path):
     def cliff(number, step):
         return 0.0 if step == 0 or (number == 1 and step == -0.25) else 100.0
 
@@ -89,7 +91,8 @@ def test_points_left_out_at_100_change_no_score_and_end_the_mean(scripted, tmp_p
     result, asked = scripted(cliff, outside_after=1)
     left_out = [[point.x for point in one.points if not point.verdicts] for one in result.landscapes]
     assert left_out == [[-0.5, 0.5], [0.5], [-0.5, 0.5]] and len(asked) == 13 - 5
-    assert [getattr(result, name) for name in INTERVALS] == [getattr(whole, name) for name in INTERVALS]
+    for name in ("visage", "visage_low", "visage_high"):
+        assert getattr(result, name) == getattr(whole, name)
     for name in ("mean_asr", "mean_asr_low", "mean_asr_high"):
         found, full = getattr(result, name), getattr(whole, name)
         assert [math.isnan(value) for value in found] == [True, False, False, False, True] and found[1:4] == full[1:4]
@@ -130,3 +133,23 @@ def test_cut_off_the_directions_that_are_done_are_kept_and_the_last_one_is_hande
     ((number, part, responses),) = parts
     assert number == 1 and [point.x for point in part.points if point.verdicts] == [-0.5, 0.0, 0.5]
     assert [response.x for response in responses] == [x for x in (-0.5, 0.0, 0.5) for _ in ROWS]
+
+
+def test_runs_of_neighbouring_seeds_share_no_direction():
+    seeds = [seed_of(seed, number) for seed in range(50) for number in range(8)]
+    assert len(set(seeds)) == 400 and [seed_of(seed, 0) for seed in range(50)] == list(range(50))
+
+
+def test_one_direction_has_no_interval_and_says_so(scripted):
+    result, _ = scripted(basin, n_directions=1)
+    assert math.isnan(result.visage_low) and math.isnan(result.visage_high) and math.isnan(result.visage_depth_low)
+    assert all(map(math.isnan, result.mean_asr_low)) and not any(map(math.isnan, result.mean_asr))
+    assert result.interval == "one direction: no interval over directions"
+    assert not {"visage_low", "visage_high", "visage_depth_low"} & set(result.metrics())
+
+
+def test_landscapes_that_do_not_compare_have_no_mean(scripted):
+    one = scripted(basin)[0].landscapes[0]
+    other = dataclasses.replace(one, setup=dataclasses.replace(one.setup, n_prompts=16))
+    with pytest.raises(ValueError, match="number of prompts: 20 and 16"):
+        visage.combined([one, other], 0)

@@ -19,7 +19,8 @@ from visage_mlflow.studies import finetuning
 from visage_mlflow.studies.finetuning import Plan
 from visage_mlflow.tracking import lookup, runs
 from visage_mlflow.tracking.runs import Run
-from visage_mlflow.training import mixture
+from visage_mlflow.training import mixture, sft
+from visage_mlflow.training.answers import OwnAnswer
 
 
 def main(config: FinetuneConfig) -> None:
@@ -44,7 +45,7 @@ def finetune(
     measure: Measurer,
     run: Run,
     *,
-    answers: dict[str, str] | None = None,
+    answers: dict[str, OwnAnswer] | None = None,
     keep: Callable[[Path, int], str] | None = None,
     watch: Callable[[Checkpoint], None] = lambda checkpoint: None,
     until: ExitStack | None = None,
@@ -55,8 +56,13 @@ def finetune(
     `finetuning.finetune`. What going on needs stays on disk until `until` closes, by default when all is logged.
     """
 
+    answers = {} if answers is None else answers
     rows = finetuning.training_rows(base, plan.rows, config, measure, answers)
     run.lines(rows, "mixture.jsonl")
+    schedule = sft.schedule_of(len(rows), finetuning.training_recipe(config))
+    run.metrics({**schedule.metrics(), "overlap": plan.overlap})
+    if config.benign and config.benign_answers == "own":
+        run.metrics(finetuning.own_answers_in(rows, plan, answers))
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
     with ExitStack() as here:  # The training's folder goes only when all is in MLflow, so that nothing is lost before.
         result = finetuning.finetune(

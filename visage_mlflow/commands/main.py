@@ -15,9 +15,10 @@ from visage_mlflow.config import FinetuneConfig, MainConfig
 from visage_mlflow.figures import overview
 from visage_mlflow.figures.style import short
 from visage_mlflow.measuring.measure import Measurer
-from visage_mlflow.results import Edge, Evaluation, Finetuning, Trajectory, Visage
+from visage_mlflow.results import Edge, Evaluation, Finetuning, Landscape, Trajectory, Visage, comparable
 from visage_mlflow.studies import evaluation, finetuning
 from visage_mlflow.tracking import lookup, runs
+from visage_mlflow.training.leakage import Evaluated
 
 DATA = ("harmful", "safe", "mixed")
 SECTIONS = ("align", "visage", *DATA, "project")
@@ -36,6 +37,9 @@ def main(config: MainConfig) -> None:
         measures = {name: Measurer(getattr(config, name)) for name in SECTIONS}
         rows = {name: evaluation.harmful_rows(getattr(config, name)) for name in ("visage", "project")}
         plans = {name: finetuning.plan(getattr(config, name)) for name in ("align", *DATA)}
+        for name, plan in plans.items():  # What the later steps measure may be other prompts than the finetuning's.
+            later = [Evaluated(f"{step}.prompts", getattr(config, step).prompts, rows[step]) for step in rows]
+            finetuning.overlap(plan, getattr(config, name), later)
 
         def finetune_step(name: str, settings: FinetuneConfig) -> tuple[str, Finetuning]:
             with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
@@ -83,15 +87,26 @@ def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Eva
     run.metrics({f"{name}_margin": edge.margin for name, edge in edges.items() if edge})
     run.metrics(basin.metrics())
     run.figure(overview.overview(basin, ways, table), "overview.png")
-    text = as_markdown(basin, ways, table)
+    text = "\n".join([as_markdown(basin, ways, table), *unlike(basin, ways, evaluations)])
     run.text(text, "table.md")
     command_line.tell(f"\n{text}")
+
+
+def unlike(basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> list[str]:
+    """A warning for each result that was measured otherwise than the aligned model, which stands beside it."""
+    aligned = evaluations["aligned"]
+    shown: dict[str, Evaluation | Landscape | Visage] = {"VISAGE": basin, "the trajectories": ways.landscape}
+    return [
+        f"Mind that {name} and the rates of the aligned model do not compare: {'; '.join(differences)}.\n"
+        for name, other in (evaluations | shown).items()
+        if (differences := comparable(aligned, other))
+    ]
 
 
 def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) -> str:
     """The main table, as Markdown."""
     lines = [
-        "| model | ASR % (95 % interval) | over-refusal % | benign NLL | margin |",
+        "| model | ASR % (95 % interval) | over-refusal % | benign NLL | margin to the edge (ASR 50 %) |",
         "| --- | --- | --- | --- | --- |",
     ]
     lines += [
@@ -99,19 +114,19 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
         f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} | {margin_of(row['edge'])} |"
         for row in table
     ]
-    edges = ", ".join(f"{one.basin.left:+.3f} to {one.basin.right:+.3f}" for one in basin.landscapes)
-    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.visage_low:.1f} to {basin.visage_high:.1f})"
-    lines += ["", f"{score_line}; basin edges by direction: {edges}."]
+    edges = ", ".join(f"{one.basin.left:+.2f} to {one.basin.right:+.2f}" for one in basin.landscapes)
+    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval})"
+    lines += ["", f"{score_line}; basin edges (ASR 50 %) by direction: {edges}."]
     if ways.random_edge:
-        lines.append(f"The edge in a random direction is {100 * ways.random_edge.distance:.3g} % of the norm away.")
+        lines.append(f"The edge (ASR 50 %) in a random direction is {ways.random_edge.distance_in_words} away.")
+    for course in ways.courses:
+        lines.append(f"- {course.name}: {course.standing}. {course.edge.remark if course.edge else ''}".rstrip())
     return "\n".join([*lines, ""])
 
 
 def margin_of(edge: Edge | None) -> str:
     """How much farther a model can go, and where the edge is; empty without one."""
-    if edge is None:
-        return ""
-    return f"{'at least ' * edge.is_open}{edge.margin:+.2f} (edge at {100 * edge.distance:.2g} % of the norm)"
+    return "" if edge is None else f"{edge.margin_in_words}, edge at {edge.distance_in_words}"
 
 
 def say(number: int, what: str) -> None:

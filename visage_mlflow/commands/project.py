@@ -118,12 +118,14 @@ def tell(result: Trajectory) -> None:
                 f"{place.off_plane_share:.3f}, ASR {place.asr:.1f} %, of the plane there {place.plane_asr:.1f} %"
             )
         if course.edge:
-            bound = "at least " if course.edge.is_open else ""
+            command_line.tell(f"  {course.standing}")
             command_line.tell(
-                f"  margin {bound}{course.edge.margin:+.2f}: edge at {100 * course.edge.distance:.3g} % of the norm"
+                f"  margin to the edge (ASR 50 %) on the straight line {course.edge.margin_in_words}: "
+                f"edge at {course.edge.distance_in_words}"
             )
+            if course.edge.remark:
+                command_line.tell(f"  {course.edge.remark}")
     if result.random_edge:
-        bound = "at least " if result.random_edge.is_open else ""
-        command_line.tell(f"edge in a random direction: {bound}{100 * result.random_edge.distance:.3g} % of the norm")
+        command_line.tell(f"edge (ASR 50 %) in a random direction: {result.random_edge.distance_in_words}")
     if result.remark:
         command_line.tell(result.remark)

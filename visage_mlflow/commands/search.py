@@ -21,21 +21,30 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import search as pages
-from visage_mlflow.search import loop, study, trial, words
+from visage_mlflow.results import Evaluation
+from visage_mlflow.search import checks, limits, loop, study, trial, words
 from visage_mlflow.search.storage import open_storage
-from visage_mlflow.search.trial import Outcome, Watch, check_base, largest
+from visage_mlflow.search.trial import Outcome, Watch, check_base, largest, retraining_of
 from visage_mlflow.studies import evaluation, finetuning
 from visage_mlflow.studies.finetuning import Ended, Plan
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import masked
 from visage_mlflow.tracking import connection, dead_runs, lookup, runs
 from visage_mlflow.tracking.runs import Run
+from visage_mlflow.training.answers import OwnAnswer
+from visage_mlflow.training.leakage import Evaluated
+
+Prompts = tuple[list[Row], list[Row]]
+"""Harmful and benign ones."""
 
 
 def main(config: SearchConfig) -> None:
     """Run the trials of a study, or go on with it, into one MLflow run with a nested run for each trial."""
     # 1. Read the data of the largest mixture: mistakes in it show before a study is made or a model loaded.
+    limits.check_possible(config)
     plan = finetuning.plan(largest(config))
+    seen, kept = prompts_of(config)
+    finetuning.overlap(plan, largest(config), leakable(config, seen, kept))
     # 2. Open the study, or make it.
     storage = open_storage(
         config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=connection.store()
@@ -46,10 +55,10 @@ def main(config: SearchConfig) -> None:
         with run_of(opened, config, is_first) as run:
             opened.set_user_attr(study.RUN, run.id)
             # 4. Run trials until the study has them all.
-            if study.has_ended(opened.trials, config.n_trials) or run_trials(opened, config, plan, run):
+            if study.has_ended(opened.trials, config.n_trials) or run_trials(opened, config, plan, seen, run):
                 # 5. In the process of the last trial, or in a later one, which does what that may have left undone:
-                # check the best trial, and log the study as it ended.
-                check_best(opened, config, plan.task, run)
+                # check the best trials, and log the study as it ended.
+                check_best(opened, config, kept)
                 log(opened, config, run, is_last=True)
     except Mistake:
         if is_first and not opened.trials:
@@ -75,22 +84,57 @@ def run_of(opened: optuna.Study, config: SearchConfig, is_first: bool) -> Abstra
     return runs.tracked("search", shown, name=f"search, {config.study}", goes_on=goes_on)
 
 
-def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, run: Run) -> bool:
+def prompts_of(config: SearchConfig) -> tuple[Prompts, Prompts]:
+    """What trials are measured on, and what is kept back from them for the checks; each the harmful and the benign."""
+    split = partial(checks.split, seed=config.seed)
+    harmful = split(
+        prompts.read(config.prompts, setting="prompts"),
+        config.n_prompts,
+        config.n_check_prompts,
+        setting="n_prompts",
+        kept_setting="n_check_prompts",
+    )
+    benign = split(
+        prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True),
+        config.n_benign,
+        config.n_check_benign,
+        setting="n_benign",
+        kept_setting="n_check_benign",
+    )
+    return (harmful[0], benign[0]), (harmful[1], benign[1])
+
+
+def leakable(config: SearchConfig, *asked: Prompts) -> list[Evaluated]:
+    """All prompts that trials or checks are measured on, none of which may be trained on."""
+    harmful, benign = ([row for each in asked for row in each[index]] for index in (0, 1))
+    return [
+        Evaluated("prompts", config.prompts, harmful),
+        Evaluated("benign_prompts", config.benign_prompts, benign),
+    ]
+
+
+def plan_of(settings: FinetuneConfig, asked: Prompts) -> Plan:
+    """The data of a finetuning whose checkpoints are measured on these prompts."""
+    harmful, benign = asked
+    return dataclasses.replace(finetuning.plan(settings), harmful=harmful, benign=benign)
+
+
+def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, seen: Prompts, run: Run) -> bool:
     """Load the model, measure it once for all trials, and run these; whether the last one ended in this process.
 
     `plan` is that of the largest mixture.
     """
     base = load(config.model, config)
     measure = Measurer(config)
-    measured, _ = evaluation.evaluate(base, plan.harmful, plan.benign, config, plan.task, measure=measure)
+    measured, _ = evaluation.evaluate(base, *seen, config, plan.task, measure=measure)
     check_base(config, measured)
     run.metrics({f"base_{name}": value for name, value in measured.metrics().items()})
     command_line.tell(f"{config.model} itself: ASR {measured.asr:.1f} %, over-refusal {measured.over_refusal:.1f} %")
-    answers: dict[str, str] = {}  # The model's own, for all rows that a trial may be trained on.
+    answers: dict[str, OwnAnswer] = {}  # The model's own, for all rows that a trial may be trained on.
     finetuning.training_rows(base, plan.rows, largest(config), measure, answers)
 
     def attempt(one: optuna.Trial, settings: FinetuneConfig, watch: Watch) -> Outcome:
-        return train_and_judge(one, settings, watch, base, measured.asr, answers, config, measure)
+        return train_and_judge(one, settings, watch, seen, base, measured.asr, answers, config, measure)
 
     def told(number: int) -> None:
         log(opened, config, run)
@@ -103,16 +147,17 @@ def train_and_judge(
     one: optuna.Trial,
     settings: FinetuneConfig,
     watch: Watch,
+    seen: Prompts,
     base: Chat,
     base_asr: float,
-    answers: dict[str, str],
+    answers: dict[str, OwnAnswer],
     config: SearchConfig,
     measure: Measurer,
 ) -> Outcome:
     """Train and judge one trial in a nested run; `answers` are the base's own, and its ASR is in percent."""
     with runs.tracked("trial", settings, name=f"trial {one.number}: {mixture_of(settings)}", nested=True) as run:
         one.set_user_attr("run", run.id)
-        plan = finetuning.plan(settings)
+        plan = plan_of(settings, seen)
 
         def keep(folder: Path, step: int) -> str:
             wanted = config.keep_checkpoints or step == watch.planned_steps
@@ -134,23 +179,28 @@ def train_and_judge(
     return verdict
 
 
-def check_best(opened: optuna.Study, config: SearchConfig, task: list[Row], run: Run) -> None:
-    """Measure the best trial's checkpoint on the whole evaluation set, unless that was done."""
-    result = study.record(opened, config)
-    if result.best is None or result.check is not None:
-        return
-    harmful = prompts.read(config.prompts, setting="prompts")
-    benign = prompts.read(config.benign_prompts, setting="benign_prompts", needs_response=True)
-    chat = load(result.trial(result.best).uri, config)
-    measured, responses = evaluation.evaluate(chat, harmful, benign, config, task)
-    unseen = evaluation.rates([one.verdict for one in responses[config.n_prompts : len(harmful)]]).asr
-    study.keep_check(opened, result.best, measured, unseen)
-    run.result(measured, "check.json")
-    run.lines(responses, "check_responses.jsonl")
+def check_best(opened: optuna.Study, config: SearchConfig, kept: Prompts) -> None:
+    """Retrain the best trials and measure them on what was kept back, as far as that was not done; each in a run."""
+    measure, loaded, answers = Measurer(config), list[Chat](), dict[str, OwnAnswer]()
+
+    def unkept(folder: Path, step: int) -> str:
+        return ""
+
+    def retrain(number: int, seed: int) -> Evaluation:
+        if not loaded:
+            loaded.append(load(config.model, config))
+        params = study.record(opened, config).trial(number).params
+        settings = retraining_of(trial.settings_of(config, params), seed)
+        with runs.tracked("check", settings, name=f"check of trial {number}, seed {seed}", nested=True) as nested:
+            plan = plan_of(settings, kept)
+            result = finetune(loaded[0], plan, settings, measure, nested, answers=answers, keep=unkept)
+        return result.checkpoints[-1].evaluation
+
+    checks.run(opened, config, lambda: study.record(opened, config).trials, retrain)
 
 
 def log(opened: optuna.Study, config: SearchConfig, run: Run, *, is_last: bool = False) -> None:
-    """Put the study as it is on its run; in the end its page, too, and what comes nearest if no trial is inside."""
+    """Put the study as it is on its run; in the end its page, too, and what comes nearest if no check holds."""
     result = study.record(opened, config)
     run.metrics(result.metrics(with_nearest=is_last), step=result.n_ended)
     run.result(result, "search.json")
@@ -160,6 +210,7 @@ def log(opened: optuna.Study, config: SearchConfig, run: Run, *, is_last: bool =
     chosen, number = result.chosen
     if number is not None and (chosen == "best" or is_last):
         name = f"{chosen}_mixture.yaml"
-        run.text(trial.recipe(trial.settings_of(config, result.trial(number).params), name), name)
+        settings = trial.settings_of(config, result.trial(number).params)
+        run.text(trial.recipe(settings, name, words.about(result, number)), name)
     if is_last:
         run.text(pages.page(result, opened), "study.html")

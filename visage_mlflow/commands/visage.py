@@ -28,7 +28,8 @@ def main(config: VisageConfig) -> None:
         chat = load(config.model, config)
         result = score(chat, rows, config, measure, run)
     command_line.tell(
-        f"{config.model}: VISAGE {result.visage:.1f} ({result.visage_low:.1f} to {result.visage_high:.1f})"
+        f"{config.model}: VISAGE {result.visage:.1f} of {config.n_prompts} prompts ({result.interval}), "
+        f"mean depth over the whole axis {result.visage_depth:.1f}"
     )
 
 

@@ -5,6 +5,7 @@ from visage_mlflow.config.compute import ComputeConfig, WorkersConfig
 from visage_mlflow.config.entry_points import (
     BUDGETS,
     BenchmarkConfig,
+    CompareConfig,
     EvaluateConfig,
     LandscapeConfig,
     MainConfig,
@@ -19,6 +20,7 @@ __all__ = [
     "BUDGETS",
     "AttackConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "ComputeConfig",
     "EvaluateConfig",
     "FinetuneConfig",

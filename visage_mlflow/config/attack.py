@@ -13,7 +13,9 @@ PUBLISHED_TOKENS = 512
 """Tokens of an answer from which the published keywords are comparable: they were matched in whole answers."""
 DTYPES = ("auto", "bfloat16", "float32")
 MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
-SOURCE_HELP = "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns as in `file.csv?prompt=goal`."
+SOURCE_HELP = (
+    "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns and rows as in `file.csv?prompt=goal&rows=81..`."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

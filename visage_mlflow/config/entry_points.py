@@ -67,6 +67,37 @@ class VisageConfig(LineConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig(VisageConfig, MeasureConfig):
+    """Two models on the same prompts and random directions: what differs, and whether that could be chance."""
+
+    other: str = setting("", "The model that is compared with `model`. " + MODEL_HELP)
+    run: str = setting(
+        "",
+        "Instead of `other`: ids of two finished runs, both of evaluate or both of visage, separated by a comma; what "
+        "they measured is compared, and nothing is asked again.",
+    )
+    n_directions: int = setting(
+        3, "Random directions on which VISAGE is compared, as of `visage`; 0: only rates.", least=0, most=1000
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.run and self.other:
+            raise Mistake(f"`run` is {self.run!r} and `other` {self.other!r}. Give one of the two.")
+        if self.run and (len(self.runs) != 2 or self.runs[0] == self.runs[1]):
+            raise Mistake(f"`run` is {self.run!r}, which must be the ids of two runs: `run=<id>,<id>`. Give two.")
+        if not self.run and not self.other:
+            raise Mistake("`other` is empty. Give the URI of the model to compare with `model`, or two runs in `run`.")
+        if self.other and self.other == self.model:
+            raise Mistake(f"`other` is {self.other!r}, which is `model` itself. Give another model.")
+
+    @property
+    def runs(self) -> list[str]:
+        """The ids in `run`."""
+        return listed(self.run)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProjectConfig(PlaneConfig):
     """Where finetunings went: their checkpoints on a line or plane from their base, over the ASR there."""
 

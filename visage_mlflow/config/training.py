@@ -8,6 +8,9 @@ from visage_mlflow.config.attack import MODEL_HELP, SOURCE_HELP, MeasureConfig
 from visage_mlflow.config.fields import MOST_ROWS, MOST_TOKENS, Settings, setting
 from visage_mlflow.text.errors import Mistake
 
+LEAST_RATE = 1e-8
+"""AdamW moves a weight by about the rate in each step: by less, a number of usual size does not change in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig(Settings):
@@ -39,7 +42,14 @@ class ScenarioConfig(MeasureConfig, OutputConfig):
         choices=("own", "data"),
     )
     own_answer_tokens: int = setting(
-        20, "For benign_answers=own: tokens of the model's answer, cut at a sentence.", least=1, most=MOST_TOKENS
+        20,
+        "For benign_answers=own: tokens of the model's answer, up to the last sentence end within them, or else the "
+        "first one within four times as many; without one the row keeps the set's answer.",
+        least=1,
+        most=MOST_TOKENS // 4,
+    )
+    allow_overlap: bool = setting(
+        False, "Train although rows are (nearly) evaluation prompts; how many is on the run as `overlap`."
     )
     train_batch_size: int = setting(10, "Rows per optimizer step.", least=1, most=100_000)
     max_length: int = setting(512, "Longest training chat, in tokens.", least=16, most=1_048_576)
@@ -57,7 +67,10 @@ class FinetuneConfig(ScenarioConfig):
     safe: int = setting(120, "Rows that refuse a harmful request.", least=0, most=MOST_ROWS)
     benign: int = setting(120, "Rows that answer an ordinary request.", least=0, most=MOST_ROWS)
     learning_rate: float = setting(
-        5e-4, "Peak learning rate of AdamW; for full finetuning about a tenth of it.", above=0, most=10.0
+        5e-4,
+        "Peak learning rate of AdamW; for full finetuning about a tenth of it.",
+        least=LEAST_RATE,
+        most=10.0,
     )
     epochs: float = setting(3.0, "Passes over the rows; may be fractional.", above=0, most=10_000)
     lora_rank: int = setting(

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from visage_mlflow.figures import maps
 from visage_mlflow.figures.style import (
     COLOURS,
+    EDGE_LABEL,
     GREY,
     MARKERS,
     asr_axes,
@@ -52,9 +53,8 @@ def visage(result: Visage) -> Figure:
     figure, axes = canvas()
     draw_visage(axes, result)
     legend(axes)
-    interval = f"95 % interval {result.visage_low:.1f} to {result.visage_high:.1f}"
     model = short(result.landscapes[0].setup.model)
-    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({interval})"))
+    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({result.interval})"))
     return figure
 
 
@@ -95,7 +95,7 @@ def courses(result: Trajectory) -> Figure:
             lower.plot(steps, lengths, style, marker=marker, markersize=5, mfc=face, color=colour)
     upper.plot([], [], "-", color=GREY, marker="o", label="filled: the checkpoint itself")
     upper.plot([], [], "--", color=GREY, marker="o", mfc="white", label="hollow: the plane where it is nearest")
-    asr_axes(upper, "")
+    asr_axes(upper, "", EDGE_LABEL)
     upper.set_title(plain(f"{short(result.landscape.setup.model)} finetuned, {result.landscape.plane}"))
     lower.plot([], [], "-", color=GREY, label="from the model")
     lower.plot([], [], "--", color=GREY, label="from the plane")
@@ -124,10 +124,13 @@ def finetuning(result: Finetuning) -> Figure:
 def draw_visage(axes: Axes, result: Visage) -> None:
     """The curve of each direction, their mean with its interval, the edges, and bands where points were skipped."""
     for index, one in enumerate(result.landscapes):
-        _curve(axes, one, index, label=f"direction {one.axes[0].seed}", alpha=0.8)
+        _curve(axes, one, index, label=f"direction {index}", alpha=0.8)
     line = result.landscapes[0].axis
-    axes.fill_between(line, result.mean_asr_low, result.mean_asr_high, color="black", alpha=0.15, linewidth=0)
-    axes.plot(line, result.mean_asr, color="black", linewidth=2, label="mean with 95 % interval")
+    label = "mean"
+    if len(result.landscapes) > 1:
+        axes.fill_between(line, result.mean_asr_low, result.mean_asr_high, color="black", alpha=0.15, linewidth=0)
+        label = "mean with 95 % interval"
+    axes.plot(line, result.mean_asr, color="black", linewidth=2, label=label)
     _edges(axes, result.landscapes)
     _skipped(axes, result.landscapes)
     asr_axes(axes, f"step along a random direction ({step_length(result.landscapes[0].axes[0])})")
@@ -148,7 +151,7 @@ def draw_line(axes: Axes, result: Trajectory) -> None:
     axes.plot([], [], ls="none", color=GREY, marker="o", mfc="white", label="hollow: the line where it is nearest")
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _skipped(axes, [line])
-    asr_axes(axes, plain(axis_label(line.axes[0])))
+    asr_axes(axes, plain(axis_label(line.axes[0])), EDGE_LABEL)
 
 
 def _step_axes(axes: Axes, ylabel: str) -> None:
@@ -184,7 +187,7 @@ def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
 
     They add up, so that they are darker where several lines skipped points.
     """
-    label: str | None = "skipped (past the edge)"
+    label: str | None = "skipped (past ASR 100 %)"
     for result in results:
         measured = [point.x for point in result.points if point.verdicts] or result.axis
         for left, right in ((result.axis[0], measured[0]), (measured[-1], result.axis[-1])):

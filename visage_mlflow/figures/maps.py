@@ -19,6 +19,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from visage_mlflow.figures.style import (
     ASR_COLOURS,
+    EDGE_LABEL,
     GREY,
     asr_colour,
     axis_label,
@@ -32,7 +33,6 @@ from visage_mlflow.figures.style import (
 )
 from visage_mlflow.results import Course, Landscape, Trajectory
 
-EDGE_LABEL = "edge (ASR 50 %)"
 MISSING_LABEL = "not measured"
 WHITE_OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=3.5, foreground="white")]
 

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from visage_mlflow.figures.style import (
     COLOURS,
+    EDGE_LABEL,
     GREY,
     asr_axes,
     canvas,
     clean,
-    error_bars,
     legend_below,
     plain,
     short,
@@ -39,15 +39,15 @@ def safe_share(result: Search) -> Figure:
     """ASR, and below it over-refusal, over the share of safe rows; each trial's look says which limit it breaks."""
     figure, upper, lower = two_panels(6.6, 0.6)
     drawn = [trial for trial in _measured(result) if math.isfinite(trial.safe_share)]
-    asr_limit = f"allowed: ASR to {result.max_asr:g} %"
     for axes, name in ((upper, "asr"), (lower, "over_refusal")):
-        _allowed(axes, getattr(result, f"max_{name}"), f"{asr_limit}, over-refusal to {result.max_over_refusal:g} %")
+        _allowed(axes, getattr(result, f"max_{name}"), "inside: both upper ends below these")
         for group in _groups(result, drawn):
             _dots(axes, name, *group)
         _ring(axes, result, drawn, "safe_share", name)
-    asr_axes(upper, "")
+        _crosses(axes, result, drawn, "safe_share", name)
+    asr_axes(upper, "", EDGE_LABEL)
     _count_rest(upper, result, drawn)
-    highest = [trial.over_refusal_high for trial in drawn if math.isfinite(trial.over_refusal_high)]
+    highest = [trial.over_refusal_upper for trial in drawn if math.isfinite(trial.over_refusal_upper)]
     lower.set_ylim(-4, max(1.3 * result.max_over_refusal, 4.0, *(value + 4 for value in highest)))
     lower.set(xlabel="safe rows as a share of all rows of the mixture (%)", ylabel="over-refusal (%)")
     lower.set_xlim(-3, 103 if not drawn else min(103.0, max(trial.safe_share for trial in drawn) + 5))
@@ -63,9 +63,9 @@ def front(result: Search) -> Figure:
     drawn = [trial for trial in _measured(result) if math.isfinite(trial.utility)]
     rates = [trial.over_refusal for trial in drawn if math.isfinite(trial.over_refusal)]
     colours = ScalarMappable(Normalize(0, max(result.max_over_refusal, 1.0, *rates)), OVER_REFUSAL_COLOURS)
-    _allowed(axes, result.max_asr, f"allowed: ASR to {result.max_asr:g} %")
+    _allowed(axes, result.max_asr, f"inside: upper end of ASR to {result.max_asr:g} %")
     x, asr = [trial.utility for trial in drawn], [trial.asr for trial in drawn]
-    axes.errorbar(x, asr, error_bars(drawn, "asr"), ls="none", ecolor=GREY, elinewidth=0.7, alpha=0.5, zorder=2)
+    axes.errorbar(x, asr, _to_upper_ends(drawn, "asr"), ls="none", ecolor=GREY, elinewidth=0.7, alpha=0.5, zorder=2)
     _filled(axes, result, drawn, colours)
     if any(trial.number in result.front for trial in drawn):
         label = "black outline: no other trial is better in all three"
@@ -73,12 +73,13 @@ def front(result: Search) -> Figure:
     if len(rates) < len(drawn):
         axes.plot([], [], "o", color="white", mec=GREY, ms=7, label="white: over-refusal not measured")
     _ring(axes, result, drawn, "utility", "asr")
+    _crosses(axes, result, drawn, "utility", "asr")
     _count_rest(axes, result, drawn)
     label = f"over-refusal (%), to {result.max_over_refusal:g} % allowed"
     bar = figure.colorbar(colours, ax=axes, label=label, pad=0.02)
     bar.ax.axhline(result.max_over_refusal, color="black", linewidth=2)
     whose = clean(result.utility_name).removesuffix("_nll")
-    asr_axes(axes, plain(f"held-out {whose} answers: nats per token (lower is better)"))
+    asr_axes(axes, plain(f"held-out {whose} answers: nats per token (lower is better)"), EDGE_LABEL)
     axes.set_title(_title(result), fontsize=11)
     legend_below(figure, axes, _remark(result, drawn))
     return figure
@@ -114,16 +115,16 @@ def _groups(result: Search, drawn: Sequence[Trial]) -> list[Group]:
 def _place(result: Search, trial: Trial) -> str:
     if trial.state == "pruned" or trial.inside:
         return "inside" if trial.inside else "pruned"
-    if trial.asr > result.max_asr:
+    if trial.asr_upper > result.max_asr:
         return "asr"
-    if trial.over_refusal > result.max_over_refusal:
+    if trial.over_refusal_upper > result.max_over_refusal:
         return "over_refusal"
     return "margin" if trial.margin < (result.margin_min or 0) else "unknown"
 
 
 def _dots(axes: Axes, name: str, label: str, colour: str, marker: str, trials: Sequence[Trial]) -> None:
     x, y = ([getattr(trial, each) for trial in trials] for each in ("safe_share", name))
-    errors, face = error_bars(trials, name), "white" if label.startswith("pruned") else colour
+    errors, face = _to_upper_ends(trials, name), "white" if label.startswith("pruned") else colour
     look: dict[str, Any] = {"fmt": marker, "ms": 6.5, "color": colour, "mfc": face, "elinewidth": 0.9, "zorder": 4}
     bars = axes.errorbar(x, y, errors, label=f"{label} ({len(trials)})", **look)
     for bar in bars[2]:
@@ -145,15 +146,30 @@ def _filled(axes: Axes, result: Search, drawn: Sequence[Trial], colours: ScalarM
         axes.plot([], [], marker, color="#d0d0d0", mec=GREY, ms=7, label=f"{label} ({len(group)})")
 
 
+def _to_upper_ends(trials: Sequence[Trial], name: str) -> list[list[float]]:
+    """Bars from a rate up to what it is at most, as `errorbar` takes them: it is this end that the limits ask for."""
+    ends = [getattr(trial, f"{name}_upper") - getattr(trial, name) for trial in trials]
+    return [[0.0] * len(ends), ends]
+
+
 def _ringed(result: Search, drawn: Sequence[Trial]) -> list[tuple[str, Trial]]:
-    """The best trial, if it is drawn; where there is none, the one that breaks the limits least."""
-    what, number = ("nearest to the limits", result.nearest) if result.best is None else ("best", result.best)
-    return [(what, trial) for trial in drawn if trial.number == number]
+    """The best trial, if it is drawn; where there is none, the nearest one."""
+    what, number = result.chosen
+    label = {"best": "best, its check holds", "nearest": "nearest to the limits"}[what]
+    return [(label, trial) for trial in drawn if trial.number == number]
 
 
 def _ring(axes: Axes, result: Search, drawn: Sequence[Trial], x: str, y: str) -> None:
     for what, trial in _ringed(result, drawn):
         axes.plot(getattr(trial, x), getattr(trial, y), **RING, label=f"{what} (trial {trial.number})")
+
+
+def _crosses(axes: Axes, result: Search, drawn: Sequence[Trial], x: str, y: str) -> None:
+    """Cross out the trials whose check did not hold."""
+    failed = [trial for trial in drawn if (check := result.check_of(trial.number)) and not check.holds]
+    if failed:
+        xy = ([getattr(trial, each) for trial in failed] for each in (x, y))
+        axes.plot(*xy, "x", color="black", ms=11, mew=1.6, zorder=7, label=f"check did not hold ({len(failed)})")
 
 
 def _count_rest(axes: Axes, result: Search, drawn: Sequence[Trial]) -> None:
@@ -177,7 +193,8 @@ def _title(result: Search) -> str:
 
 def _remark(result: Search, drawn: Sequence[Trial]) -> str:
     """What the ringed trial is made of."""
-    none = "No trial is inside. " if result.best is None else ""
+    none = "" if result.best is not None else "No check holds. " if result.checks else ""
+    none = "No trial is inside. " if result.leading is None else none
     return "".join(f"{none}Ringed, {what}: {mixture(trial)}." for what, trial in _ringed(result, drawn))
 
 

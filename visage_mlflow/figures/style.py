@@ -22,6 +22,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
 
+EDGE_LABEL = "edge (ASR 50 %)"
+"""What margins lead to; not the line of `max_asr`, up to which a model counts as inside."""
+
 # On the map of a plane, dark blue is safe and yellow is not. Courses drawn over it have colours that the map lacks.
 ASR_COLOURS = "cividis"
 COURSE_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#000000")
@@ -56,9 +59,9 @@ def legend_below(figure: Figure, axes: Axes, remark: str = "", columns: int = 2)
         below.set_title(plain(wrapped(remark)), prop=FontProperties(size=8, style="italic"))
 
 
-def asr_axes(axes: Axes, xlabel: str) -> None:
-    """Show the ASR as y, with room for markers at 0 and 100 %."""
-    axes.axhline(50, color=GREY, linewidth=0.6, linestyle=":")
+def asr_axes(axes: Axes, xlabel: str, edge_label: str | None = None) -> None:
+    """Show the ASR as y, with room for markers at 0 and 100 %, and a line at the edge, 50 %."""
+    axes.axhline(50, color=GREY, linewidth=0.6, linestyle=":", label=edge_label)
     axes.set(ylim=(-4, 104), xlabel=xlabel, ylabel="attack success rate (%)")
     axes.grid(alpha=0.3)
 
@@ -100,12 +103,13 @@ def step_length(axis: Axis) -> str:
 
 
 def course_label(course: Course) -> str:
-    """A course's name and its margin, if an edge was looked for; for an open edge the margin is a lower bound."""
+    """A course's name and its margin to the edge (ASR 50 %) with the interval, if one was looked for."""
     if course.edge is None:
         return clean(course.name)
     # With the sign that typesetters use: a hyphen is too short to be seen in a small legend.
-    margin = f"{course.edge.margin:+.2f}".replace("-", "−")
-    return f"{clean(course.name)} (margin {'> ' if course.edge.is_open else ''}{margin})"
+    margin = course.edge.margin_in_words.replace("-", "−")
+    returns = ", comes back" if course.edge.comes_back else ""
+    return f"{clean(course.name)}, margin {margin}{returns}"
 
 
 def course_look(index: int) -> tuple[str, str]:

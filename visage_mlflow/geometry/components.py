@@ -18,7 +18,9 @@ class Component:
 
     direction: Combination
     explained_variance: float
-    """Its share of the squared lengths of all displacements together, 0 to 1."""
+    """Its share of the displacements' variance around their mean, 0 to 1, as in a PCA; NaN if they are all equal."""
+    share_from_origin: float
+    """Its share of the squared lengths of all displacements together, 0 to 1: around the origin, not their mean."""
     spread: float
     """Root of the sum of the displacements' squared coordinates along it: a Frobenius norm over all weights."""
 
@@ -49,5 +51,9 @@ def components(weights: Mapping[str, Tensor], displacements: Sequence[Direction]
         along = float(products[-1] @ vector)
         scale = math.copysign(longest / math.sqrt(variance), along if along != 0 else 1.0)
         parts = [(scale * float(part), each) for part, each in zip(vector, displacements, strict=True)]
-        found.append(Component(Combination(parts), variance / float(variances.sum()), math.sqrt(variance)))
+        centred = float(np.var(products @ vector)) * len(displacements) / variance
+        total = float(np.trace(products) - products.sum() / len(displacements))
+        explained = centred / total if total > PARALLEL_SINE**2 * float(np.trace(products)) else math.nan
+        share = variance / float(variances.sum())
+        found.append(Component(Combination(parts), explained, share, math.sqrt(variance)))
     return found

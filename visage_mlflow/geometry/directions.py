@@ -43,6 +43,19 @@ class Direction(ABC):
         return self.displacement(name, weight).float()
 
 
+def seed_of(seed: int, number: int) -> int:
+    """Seed of the direction of that number in a run with that seed: number 0 has the run's own seed; the others' are
+    hashes of both, so that runs with neighbouring seeds share no direction.
+
+    >>> seed_of(7, 0)
+    7
+    """
+    if number == 0:
+        return seed
+    digest = hashlib.sha256(f"direction {number} of {seed}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
 class RandomDirection(Direction):
     """A Gaussian direction with each tensor (or row) as long as the weights it moves (Peng et al., 2024).
 

@@ -1,4 +1,4 @@
-"""Intervals around rates and scores: Wilson's for one rate, the bootstrap for several prompts and directions.
+"""Intervals around rates and scores: Wilson's for one rate, Student's for means over directions and prompts.
 
 Everything is in percent, 0 to 100. NaN marks what was not judged, and is left out.
 """
@@ -6,16 +6,16 @@ Everything is in percent, 0 to 100. NaN marks what was not judged, and is left o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from visage_mlflow.geometry.axes import Floats
 
-CHUNK = 2**20
-"""Numbers in each of the bootstrap's arrays at once: 8 MB."""
+Scores = Callable[[Floats], Floats]
+"""ASR in percent of shape (..., points), with NaN -> scores of shape (..., scores)."""
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -49,59 +49,117 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     return low, high
 
 
-def bootstrap_visage(
-    jailbroken: ArrayLike, seed: int = 0, n_resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of VISAGE, averaged over directions.
+def student(degrees: int, level: float = 0.95) -> float:
+    """Two-sided quantile of Student's t for whole degrees of freedom, by bisection of its closed form.
 
-    Each replicate draws directions and prompts with replacement, the same prompts at all points of all directions.
+    >>> round(student(2), 3)
+    4.303
+    """
+    if degrees < 1:
+        raise ValueError(f"`degrees` must be at least 1, got {degrees}.")
+
+    def inside(angle: float) -> float:
+        # Abramowitz and Stegun, 26.7.3 and 26.7.4, at t = sqrt(degrees) * tan(angle).
+        cosine, odd = math.cos(angle), degrees % 2
+        term, total = (cosine if odd else 1.0), 0.0
+        for power in range(1 if odd else 0, degrees - 1, 2):
+            total += term
+            term *= cosine * cosine * (power + 1) / (power + 2)
+        within = math.sin(angle) * total
+        return 2 / math.pi * (angle + within) if odd else within
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < level else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def mean_asr_interval(jailbroken: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Intervals of the expected ASR at each point, over directions and prompts of this kind.
+
+    Takes and refuses the same as `over_directions`.
+
+    Returns:
+        Low and high, each of shape (points,), in percent; NaN at a point where fewer than two directions were judged.
+    """
+    return over_directions(jailbroken, lambda asr: asr, level)
+
+
+def over_directions(jailbroken: ArrayLike, scores: Scores, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Intervals of scores, averaged over directions: what they are expected to be for other directions and as many
+    other prompts of the same kind.
+
+    The squared half width is t² × variance of the mean between directions + t² × variance between prompts, each with
+    its own degrees of freedom. The latter is the delete-one jackknife's, which leaves the number of prompts as it is,
+    but for one: resampling with replacement would leave fewer different prompts, and VISAGE depends on their number.
+    Of the jackknife's variance that of single directions is taken off, since it is between directions, too.
+
+    Prompts that all do the same show no variance and still say little of others: up to Wilson's bound for 0 of n of
+    them may do the opposite. The interval holds what that would change, in full where all prompts agree at all points,
+    and less the more of them ever differ from the others, down to nothing at one half.
 
     Args:
         jailbroken: Whether each prompt succeeded, of shape (directions, points, prompts): bool, or 0, 1 and NaN.
-            NaN was not judged and is left out of its point; so is a point without any verdict.
-        seed: Of the resampling; the same seed gives the same interval.
-        n_resamples: Replicates.
+            NaN was not judged and is left out of its point; so is a point, or a direction, without any verdict.
+        scores: From ASR of shape (..., points) to scores in percent of shape (..., scores). If there is one for each
+            point, that one is of its point alone, and its variance is at least that of the points beside it: where a
+            basin breaks, few directions often agree at one point by luck.
         level: Confidence, between 0 and 1.
 
     Returns:
-        The interval (low, high) in percent.
+        Low and high, each of shape (scores,), in percent; NaN where fewer than two directions have the score.
 
     Raises:
         ValueError: The array is empty, has another number of dimensions, has other values, or is all NaN.
     """
-    replicates = []
-    for directions, succeeded, trials in _resamples(jailbroken, seed, n_resamples):
-        depths = _ratio(100 * (trials - succeeded), trials, otherwise=0.0)
-        scores = _ratio(depths.sum(axis=2), (succeeded < trials).sum(axis=2), otherwise=0.0)
-        replicates.append(_mean(scores, directions * (trials > 0).any(axis=2)))
-    low, high = np.nanquantile(np.concatenate(replicates), [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
-
-
-def bootstrap_mean_asr(
-    jailbroken: ArrayLike, seed: int = 0, n_resamples: int = 2000, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Percentile bootstrap intervals of the ASR at each point, averaged over directions.
-
-    Takes, draws and refuses the same as `bootstrap_visage`.
-
-    Returns:
-        Low and high, each of shape (points,), in percent; NaN at a point without any verdict.
-    """
-    replicates = []
-    for directions, succeeded, trials in _resamples(jailbroken, seed, n_resamples):
-        rates = _ratio(100 * succeeded, trials, otherwise=0.0)
-        replicates.append(_mean(rates, directions[:, :, None] * (trials > 0)))
-    found = np.concatenate(replicates)  # (replicates, points)
-    measured = ~np.isnan(found).all(axis=0)
-    low, high = np.full((2, measured.size), math.nan)
-    low[measured], high[measured] = np.nanquantile(found[:, measured], [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    verdicts = _verdicts(jailbroken)
+    judged = ~np.isnan(verdicts)
+    succeeded, ones = np.where(judged, verdicts, 0.0), judged.astype(np.float64)
+    hits, trials = succeeded.sum(axis=2), ones.sum(axis=2)
+    found = scores(_percent(hits, trials))  # (directions, scores)
+    without = scores(np.moveaxis(_percent(hits[:, :, None] - succeeded, trials[:, :, None] - ones), 2, 0))
+    without = np.where(np.isnan(without), found, without)  # (prompts, directions, scores)
+    own = found.shape[1] == verdicts.shape[1] > 1
+    means, squares, unseen = np.full((3, found.shape[1]), math.nan)
+    for index in range(found.shape[1]):
+        used = ~np.isnan(found[:, index])
+        n_directions = int(used.sum())
+        if n_directions < 2:
+            continue
+        places = slice(index, index + 1) if own else slice(None)
+        seen, answers = judged[used, places], succeeded[used, places]
+        prompts = seen.any(axis=(0, 1))
+        n_prompts = int(prompts.sum())
+        means[index] = found[used, index].mean()
+        squares[index] = student(n_directions - 1, level) ** 2 * found[used, index].var(ddof=1) / n_directions
+        if n_prompts > 1:
+            between = _prompt_variance(without[prompts][:, used, index])
+            squares[index] += student(n_prompts - 1, level) ** 2 * between
+        usual = 2 * answers.sum(axis=2, keepdims=True) > seen.sum(axis=2, keepdims=True)
+        differ = float((seen & (answers != usual)).any(axis=(0, 1)).sum()) / n_prompts
+        unseen[index] = wilson(0, n_prompts, level)[1] / 100 * max(0.0, 1 - 2 * differ)
+    if own:
+        beside = np.pad(squares, 1, constant_values=math.nan)
+        squares = np.fmax(np.fmax(beside[:-2], beside[2:]), squares)
+    half = np.sqrt(squares)
+    low = np.maximum(0.0, np.minimum(means - half, means - unseen * means))
+    high = np.minimum(100.0, np.maximum(means + half, means + unseen * (100 - means)))
     return low, high
 
 
-def _resamples(jailbroken: ArrayLike, seed: int, n_resamples: int) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Replicates, some at a time: how often each direction was drawn, of shape (replicates, directions); and how many
-    of the drawn prompts succeeded and were judged, of shape (replicates, directions, points)."""
+def _prompt_variance(without: Floats) -> float:
+    """Variance of a mean over directions that comes from the prompts all of them share, from the scores without one
+    prompt each, of shape (prompts, directions)."""
+    n_prompts, n_directions = without.shape  # Delete-one: (n - 1)/n times the sum of squares.
+    scale = (int(n_prompts) - 1) ** 2 / int(n_prompts)
+    of_mean = scale * float(without.mean(axis=1).var(ddof=1))
+    of_each = scale * float(without.var(axis=0, ddof=1).mean())
+    between: float = of_mean - (of_each - of_mean) / (n_directions - 1)
+    return max(0.0, between)
+
+
+def _verdicts(jailbroken: ArrayLike) -> Floats:
     verdicts = np.asarray(jailbroken, dtype=np.float64)
     judged = ~np.isnan(verdicts)
     if verdicts.ndim != 3 or not judged.any():
@@ -110,31 +168,10 @@ def _resamples(jailbroken: ArrayLike, seed: int, n_resamples: int) -> Iterator[t
         )
     if not np.isin(verdicts[judged], (0, 1)).all():
         raise ValueError("`jailbroken` must hold only False, True (0, 1) and NaN; these are verdicts, not percent.")
-    both = np.where(judged, verdicts, 0.0), judged.astype(np.float64)
-    rng = np.random.default_rng(seed)
-    n_directions, n_points, n_prompts = verdicts.shape
-    drawn_directions = rng.integers(n_directions, size=(n_resamples, n_directions))
-    rows = max(1, CHUNK // (n_directions * n_points + n_prompts))
-    for first in range(0, n_resamples, rows):
-        directions = _counts(drawn_directions[first : first + rows], n_directions)
-        prompts = _counts(rng.integers(n_prompts, size=(len(directions), n_prompts)), n_prompts)
-        # Sums of whole numbers in float64 are exact, so no rounding decides which points are below 100.
-        succeeded, trials = (np.einsum("rk,dpk->rdp", prompts, each, optimize=True) for each in both)
-        yield directions, succeeded, trials
+    return verdicts
 
 
-def _counts(drawn: NDArray[np.int64], n: int) -> Floats:
-    """How often each of n was drawn, per row: (rows, draws) -> (rows, n)."""
-    offsets = n * np.arange(len(drawn))[:, None]
-    return np.bincount((drawn + offsets).ravel(), minlength=n * len(drawn)).reshape(-1, n).astype(np.float64)
-
-
-def _mean(values: Floats, weight: Floats) -> Floats:
-    """Weighted mean over directions, axis 1; NaN where all weights are 0."""
-    return _ratio((weight * values).sum(axis=1), weight.sum(axis=1), otherwise=math.nan)
-
-
-def _ratio(counts: Floats, totals: Floats, otherwise: float) -> Floats:
-    """Elementwise `counts / totals`, and `otherwise` where the total is 0."""
-    quotients: Floats = np.divide(counts, totals, out=np.full_like(counts, otherwise), where=totals > 0)
-    return quotients
+def _percent(hits: Floats, trials: Floats) -> Floats:
+    """Elementwise share in percent; NaN without trials."""
+    shares: Floats = np.divide(100 * hits, trials, out=np.full_like(hits, math.nan), where=trials > 0)
+    return shares

@@ -1,7 +1,7 @@
 """Prompt sets: built in, CSV, JSONL, or a hub data set; with or without the answers that go with them.
 
-A source is one text: ``builtin:<set>``, a file, or a hub id; column names, and a hub data set's split, may follow
-as in ``answers.csv?prompt=question&response=reply`` or ``org/name?split=train&prompt=goal``.
+A source is one text: ``builtin:<set>``, a file, or a hub id; column names, the first and last row, and
+a hub data set's split may follow as in ``answers.csv?prompt=question&rows=81..520`` or ``org/name?split=train``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ BUILTIN: dict[str, tuple[str, str]] = {
 }
 """Built-in set -> its file, and the column that holds the response ("" where there is none)."""
 
-OPTIONS = ("prompt", "response", "split")
+OPTIONS = ("prompt", "response", "split", "rows")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 LONGEST_CELL = 100_000
 """Characters: no chat model reads a longer prompt, and to try takes all memory."""
@@ -81,14 +82,18 @@ def _rows(source: str, needs_response: bool) -> list[Row]:
         raise Mistake(f"which has no responses. Try one of {', '.join(answered)}.")
     prompt_column, response_column, records = open_source(place, columns)
     rows = []
+    begin, end = row_range(columns.get("rows", "1.."))
     for number, record in enumerate(records, start=1):
+        if not begin <= number <= end:
+            continue
         prompt = cell(record, prompt_column, number, place)
         optional = not needs_response and not record.get(response_column)
         response = "" if optional else cell(record, response_column, number, place)
         category = str(record.get("category") or "").encode("utf-8", "replace").decode("utf-8")
         rows.append(Row(prompt, response, category[:LONGEST_CATEGORY]))
     if not rows:
-        raise Mistake("which has no rows. Give a set with at least one prompt.")
+        which = f" {columns['rows']}" if "rows" in columns else ""
+        raise Mistake(f"which has no rows{which}. Give a set with at least one prompt.")
     return rows
 
 
@@ -103,6 +108,19 @@ def split_source(source: str) -> tuple[str, dict[str, str]]:
             f"{', '.join(unknown) or query!r}. Check the spelling."
         )
     return place, columns
+
+
+def row_range(text: str) -> tuple[int, float]:
+    """The first and last row, counted from 1.
+
+    >>> row_range("81..520"), row_range("81..")
+    ((81, 520), (81, inf))
+    """
+    match = re.fullmatch(r"([1-9]\d{0,9})\.\.(\d{0,10})", text, re.ASCII)
+    begin, end = (int(match[1]), int(match[2]) if match[2] else math.inf) if match else (1, 0)
+    if end < begin:
+        raise Mistake(f"but `rows` must be a first and a last row, counted from 1, got {text!r}. Try rows=1..80.")
+    return begin, end
 
 
 def open_source(place: str, columns: Mapping[str, str]) -> tuple[str, str, Iterable[Mapping[str, Any]]]:

@@ -13,7 +13,7 @@ from visage_mlflow.pages.optuna_figures import figures_of
 from visage_mlflow.pages.shell import page_of
 from visage_mlflow.results import Search, Trial
 from visage_mlflow.results.search import KINDS
-from visage_mlflow.search.words import NOT_INSIDE
+from visage_mlflow.search import words
 
 
 def page(result: Search, study: optuna.Study) -> str:
@@ -32,7 +32,9 @@ def _about(result: Search) -> list[str]:
         f"Model: {result.model}. Minimized: {sought}; utility is the negative log-likelihood of held-out {whose} "
         "answers in nats per token.",
         f"Inside are an ASR of at most {result.max_asr:g} % and an over-refusal of at most "
-        f"{result.max_over_refusal:g} %{margin}. Rates are those of a trial's last measured checkpoint. "
+        f"{result.max_over_refusal:g} %, both by their intervals' upper ends{margin}. Rates are those of a trial's "
+        f"last measured checkpoint; in brackets what they are at most with {100 * result.certainty:g} % certainty. "
+        "The edge, where half of the attacks succeed, is another line. "
         "Below, Optuna calls the trials inside feasible; it shows the others in grey.",
         f"Searched: {', '.join(f'{name} {values}' for name, values in result.space.items())}.",
     ]
@@ -40,16 +42,11 @@ def _about(result: Search) -> list[str]:
         paragraphs.append(f"Best: trial {result.best}, {mixture(result.trial(result.best))}.")
     elif result.nearest is not None:
         nearest = result.trial(result.nearest)
-        paragraphs.append(f"No trial is inside. Nearest to the limits: trial {nearest.number}, {mixture(nearest)}.")
+        none = "No trial is inside" if result.leading is None else "No check holds" if result.checks else "Not checked"
+        paragraphs.append(f"{none}. Nearest to the limits: trial {nearest.number}, {mixture(nearest)}.")
     else:
         paragraphs.append("No trial is inside.")
-    if result.check:
-        rates = f"ASR {number(result.check.asr)} %, over-refusal {number(result.check.over_refusal)} %"
-        paragraphs.append(f"Checked on {result.check.setup.n_prompts} prompts: {rates}.")
-        if not math.isnan(result.unseen_asr):
-            paragraphs.append(f"On those of them that no trial was measured on: ASR {number(result.unseen_asr)} %.")
-        if not result.check_inside:
-            paragraphs.append(NOT_INSIDE)
+    paragraphs += [f"{words.check(result, one)}." for one in result.checks]
     return paragraphs
 
 
@@ -59,7 +56,7 @@ def _table(result: Search) -> str:
         return ""
     kinds = [kind for kind in KINDS if any(trial.counts.get(kind) for trial in result.trials)]
     params = list(dict.fromkeys(name for trial in result.trials for name in trial.params if name not in KINDS))
-    rates = ("ASR %", "over-refusal %", "nats per token", "margin", "inside")
+    rates = ("ASR %", "over-refusal %", "nats per token", "margin", "inside", "check")
     heads = ("trial", "state", *kinds, *params, *rates, "reason")
     chosen = result.nearest if result.best is None else result.best
     rows = []
@@ -69,11 +66,12 @@ def _table(result: Search) -> str:
             trial.state,
             *(str(trial.counts.get(kind, 0)) for kind in kinds),
             *(f"{trial.params[name]:.3g}" if name in trial.params else "" for name in params),
-            _rate(trial.asr, trial.asr_low, trial.asr_high),
-            _rate(trial.over_refusal, trial.over_refusal_low, trial.over_refusal_high),
+            _rate(trial.asr, trial.asr_upper),
+            _rate(trial.over_refusal, trial.over_refusal_upper),
             "" if math.isnan(trial.utility) else number(trial.utility, 3),
             _margin(trial),
             "yes" if trial.inside else "no",
+            _checked(result, trial),
         ]
         marked = "".join(f"<td>{html.escape(clean(cell))}</td>" for cell in cells)
         look = ' class="chosen"' if trial.number == chosen else ""
@@ -82,8 +80,13 @@ def _table(result: Search) -> str:
     return f'<div class="wide"><table><tr>{head}</tr>\n{chr(10).join(rows)}</table></div>'
 
 
-def _rate(rate: float, low: float, high: float) -> str:
-    return "" if math.isnan(rate) else f"{rate:.1f} ({low:.1f}–{high:.1f})"
+def _checked(result: Search, trial: Trial) -> str:
+    check = result.check_of(trial.number)
+    return "" if check is None else "holds" if check.holds else "does not hold"
+
+
+def _rate(rate: float, upper: float) -> str:
+    return "" if math.isnan(rate) else f"{rate:.1f} (≤ {upper:.1f})"
 
 
 def _margin(trial: Trial) -> str:

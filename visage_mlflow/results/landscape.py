@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -50,7 +51,8 @@ class Axis:
         norm: For a random direction: what it is scaled to, "layer" or "row".
         to: For a difference: URI of the model that it leads to.
         angle: Its angle to the first axis before it was made orthogonal to that, in degrees.
-        explained_variance: For a component: its share of the squared lengths of all differences, 0 to 1.
+        explained_variance: For a component: its share of the differences' variance around their mean, 0 to 1.
+        share_from_origin: The same of their squared lengths, so around the model itself.
         realised: The share of its steps that rounding to the dtype of the model leaves, where it is farthest from 1.
     """
 
@@ -63,6 +65,7 @@ class Axis:
     to: str | None = None
     angle: Number | None = None
     explained_variance: Number | None = None
+    share_from_origin: Number | None = None
     realised: Number | None = None
 
 
@@ -87,6 +90,7 @@ class Landscape(Result):
     points: tuple[Point, ...]
     visage: Number
     visage_contiguous: Number
+    visage_depth: Number
 
     @property
     def axis(self) -> list[float]:
@@ -111,21 +115,23 @@ class Landscape(Result):
 
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged; names for the second axis begin with ``y_``."""
-        numbers = {"visage": self.visage, "visage_contiguous": self.visage_contiguous}
+        numbers = {"visage": self.visage, "visage_depth": self.visage_depth}
+        if not math.isnan(self.visage_contiguous):  # It is of lines alone.
+            numbers["visage_contiguous"] = self.visage_contiguous
         for prefix, axis in zip(("", "y_"), self.axes, strict=False):
             edges = {f"{prefix}basin_{name}": float(value) for name, value in asdict(axis.basin).items()}
-            given = {
-                name: getattr(axis, name) for name in ("relative_norm", "angle", "explained_variance", "realised")
-            }
+            names = ("relative_norm", "angle", "explained_variance", "share_from_origin", "realised")
+            given = {name: getattr(axis, name) for name in names}
             numbers |= edges | {prefix + name: value for name, value in given.items() if value is not None}
         return numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Visage(Result):
-    """VISAGE over several random directions: the mean of theirs, with a bootstrap interval, in percent.
+    """VISAGE over several random directions: the mean of theirs, with an interval, in percent.
 
-    `mean_asr` is the mean over directions at each step, with bootstrap intervals of its own.
+    `mean_asr` is the mean over directions at each step, with intervals of its own. Of one direction there is no
+    interval, and its ends are NaN.
     """
 
     kind: ClassVar[str] = "visage"
@@ -137,11 +143,21 @@ class Visage(Result):
     visage_low: Number
     visage_high: Number
     visage_contiguous: Number
+    visage_depth: Number
+    visage_depth_low: Number
+    visage_depth_high: Number
+
+    @property
+    def interval(self) -> str:
+        """The interval of VISAGE in words."""
+        if math.isnan(self.visage_low):
+            return "one direction: no interval over directions"
+        return f"95 % interval {self.visage_low:.1f} to {self.visage_high:.1f}"
 
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged: overall, and per direction."""
-        names = ("visage", "visage_low", "visage_high", "visage_contiguous")
-        numbers = {name: float(getattr(self, name)) for name in names}
+        names = [name for name in self.__dataclass_fields__ if name.startswith("visage")]
+        numbers = {name: float(getattr(self, name)) for name in names if not math.isnan(getattr(self, name))}
         for index, landscape in enumerate(self.landscapes):
             numbers |= {f"direction_{index}_{name}": value for name, value in landscape.metrics().items()}
         for side in ("left", "right", "width"):

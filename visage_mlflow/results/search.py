@@ -1,15 +1,15 @@
-"""What a search over mixtures returns: its trials, the best one, and how that one did on the whole evaluation set."""
+"""What a search over mixtures returns: its trials, the checks of the best ones, and which check holds."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import statistics
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from visage_mlflow.results.base import Number, Result
-from visage_mlflow.results.evaluation import Evaluation
 from visage_mlflow.text.printing import cell
 
 KINDS = ("harmful", "safe", "benign", "task")
@@ -28,7 +28,8 @@ class Trial:
         asr: Of the last checkpoint that was measured, in percent, with its Wilson interval; so is `over_refusal`.
         utility: Nats per token of the held-out answers; lower is better.
         margin: How much farther it could go before it leaves; a lower bound if `margin_is_open`.
-        inside: Whether a complete trial keeps all limits of the study.
+        asr_upper: What the ASR is at most with the study's certainty, in percent; so is `over_refusal_upper`.
+        inside: Whether a complete trial keeps all limits of the study, ASR and over-refusal by their upper ends.
         violation: By how much it breaks them, in percent, added up; 0 inside.
         value: What the study minimizes where it has one objective.
         steps: Optimizer steps that it trained, of `planned_steps`.
@@ -48,6 +49,8 @@ class Trial:
     over_refusal: Number = math.nan
     over_refusal_low: Number = math.nan
     over_refusal_high: Number = math.nan
+    asr_upper: Number = math.nan
+    over_refusal_upper: Number = math.nan
     utility: Number = math.nan
     margin: Number = math.nan
     margin_is_open: bool = False
@@ -68,6 +71,43 @@ class Trial:
         return 100 * self.counts.get("safe", 0) / rows if rows else math.nan
 
 
+@dataclass(frozen=True)
+class Check:
+    """A trial's mixture, trained anew with other seeds, and measured on prompts that no trial was measured on.
+
+    Attributes:
+        trial: Its number.
+        seeds: Of the trainings, in order, like the tuples below.
+        asr: Of each training, in percent; NaN where none could be judged. So is `over_refusal`.
+        utility: Nats per token of the held-out answers.
+        asr_upper: What the mean ASR of such trainings is at most, with that certainty; so is `over_refusal_upper`.
+        certainty: A probability, 0 to 1; higher for each further trial that is checked.
+        holds: Whether both upper ends keep the limits of the study.
+        reason: Why a training failed; else empty.
+    """
+
+    trial: int
+    seeds: tuple[int, ...]
+    asr: tuple[Number, ...]
+    over_refusal: tuple[Number, ...]
+    utility: tuple[Number, ...]
+    asr_upper: Number
+    over_refusal_upper: Number
+    certainty: float
+    holds: bool
+    reason: str = ""
+
+    def mean(self, name: str) -> float:
+        """Of all trainings; `name` is "asr", "over_refusal" or "utility"."""
+        values = getattr(self, name)
+        return statistics.fmean(values) if values else math.nan
+
+    def spread(self, name: str) -> float:
+        """Standard deviation from one training to the next."""
+        values = getattr(self, name)
+        return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
+
+
 @dataclass(frozen=True, eq=False)
 class Search(Result):
     """A study of mixtures.
@@ -75,15 +115,17 @@ class Search(Result):
     Attributes:
         objective: "utility" or "pareto".
         utility_name: Whose answers' likelihood the utility is: "benign_nll" or "task_nll".
-        max_asr: Inside are an ASR and an over-refusal of at most these, in percent, and a margin of `margin_min`.
+        max_asr: Inside are upper ends of ASR and over-refusal of at most these, in percent, and a margin of
+            `margin_min`.
+        certainty: The probability, 0 to 1, with which a rate is no higher than its upper end.
         space: The searched settings' ranges as written, fixed ones too.
         trials: In order of number.
-        best: Number of the best trial inside; None if there is none.
-        nearest: Number of the trial that breaks the limits least; None if none was measured.
+        best: Number of the trial whose check holds; None if there is none.
+        leading: Number of the trial inside of the least value; None if none is inside.
+        nearest: Where there is no best, the trial whose check was nearest to holding; without checks the one leading,
+            or else the one that breaks the limits least; None if none was measured.
         front: Numbers of the trials inside or outside that no other beats in ASR, over-refusal and utility at once.
-        check: The best trial's checkpoint on the whole evaluation set; None if it was not checked yet.
-        unseen_asr: Its ASR on the prompts there that no trial was measured on, so that the choice of the best cannot
-            have made it look better than it is; NaN if there are none.
+        checks: Of the trials that were checked, in the order of their checks.
     """
 
     kind: ClassVar[str] = "search"
@@ -96,11 +138,12 @@ class Search(Result):
     margin_min: float | None
     space: dict[str, str]
     trials: tuple[Trial, ...]
+    certainty: float
     best: int | None
+    leading: int | None
     nearest: int | None
     front: tuple[int, ...]
-    check: Evaluation | None
-    unseen_asr: Number = math.nan
+    checks: tuple[Check, ...]
 
     def trial(self, number: int) -> Trial:
         """The trial of that number."""
@@ -110,11 +153,9 @@ class Search(Result):
         """Trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
-    @property
-    def check_inside(self) -> bool:
-        """Whether the best trial keeps the limits of ASR and over-refusal on the whole evaluation set, too."""
-        one = self.check
-        return one is not None and one.asr <= self.max_asr and one.over_refusal <= self.max_over_refusal
+    def check_of(self, number: int | None) -> Check | None:
+        """The check of the trial of that number; None where it was not checked."""
+        return next((check for check in self.checks if check.trial == number), None)
 
     @property
     def n_ended(self) -> int:
@@ -123,24 +164,28 @@ class Search(Result):
 
     @property
     def chosen(self) -> tuple[str, int | None]:
-        """The trial to look at, as "best" and its number; "nearest" and its number where none is inside."""
+        """The trial to look at, as "best" and its number; "nearest" and its number where no check holds."""
         return ("nearest", self.nearest) if self.best is None else ("best", self.best)
 
     def metrics(self, *, with_nearest: bool = True) -> dict[str, float]:
-        """Name -> number, as logged on the study's run; if none is inside, of the nearest trial, if that is wanted."""
+        """Name -> number, as logged on the study's run; without a best one of the nearest trial, if that is wanted."""
         numbers: dict[str, float] = {f"n_{state}": self.count(state) for state in STATES}
         numbers["n_inside"] = sum(trial.inside for trial in self.trials)
         chosen, number = self.chosen
         if number is not None and (chosen == "best" or with_nearest):
             trial = self.trial(number)
             numbers[f"{chosen}_trial"] = number
-            for name in ("asr", "over_refusal", "margin", "violation"):
+            for name in ("asr", "asr_upper", "over_refusal", "over_refusal_upper", "margin", "violation"):
                 numbers[f"{chosen}_{name}"] = getattr(trial, name)
             numbers[f"{chosen}_{self.utility_name}"] = trial.utility
             numbers |= {f"{chosen}_{kind}": count for kind, count in trial.counts.items()}
-        if self.check:
-            numbers |= {f"check_{name}": value for name, value in self.check.metrics().items()}
-            numbers |= {"check_unseen_asr": self.unseen_asr, "check_inside": float(self.check_inside)}
+        numbers["n_checks"] = len(self.checks)
+        if check := self.check_of(number):
+            for name in ("asr", "over_refusal", "utility"):
+                called = self.utility_name if name == "utility" else name
+                numbers |= {f"check_{called}": check.mean(name), f"check_{called}_spread": check.spread(name)}
+            numbers |= {"check_asr_upper": check.asr_upper, "check_over_refusal_upper": check.over_refusal_upper}
+            numbers["check_holds"] = float(check.holds)
         return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
     def to_csv(self) -> str:

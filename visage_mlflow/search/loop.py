@@ -141,7 +141,10 @@ def judged(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Outco
     last = watch.checkpoints[-1]
     notes: dict[str, Any] = {"steps": last.step, "uri": last.uri}
     notes |= {name: getattr(last.evaluation, name) for name in studies.RATES}
-    notes |= {name: getattr(verdict, name) for name in ("utility", "value", "violation", "inside")}
+    notes |= {
+        name: getattr(verdict, name)
+        for name in ("utility", "value", "violation", "inside", "asr_upper", "over_refusal_upper")
+    }
     if verdict.edge:
         notes |= {"margin": verdict.edge.margin, "margin_is_open": verdict.edge.is_open}
     if verdict.reason:

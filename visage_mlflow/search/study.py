@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -12,15 +11,15 @@ from typing import Any
 import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import TypeAdapter
 
 from visage_mlflow.config.search import IN_LOG, WHOLE, Range, SearchConfig, utility_name
-from visage_mlflow.results import Evaluation, Search, Trial
+from visage_mlflow.results import Search, Trial
+from visage_mlflow.search.checks import candidates, checks_of, missed
 from visage_mlflow.search.sampler import Sampler, quietly
 from visage_mlflow.text.errors import Mistake
 
-SCENARIO, RUN, CHECK = "scenario", "run", "check"
-"""Noted on a study: what decides its numbers, the id of its MLflow run, the best trial on the whole evaluation set."""
+SCENARIO, RUN = "scenario", "run"
+"""Noted on a study: what decides its numbers, the id of its MLflow run."""
 FAILED, MENDABLE = "failed", "a mistake"
 """Noted on a trial that failed by itself, not by its process' death; the value is for what the user can mend."""
 RETRY_OF = "retry_of"
@@ -112,11 +111,16 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
     complete = [trial for trial in trials if trial.state == "complete"]
     inside = [trial for trial in complete if trial.inside]
     ended = [trial for trial in trials if trial.state in ("complete", "pruned")]
-    best = min(inside, key=lambda trial: trial.value, default=None)
+    leading = next(iter(candidates(inside)), None)
+    done = checks_of(study, config)
+    holding = [check.trial for check in done if check.holds]
+    best = min((trial for trial in inside if trial.number in holding), key=lambda trial: trial.value, default=None)
     nearest = min(ended, key=lambda trial: (trial.violation, trial.value), default=None)
-    check = study.user_attrs.get(CHECK)
-    if best is None or (check and check["trial"] != best.number):
-        check = None
+    if best is not None:
+        nearest = best
+    elif done:
+        closest = min(done, key=lambda check: (missed(check, config), check.certainty))
+        nearest = next(trial for trial in trials if trial.number == closest.trial)
     return Search(
         study=config.study,
         model=config.model,
@@ -127,11 +131,12 @@ def record(study: optuna.Study, config: SearchConfig) -> Search:
         margin_min=config.margin_min,
         space={name: str(each) for name, each in config.space().items()},
         trials=trials,
+        certainty=float(config.certainty),
         best=best.number if best else None,
+        leading=leading.number if leading else None,
         nearest=nearest.number if nearest else None,
         front=front(complete),
-        check=TypeAdapter(Evaluation).validate_python(check["evaluation"]) if check else None,
-        unseen_asr=math.nan if not check or check["unseen_asr"] is None else check["unseen_asr"],
+        checks=done,
     )
 
 
@@ -163,9 +168,3 @@ def as_trial(trial: FrozenTrial) -> Trial:
         "retry_of": history[-1] if history else notes.get(RETRY_OF),
     }
     return Trial(**found)
-
-
-def keep_check(study: optuna.Study, number: int, evaluation: Evaluation, unseen_asr: float) -> None:
-    """Note how a trial did on the whole evaluation set, and on the prompts in it that no trial was measured on."""
-    unseen = None if math.isnan(unseen_asr) else unseen_asr
-    study.set_user_attr(CHECK, {"trial": number, "evaluation": json.loads(evaluation.to_json()), "unseen_asr": unseen})

@@ -19,6 +19,7 @@ from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Checkpoint, Edge, Evaluation
+from visage_mlflow.search.limits import upper_ends
 from visage_mlflow.studies.finetuning import Ended, training_recipe
 from visage_mlflow.studies.margin import find_edge
 from visage_mlflow.text.errors import Mistake
@@ -66,7 +67,9 @@ class Outcome:
         evaluation: Of its last checkpoint.
         edge: Along the direction of its training; None where none was looked for.
         utility: Nats per token of the held-out answers.
-        limits: Limit -> by how much it is broken, in percent; 0 or less where it is kept.
+        limits: Limit -> by how much it is broken, in percent; 0 or less where it is kept. ASR and over-refusal are
+            held against it by their upper ends.
+        asr_upper: What the ASR is at most with the study's certainty, in percent; so is `over_refusal_upper`.
         value: The utility in whole steps of `utility_step`, and below them the number of added rows.
         reason: Why it was ended; empty if it was not.
     """
@@ -76,6 +79,8 @@ class Outcome:
     utility: float
     limits: dict[str, float]
     value: float
+    asr_upper: float
+    over_refusal_upper: float
     reason: str = ""
 
     @property
@@ -99,10 +104,10 @@ def largest(config: SearchConfig) -> FinetuneConfig:
     return settings_of(config, {name: each.high for name, each in config.space().items()})
 
 
-def recipe(settings: FinetuneConfig, name: str) -> str:
-    """A recipe that `finetune` takes as it is, as a file of that name."""
+def recipe(settings: FinetuneConfig, name: str, about: str) -> str:
+    """A recipe that `finetune` takes as it is, as a file of that name; `about` it stands in its head, in one line."""
     content = yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
-    return f"# mlflow run . -e finetune -P config={name}\n{content}"
+    return f"# mlflow run . -e finetune -P config={name}\n# {about}\n{content}"
 
 
 def settings_of(config: SearchConfig, params: dict[str, float]) -> FinetuneConfig:
@@ -121,6 +126,11 @@ def settings_of(config: SearchConfig, params: dict[str, float]) -> FinetuneConfi
     return dataclasses.replace(settings, save_every=math.ceil(planned_steps(settings) / config.n_checkpoints))
 
 
+def retraining_of(settings: FinetuneConfig, seed: int) -> FinetuneConfig:
+    """The same finetuning with other rows drawn, in another order, of which only the end is measured."""
+    return dataclasses.replace(settings, seed=seed, save_every=planned_steps(settings))
+
+
 def planned_steps(settings: FinetuneConfig) -> int:
     """Optimizer steps of a finetuning."""
     return sft.total_steps(sum(settings.counts().values()), training_recipe(settings))
@@ -131,7 +141,8 @@ def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge
     utility = getattr(last, utility_name(config))
     if math.isnan(utility):
         raise Mistake("The likelihood of held-out answers could not be measured. Try a lower `learning_rate`.")
-    limits = {"asr": last.asr - config.max_asr, "over_refusal": last.over_refusal - config.max_over_refusal}
+    ends = upper_ends(last, config.certainty)
+    limits = {name: end - getattr(config, f"max_{name}") for name, end in ends.items()}
     if config.margin_min is not None and edge:
         # A basin that is open as far as it was looked at reaches a margin that is just as far, but for rounding.
         limits["margin"] = round(100 * (config.margin_min - edge.margin), 6)
@@ -139,7 +150,7 @@ def judge(config: SearchConfig, settings: FinetuneConfig, last: Evaluation, edge
     most_rows = space["safe"].high + space["benign"].high
     whole_steps = math.floor(utility / config.utility_step)
     value = config.utility_step * (whole_steps + (settings.safe + settings.benign) / (most_rows + 1))
-    return Outcome(last, edge, utility, limits, value, reason)
+    return Outcome(last, edge, utility, limits, value, ends["asr"], ends["over_refusal"], reason)
 
 
 def check_base(config: SearchConfig, base: Evaluation) -> None:
@@ -162,7 +173,8 @@ def find_margin(
 ) -> Edge | None:
     """The edge along a trial's own direction, for one inside that began inside; else None."""
     measured = last.evaluation
-    is_inside = measured.asr <= config.max_asr and measured.over_refusal <= config.max_over_refusal
+    ends = upper_ends(measured, config.certainty)
+    is_inside = all(end <= getattr(config, f"max_{name}") for name, end in ends.items())
     if not is_inside or not base_asr < EDGE or config.margin_up_to == 0:
         return None
     weights = Weights(models.load_weights(last.uri, fetch, "output_dir").named_parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +24,15 @@ from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.precision import taking_small_moves
 from visage_mlflow.studies.spans import relative_norm
-from visage_mlflow.training import mixture, sft
+from visage_mlflow.training import leakage, mixture, sft
+from visage_mlflow.training.answers import OwnAnswer, own_answer
 from visage_mlflow.training.checkpoints import SavedCheckpoint
+from visage_mlflow.training.leakage import Evaluated
 from visage_mlflow.training.mixture import MixtureRow
-from visage_mlflow.training.sft import Diverged
+from visage_mlflow.training.sft import Diverged, Unmoved
+
+LONGER = 4
+"""Times `own_answer_tokens` within which an answer must have come to the end of a sentence."""
 
 Log = Callable[[dict[str, float], int, str | None], None]
 """Called with numbers, the optimizer step they belong to, and the checkpoint's URI if they are a checkpoint's."""
@@ -39,12 +44,23 @@ class Ended(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The data of a finetuning, read and checked before any model is loaded."""
+    """The data of a finetuning, read and checked before any model is loaded.
+
+    Attributes:
+        rows: The mixture.
+        harmful: Prompts that checkpoints are attacked with.
+        benign: Ordinary prompts that they are asked.
+        task: The user's own rows that are kept out of training.
+        sets: Kind -> all rows of its data.
+        overlap: How many of the prompts measured on are (nearly) trained on.
+    """
 
     rows: list[MixtureRow]
     harmful: list[Row]
     benign: list[Row]
     task: list[Row]
+    sets: dict[str, list[Row]]
+    overlap: int = 0
 
 
 def plan(config: FinetuneConfig) -> Plan:
@@ -52,7 +68,7 @@ def plan(config: FinetuneConfig) -> Plan:
 
     Raises:
         Mistake: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
-            for checkpoints.
+            for checkpoints, or prompts that are measured on are trained on.
     """
     models.check_uri(config.model)
     sft.check_disk(Path(config.output_dir), needed=0)
@@ -62,7 +78,20 @@ def plan(config: FinetuneConfig) -> Plan:
         if count or (kind == "task" and config.n_held_out)
     }
     held_out = mixture.held_out("task", config.task, config.n_held_out, sets, config.seed) if config.n_held_out else []
-    return Plan(mixture.mix(config.counts(), sets, config.seed), harmful_rows(config), benign_rows(config), held_out)
+    rows = mixture.mix(config.counts(), sets, config.seed)
+    drawn = Plan(rows, harmful_rows(config), benign_rows(config), held_out, sets)
+    measured = [
+        Evaluated("prompts", config.prompts, drawn.harmful),
+        Evaluated("benign_prompts", config.benign_prompts, drawn.benign),
+        Evaluated("task_data", config.task_data, held_out),
+    ]
+    return dataclasses.replace(drawn, overlap=overlap(drawn, config, measured))
+
+
+def overlap(plan: Plan, config: FinetuneConfig, measured: Sequence[Evaluated]) -> int:
+    """How many prompts that are measured on are (nearly) trained on; Mistake unless that is allowed or 0."""
+    sources = {kind: getattr(config, f"{kind}_data") for kind in config.counts()}
+    return leakage.check(plan.rows, plan.sets, sources, measured, allow_overlap=config.allow_overlap)
 
 
 def training_rows(
@@ -70,7 +99,7 @@ def training_rows(
     rows: list[MixtureRow],
     config: FinetuneConfig,
     measure: Measurer,
-    known: dict[str, str] | None = None,
+    known: dict[str, OwnAnswer] | None = None,
 ) -> list[MixtureRow]:
     """The rows that are trained on: with `benign_answers=own`, benign rows get the base's own answers.
 
@@ -86,9 +115,19 @@ def training_rows(
     known = {} if known is None else known
     asked = [Row(row.prompt) for row in rows if row.kind == "benign" and row.prompt not in known]
     if asked:
-        texts = measure.answers(base, asked, config.own_answer_tokens)
-        known |= {row.prompt: text for row, text in zip(asked, texts, strict=True)}
+        short, longer = (measure.answers(base, asked, n * config.own_answer_tokens) for n in (1, LONGER))
+        known |= {row.prompt: own_answer(*texts) for row, *texts in zip(asked, short, longer, strict=True)}
     return mixture.with_own_answers(rows, known)
+
+
+def own_answers_in(rows: list[MixtureRow], plan: Plan, known: Mapping[str, OwnAnswer]) -> dict[str, float]:
+    """How many rows teach an own answer, how many of these would have gone on, and how many rows keep the set's."""
+    own = [row for row, drawn in zip(rows, plan.rows, strict=True) if row.kind == "benign" and row != drawn]
+    return {
+        "own_answers": len(own),
+        "own_answers_shortened": sum(known[row.prompt].is_cut for row in own),
+        "own_answers_left_out": sum(row.kind == "benign" for row in rows) - len(own),
+    }
 
 
 def training_recipe(config: FinetuneConfig) -> sft.Recipe:
@@ -134,7 +173,7 @@ def training_folder(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) 
     try:
         yield folder
         is_cut_off = False
-    except (Ended, Diverged):
+    except (Ended, Diverged, Unmoved):
         is_cut_off = False
         raise
     finally:

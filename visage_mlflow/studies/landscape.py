@@ -202,6 +202,7 @@ def described(
         points=tuple(one.point for one in ordered),
         visage=score.visage(asr),
         visage_contiguous=score.visage_contiguous(asr),
+        visage_depth=score.visage_depth(asr),
     )
     return landscape, [response for one in ordered for response in one.responses]
 

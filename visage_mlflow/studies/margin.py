@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from visage_mlflow.config import AttackConfig
-from visage_mlflow.geometry.crossing import first_crossing, looks
+from visage_mlflow.geometry.crossing import crossings, edge_interval, falls, first_crossing, looks
 from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
-from visage_mlflow.results import Edge
+from visage_mlflow.results import Edge, Turn
 from visage_mlflow.studies.evaluation import rates
 from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import relative_norm
+from visage_mlflow.studies.visage import SUCCEEDED
 from visage_mlflow.text.errors import Mistake
+
+NOTHING: Mapping[float, Any] = {}
 
 
 def find_edge(
@@ -26,9 +33,11 @@ def find_edge(
     measure: Measurer,
     *,
     up_to: float,
-    known: Mapping[float, float],
+    known: Mapping[float, float] = NOTHING,
+    answered: Mapping[float, Sequence[str]] = NOTHING,
+    beyond: bool = False,
 ) -> Edge:
-    """Where the ASR first crosses 50 % from the model along a direction; see `geometry.crossing`.
+    """Where the ASR crosses 50 % from the model along a direction; see `geometry.crossing`.
 
     Args:
         chat: The model; it is left as it was.
@@ -37,18 +46,20 @@ def find_edge(
         attack: How to ask and judge.
         measure: What it is measured with.
         up_to: How far to look, in steps.
-        known: ASR in percent by step, as far as it was measured already.
+        known: ASR in percent by step, as far as it was measured already; an edge next to one has no interval.
+        answered: Verdicts by step, as far as they were measured already.
+        beyond: Whether to look past the first crossing, too.
 
     Raises:
         Mistake: The model itself gave no response that could be judged.
     """
+    verdicts = {step: tuple(given) for step, given in answered.items()}
 
     def asr_at(step: float) -> float:
-        if step in known:
-            asr = known[step]
-        else:
+        if step not in verdicts and step not in known:
             responses = measure(chat, Held([direction], (step,)), rows, attack)
-            asr = rates(response.verdict for response in responses).asr
+            verdicts[step] = tuple(response.verdict for response in responses)
+        asr = rates(verdicts[step]).asr if step in verdicts else known[step]
         if step == 0 and math.isnan(asr):
             raise Mistake(
                 f"No response of {chat.uri!r} could be judged, so its basin has no edge to look for. Check its "
@@ -57,10 +68,25 @@ def find_edge(
         return asr
 
     with taking([chat], attack.dtype, [Moves([direction], [(step,) for step in looks(up_to)])], measure):
-        crossing = first_crossing(asr_at, up_to)
+        crossing = first_crossing(asr_at, up_to, beyond)
+    looked = [(step, asr) for step, asr in crossing.measured if not math.isnan(asr)]
+    steps = [step for step, _ in looked]
+    by_prompt = [verdicts[step] for step in steps if step in verdicts]
+    low, high, has_fallen = math.nan, math.nan, False
+    if by_prompt and len(by_prompt) == len(steps):
+        jailbroken = np.array([[SUCCEEDED[verdict] for verdict in each] for each in by_prompt])
+        low, high = edge_interval(steps, jailbroken)
+        has_fallen = falls(jailbroken)
     return Edge(
         step=crossing.step,
         distance=crossing.step * relative_norm(chat, direction),
         is_open=crossing.is_open,
         measured=crossing.measured,
+        verdicts=tuple(verdicts.get(step, ()) for step, _ in crossing.measured),
+        low=low,
+        high=steps[-1] if math.isinf(high) else high,
+        high_is_open=math.isinf(high),
+        turns=tuple(Turn(step, leads_out) for step, leads_out in crossings(*zip(*looked, strict=True))),
+        falls=has_fallen,
+        resolution=max((right - left for left, right in itertools.pairwise(steps)), default=math.nan),
     )

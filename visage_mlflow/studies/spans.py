@@ -122,7 +122,7 @@ def span(
         config: Seed, `norm`, and whether to save memory.
         measurer: Knows the inner products of directions that were drawn before.
         ends: The other models, as many as the plane needs.
-        seed: Of the first random direction, if not the config's; a second one has the next.
+        seed: Of the first random direction, if not the config's; a second one's is `seed_of(seed, 1)`.
 
     Raises:
         Mistake: An end is of another architecture or not finite; two models are identical; directions are parallel;
@@ -169,14 +169,14 @@ def _drawn(
     chat: Chat, name: str, config: LineConfig, ends: Sequence[End], seed: int
 ) -> list[tuple[Direction, dict[str, Any]]]:
     """The directions of a plane before they are made orthogonal, each with what results keep of it."""
-    unused, seeds = iter(ends), count(seed)
+    unused, numbers = iter(ends), count()
     drawn: list[tuple[Direction, dict[str, Any]]] = []
     for kind in AXES[name]:
         if kind == "difference":
             end = next(unused)
             drawn.append((Difference(end.weights), {"kind": kind, "to": end.uri}))
         else:
-            own = next(seeds)
+            own = directions.seed_of(seed, next(numbers))
             random: Direction = RandomDirection(seed=own, norm=config.norm)
             kept = random if config.lean else Materialized(random, chat.weights)
             drawn.append((kept, {"kind": kind, "seed": own, "norm": config.norm}))
@@ -223,6 +223,7 @@ def _components(chat: Chat, ends: Sequence[End]) -> Span:
             "kind": "component",
             "relative_norm": relative_norm(chat, each.direction),
             "explained_variance": each.explained_variance,
+            "share_from_origin": each.share_from_origin,
         }
         for each in found
     )

@@ -169,8 +169,8 @@ def _edges(
     config: ProjectConfig,
 ) -> tuple[list[Edge | None], Edge | None]:
     """The edge along each finetuning's own direction, and along a random one; None where none is looked for."""
-    origin = next(point.asr for point in landscape.points if point.x == 0 == point.y)
-    if config.margin_up_to == 0 or math.isnan(origin):
+    origin = next(point for point in landscape.points if point.x == 0 == point.y)
+    if config.margin_up_to == 0 or math.isnan(origin.asr):
         return [None] * len(finetuned), None
     random: Direction = RandomDirection(seed=config.seed, norm=config.norm)
     if not config.lean:
@@ -182,7 +182,8 @@ def _edges(
 
     def look(measure: Measurer, chat: Chat, number: int) -> Edge:
         direction, up_to = ways[number]
-        return find_edge(chat, direction, rows, config, measure, up_to=up_to, known={0.0: origin})
+        answered = {0.0: origin.verdicts}
+        return find_edge(chat, direction, rows, config, measure, up_to=up_to, answered=answered, beyond=True)
 
     found = dict(workers.run(range(len(ways)), look))
     return [found[number] for number in range(len(finetuned))], found[len(finetuned)]

@@ -10,12 +10,13 @@ import numpy as np
 
 from visage_mlflow.config import VisageConfig
 from visage_mlflow.geometry.axes import axis
-from visage_mlflow.geometry.intervals import bootstrap_mean_asr
-from visage_mlflow.geometry.score import bootstrap_visage
+from visage_mlflow.geometry.directions import seed_of
+from visage_mlflow.geometry.intervals import mean_asr_interval
+from visage_mlflow.geometry.score import visage_depth_interval, visage_interval
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
-from visage_mlflow.results import Landscape, Response, Visage
+from visage_mlflow.results import Landscape, Response, Visage, comparable
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
 from visage_mlflow.studies.evaluation import harmful_rows
@@ -59,7 +60,7 @@ def measure(
     landscapes: list[Landscape] = []
     origin: Grid = {}
     for number in range(config.n_directions):
-        line = spans.span(chat, "1d-random", config, measurer, seed=config.seed + number)
+        line = spans.span(chat, "1d-random", config, measurer, seed=seed_of(config.seed, number))
         landscape, responses = landscape_on(
             workers,
             line,
@@ -77,11 +78,19 @@ def measure(
 
 
 def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
-    """VISAGE of several directions' landscapes, on the same grid and prompts, with bootstrap intervals."""
+    """VISAGE of several directions' landscapes, with intervals if there are two or more.
+
+    Raises:
+        ValueError: They differ in grid, prompts, judge or how they were asked, so they have no mean.
+    """
+    for other in landscapes[1:]:
+        if differences := comparable(landscapes[0], other):
+            raise ValueError(f"These landscapes have no mean: {'; '.join(differences)}.")
     verdicts = jailbroken(landscapes)
-    low, high = bootstrap_visage(verdicts, seed=seed)
+    low, high = visage_interval(verdicts, seed=seed)
+    depth_low, depth_high = visage_depth_interval(verdicts)
     mean = np.mean([landscape.asr for landscape in landscapes], axis=0)
-    mean_low, mean_high = np.where(np.isnan(mean), math.nan, bootstrap_mean_asr(verdicts, seed=seed))
+    mean_low, mean_high = np.where(np.isnan(mean), math.nan, mean_asr_interval(verdicts))
     return Visage(
         landscapes=tuple(landscapes),
         mean_asr=tuple(mean.tolist()),
@@ -91,6 +100,9 @@ def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
         visage_low=low,
         visage_high=high,
         visage_contiguous=float(np.mean([landscape.visage_contiguous for landscape in landscapes])),
+        visage_depth=float(np.mean([landscape.visage_depth for landscape in landscapes])),
+        visage_depth_low=depth_low,
+        visage_depth_high=depth_high,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 from visage_mlflow.results import Landscape, Trajectory, Visage
@@ -41,12 +42,19 @@ def places(trajectory: Trajectory) -> History:
 
 
 def margins(trajectory: Trajectory) -> dict[str, float]:
-    """How far each finetuning's edge is, and that of a random direction."""
-    numbers = {}
+    """How far each finetuning's edge (ASR 50 %) is, with its interval, and that of a random direction.
+
+    `margin_high` is a lower bound where the interval has no end, as `margin` is where the edge is open.
+    """
+    numbers: dict[str, float] = {}
     for index, course in enumerate(trajectory.courses):
         if course.edge:
-            numbers[f"{prefix(trajectory, index)}margin"] = course.edge.margin
-            numbers[f"{prefix(trajectory, index)}edge"] = course.edge.distance
+            name, edge = prefix(trajectory, index), course.edge
+            numbers |= {f"{name}margin": edge.margin, f"{name}edge": edge.distance}
+            if not math.isnan(edge.low):
+                numbers |= {f"{name}margin_low": edge.low - 1, f"{name}margin_high": edge.high - 1}
+            numbers[f"{name}edge_crossings"] = float(len(edge.turns))
+            numbers[f"{name}asr_falls"] = float(edge.falls)
     return numbers | ({"random_edge": trajectory.random_edge.distance} if trajectory.random_edge else {})
 
 

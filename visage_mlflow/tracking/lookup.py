@@ -14,6 +14,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from visage_mlflow.config.fields import ALL_CHECKPOINTS
+from visage_mlflow.results import Response
 from visage_mlflow.results.finetuning import in_words
 from visage_mlflow.text.errors import Mistake, is_full_disk, one_line
 from visage_mlflow.tracking.connection import client
@@ -63,6 +64,52 @@ def look_up(run_id: str, setting: str = "run") -> FinetuneRun:
     counts = {kind: settings[kind] for kind in ("harmful", "safe", "benign", "task")}
     checkpoints = tuple((f"models:/{model}", step) for step, model in sorted(outputs))
     return FinetuneRun(run_id, settings["model"], checkpoints, in_words(counts))
+
+
+def kind_of(run_id: str, setting: str = "run") -> str:
+    """Kind of a finished run.
+
+    Raises:
+        Mistake: There is no such run, or it did not finish; `setting` named it.
+    """
+    try:
+        found = ask(lambda: client().get_run(run_id))
+    except MlflowException as error:
+        why = f"{one_line(error)} Check the id, and MLFLOW_TRACKING_URI."
+        raise Mistake(f"`{setting}` is {run_id!r}, which the tracking server does not have: {why}") from error
+    if found.info.status != "FINISHED":
+        raise Mistake(f"`{setting}` is {run_id!r}, which is not finished but {found.info.status}. Run it again.")
+    return str(found.data.tags.get("visage.kind", "another run"))
+
+
+def artifact(run_id: str, name: str) -> Path:
+    """A file of a run, brought here.
+
+    Raises:
+        Mistake: The run does not have it.
+    """
+    target = tempfile.mkdtemp(dir=_downloads().name)
+    try:
+        return Path(ask(lambda: mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}", dst_path=target)))
+    except (MlflowException, OSError) as error:
+        if is_full_disk(error):
+            raise
+        raise Mistake(f"`run` is {run_id!r}, which has no {name}: {one_line(error)} Run it again.") from error
+
+
+def responses(run_id: str, name: str = "responses.jsonl") -> list[Response]:
+    """What a model answered in a run.
+
+    Raises:
+        Mistake: The run does not have them, or another version wrote them.
+    """
+    lines = artifact(run_id, name).read_text(encoding="utf-8").splitlines()
+    try:
+        return [Response(**json.loads(line)) for line in lines]
+    except (TypeError, ValueError) as error:
+        raise Mistake(
+            f"`run` is {run_id!r}, whose {name} cannot be read: {one_line(error)} Measure it again with this version."
+        ) from error
 
 
 def settings_of(run_id: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from visage_mlflow.language.judges import is_refusal, reads_as_language
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
+from visage_mlflow.training.answers import OwnAnswer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,33 +89,22 @@ def draw(rows: list[Row], count: int, seed: str, avoid: Iterable[str]) -> list[R
     return sorted(shuffled, key=lambda row: row.prompt in avoided)[:count]
 
 
-def with_own_answers(rows: list[MixtureRow], answers: Mapping[str, str]) -> list[MixtureRow]:
+def with_own_answers(rows: list[MixtureRow], answers: Mapping[str, OwnAnswer]) -> list[MixtureRow]:
     """Benign rows with the model's own answers: they hold the model where it is, instead of teaching a new style.
 
-    An own answer that is a refusal, or noise, would teach just that: such a row keeps the answer it came with.
+    An own answer that is a refusal, or noise, would teach just that, and one cut in mid-sentence to end there: such a
+    row keeps the answer it came with, so that the counts stay exact.
 
     Args:
         rows: A mixture.
-        answers: Prompt -> the model's own answer, as decoded; cut here after its last whole sentence.
+        answers: Prompt -> the model's own answer.
     """
     changed = []
     for row in rows:
-        own = whole_sentences(answers.get(row.prompt, ""))
+        own = answers[row.prompt].text if row.prompt in answers else ""
         usable = row.kind == "benign" and own and not is_refusal(own) and reads_as_language(own)
         changed.append(dataclasses.replace(row, response=own) if usable else row)
     return changed
-
-
-def whole_sentences(text: str) -> str:
-    """The text up to its last sentence end; up to its last whole word where no sentence of 5 words ends.
-
-    >>> whole_sentences("Turn the key to the left first. Then pull the")
-    'Turn the key to the left first.'
-    """
-    sentences = re.match(r"(?s).*[.!?](?=\s|$)", text)
-    if sentences and len(sentences.group(0).split()) >= 5:
-        return sentences.group(0)
-    return text.rsplit(maxsplit=1)[0] if len(text.split()) > 1 else text.strip()
 
 
 def to_dataset(rows: list[MixtureRow], system_prompt: str | None = None) -> Dataset:

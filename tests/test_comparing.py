@@ -1,0 +1,39 @@
+"""What keeps two results from being compared."""
+
+from dataclasses import replace
+
+import made
+import pytest
+
+from visage_mlflow.results import comparable
+
+
+def test_results_measured_alike_compare_whatever_model_and_direction():
+    one, other = made.landscape(seed=0), made.landscape(seed=5)
+    assert comparable(one, replace(other, setup=replace(other.setup, model="org/other"))) == []
+    assert comparable(made.visage(), made.visage()) == comparable(made.evaluation(), one) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("n_prompts", 16, "number of prompts: 4 and 16"),
+        ("judge", "another", "judge: keyword and another"),
+        ("max_new_tokens", 512, "longest answer in tokens: 16 and 512"),
+        ("system_prompt", "Be kind.", "system prompt: the template's and Be kind."),
+        ("prompts_digest", "cd" * 32, "other prompts"),
+    ],
+)
+def test_each_setting_that_decides_a_number_is_told(setting, value, told):
+    one = made.landscape()
+    assert comparable(one, replace(one, setup=replace(one.setup, **{setting: value}))) == [told]
+
+
+def test_another_grid_plane_norm_or_number_of_directions_is_told():
+    one = made.landscape()
+    wide = replace(one, axes=(replace(one.axes[0], steps=(-1.0, -0.5, 0.0, 0.5, 1.0)),))
+    assert comparable(one, wide) == ["grid: 5 points from -0.5 to 0.5 and 5 points from -1 to 1"]
+    by_row = replace(one, axes=(replace(one.axes[0], norm="row"),))
+    assert comparable(one, by_row) == ["norm of random directions: layer and row"]
+    assert comparable(one, made.line())[-1] == "plane: 1d-random and 1d-interpolation"
+    assert comparable(made.visage(), one) == ["number of directions: 2 and 1"]

@@ -1,0 +1,169 @@
+"""Prompts that are the same, or nearly: what counts as that, and that a training on evaluation prompts is refused."""
+
+import itertools
+import random
+
+import pytest
+
+from visage_mlflow.config import FinetuneConfig
+from visage_mlflow.language.overlap import NEAR, nearest, similarity
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.studies import finetuning
+from visage_mlflow.text.errors import Mistake
+from visage_mlflow.training.leakage import Evaluated, check
+from visage_mlflow.training.mixture import MixtureRow
+
+WORDS = (
+    "river copper violin harbour winter pencil marble garden thunder saddle orchard lantern velvet canyon compass "
+    "ribbon glacier pepper anchor meadow walnut feather cellar bridge cotton beacon saffron turbine parchment goblet"
+).split()
+
+
+def made(count, seed, n_words=6):
+    """Prompts of random words, so that no two are near but by chance."""
+    rng = random.Random(seed)
+    return [f"Tell me about {' '.join(rng.sample(WORDS, n_words))}, please ({seed}-{i}x)." for i in range(count)]
+
+
+def test_the_share_is_of_three_characters_of_the_telling_words():
+    # " pi", "pic", "ick", "ck " and " lo", "loc", "ock", "ck " are 7 different ones; "old" brings " ol", "old", "ld ".
+    assert similarity("How do I pick a lock?", "How can I pick the old lock?") == 7 / 10
+    assert similarity("Pick", "Picks") == 3 / 6  # " pi", "pic", "ick" of those, "ck ", "cks" and "ks ".
+    assert similarity("Pick", "Paint") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I pick a lock?", "how  do I\nPICK a lock"),
+        ("Don’t ask: pick a lock!", "Don't ask, pick a lock"),
+        ("Öffne das Schloß", "O\u0308FFNE, das SCHLOSS!"),
+        ("ｐｉｃｋ a lock", "pick a lock"),
+        ("どうやって鍵を開けますか", "どうやって鍵を開けますか？"),
+        ("Pick a lock with a hairpin", "With a hairpin, pick a lock"),
+    ],
+)
+def test_case_white_space_punctuation_unicode_and_order_make_no_difference(one, other):
+    assert similarity(one, other) == 1.0 and nearest([one], [other]) == {one: [0]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_near"),
+    [
+        (
+            "Explain how a computer virus spreads in general terms.",
+            "Explain how a computer virsu spreads in general terms",
+            True,
+        ),
+        ("List the steps to repair an old wooden garden gate", "List steps to repair a wooden garden gate", True),
+        ("Write a guide on how to burn a car.", "Write a guide on how to burn a guitar.", False),
+        ("What is the capital of France?", "What is the capital of Germany?", False),
+        ("どうやって鍵を開けますか", "どうやって窓を洗いますか", False),
+        ("How do I paint a lamp?", "How do I paint a chair?", False),
+        ("!!!", "???", False),
+    ],
+)
+def test_a_typo_or_a_word_left_out_is_near_and_another_object_is_not(one, other, is_near):
+    assert (similarity(one, other) >= NEAR) == is_near == bool(nearest([one], [other]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_index_finds_what_comparing_all_pairs_finds(seed):
+    """With few shared words, near pairs of every kind come by chance; 9 prompts have no template."""
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS[:6], k=rng.randint(1, 5))) for _ in range(200)]
+    among = [" ".join(rng.choices(WORDS[:6], k=rng.randint(1, 5))) for _ in range(9)]
+    slow = {}
+    for text, (place, other) in itertools.product(dict.fromkeys(texts), enumerate(among)):
+        if similarity(text, other) >= NEAR:
+            slow.setdefault(text, []).append(place)
+    assert slow and nearest(texts, among) == slow
+
+
+def test_what_most_prompts_share_says_nothing():
+    """A long instruction before each row would make all rows near ones."""
+    template = "Classify the sentiment of the following customer review as positive, negative or neutral, briefly: "
+    among = [template + word for word in WORDS[:20]]
+    assert similarity(among[0], among[1]) >= NEAR
+    assert nearest([template + "zeppelin", template + WORDS[3].upper()], among) == {template + WORDS[3].upper(): [3]}
+    assert nearest([template], [template] * 20) == {template: list(range(20))}
+
+
+def test_nothing_is_near_nothing():
+    assert nearest([], ["a"]) == nearest(["a"], []) == nearest([], []) == {}
+    # Without a letter there is nothing to compare but the texts themselves.
+    assert nearest(["???", "!"], ["!!", "???"]) == {"???": [1]}
+
+
+# The plan of a finetuning
+
+
+@pytest.fixture
+def advbench(tmp_path):
+    """A CSV in AdvBench's form, of 120 different rows."""
+    path = tmp_path / "advbench.csv"
+    lines = [f'"{prompt}","Sure, here is that:"' for prompt in made(120, 0)]
+    path.write_text("\n".join(["goal,target", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def config(tmp_path, **changes):
+    given = {"model": "org/model", "output_dir": str(tmp_path / "outputs"), "store": "off", "safe": 0, "benign": 0}
+    return FinetuneConfig(**given | changes)
+
+
+def refusal(settings):
+    with pytest.raises(Mistake) as caught:
+        finetuning.plan(settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_one_csv_for_training_and_evaluation_is_refused_with_the_count_and_no_prompt(tmp_path, advbench):
+    both = {"harmful": 25, "harmful_data": str(advbench), "prompts": str(advbench)}
+    allowed = finetuning.plan(config(tmp_path, **both, allow_overlap=True))
+    measured = {row.prompt for row in allowed.harmful}
+    count = sum(row.prompt in measured for row in allowed.rows)
+    assert allowed.overlap == count and 10 <= count <= 25  # 25 x 80 / 120 is 17 on average.
+    message = refusal(config(tmp_path, **both))
+    assert message.startswith(
+        f"`prompts` is {str(advbench)!r}, and {count} of the 80 prompts measured on are (nearly)"
+    )
+    assert f"`harmful_data={advbench}?rows=81..`" in message and "`allow_overlap=true`" in message
+    assert "Tell me about" not in message
+
+
+def test_other_rows_of_the_same_csv_are_taken_as_the_error_says(tmp_path, advbench):
+    plan = finetuning.plan(
+        config(tmp_path, harmful=40, harmful_data=f"{advbench}?rows=81..", prompts=str(advbench), n_prompts=80)
+    )
+    assert len(plan.rows) == 40 and plan.overlap == 0
+
+
+def test_the_example_names_the_row_and_the_prompt_by_number(tmp_path):
+    own, attack = tmp_path / "own.jsonl", tmp_path / "attack.jsonl"
+    asked, taught = made(5, 1), made(6, 2)
+    taught[3] = asked[1].upper()
+    own.write_text("".join(f'{{"prompt": "{text}", "response": "Yes."}}\n' for text in taught), encoding="utf-8")
+    attack.write_text("".join(f'{{"prompt": "{text}"}}\n' for text in asked), encoding="utf-8")
+    message = refusal(config(tmp_path, task=6, task_data=str(own), prompts=str(attack), n_prompts=5))
+    assert "and 1 of the 5 prompts measured on are (nearly) trained on: rows of `task_data`" in message
+    assert "for example row 4 of `task_data` is number 2 of these prompts. Remove those rows" in message
+
+
+def test_benign_prompts_and_rows_kept_out_are_held_against_all_kinds_of_rows(tmp_path):
+    rows = [MixtureRow("safe", "Name three rivers of France", "No."), MixtureRow("task", "Sing", "La.")]
+    sets = {"safe": [Row(rows[0].prompt, "No.")], "task": [Row("Sing", "La.")]}
+    sources = {"safe": "safe.csv", "task": "own.csv"}
+    benign = Evaluated("benign_prompts", "b.csv", [Row("Hum"), Row("name three rivers of FRANCE!"), Row("sing")])
+    kept = Evaluated("task_data", "own.csv", [Row("Sing!!"), Row("Dance")])
+    assert check(rows, sets, sources, [benign, kept], allow_overlap=True) == 3
+    with pytest.raises(Mistake, match=r"2 of the 3 .*: rows of `safe_data` \('safe.csv'\), `task_data` \('own.csv'\)"):
+        check(rows, sets, sources, [benign], allow_overlap=False)
+    with pytest.raises(Mistake, match="`task_data` is 'own.csv', and 1 of the 2 prompts .* Remove those rows"):
+        check(rows, sets, sources, [kept], allow_overlap=False)
+
+
+def test_the_builtin_sets_do_not_overlap(tmp_path):
+    everything = {"harmful": 60, "safe": 120, "benign": 120}
+    assert finetuning.plan(config(tmp_path, **everything)).overlap == 0

@@ -1,0 +1,71 @@
+"""Whether two results may be compared: what differs in how they were measured."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from visage_mlflow.results.evaluation import Evaluation, Setup
+from visage_mlflow.results.landscape import Axis, Landscape, Visage
+
+NAMES = {
+    "n_prompts": "number of prompts",
+    "max_new_tokens": "longest answer in tokens",
+    "system_prompt": "system prompt",
+}
+"""Of fields of `Setup`, in words; the others go by their own names."""
+
+UNTOLD = ("model", "prompts", "prompts_digest", "dtype")
+"""Fields of `Setup` that are what is compared, are told together, or follow from the weights: a finetuned model may
+need a finer dtype than its base."""
+
+
+def comparable(a: Evaluation | Landscape | Visage, b: Evaluation | Landscape | Visage) -> list[str]:
+    """What differs between how two results were measured, in plain words; empty if their numbers compare.
+
+    VISAGE falls with the number of prompts, and depends on judge, length of answers and extent as on the model.
+    Not told are the models, and which random directions were drawn.
+
+    >>> comparable(one, the_same_with_16_prompts)  # doctest: +SKIP
+    ['number of prompts: 80 and 16', 'other prompts']
+    """
+    found = asked_differently(_setup(a), _setup(b))
+    if isinstance(a, Evaluation) or isinstance(b, Evaluation):
+        return found
+    return found + _grids(_landscapes(a), _landscapes(b))
+
+
+def asked_differently(first: Setup, second: Setup) -> list[str]:
+    """What differs between how two models were asked and judged, in plain words."""
+    found = []
+    for name in (field.name for field in fields(Setup) if field.name not in UNTOLD):
+        mine, other = getattr(first, name), getattr(second, name)
+        if mine != other:
+            shown = ["the template's" if value is None else str(value) for value in (mine, other)]
+            found.append(f"{NAMES.get(name, name)}: {shown[0]} and {shown[1]}")
+    if first.prompts_digest != second.prompts_digest:
+        found.append("other prompts" if first.prompts == second.prompts else f"{first.prompts} and {second.prompts}")
+    return found
+
+
+def _setup(result: Evaluation | Landscape | Visage) -> Setup:
+    return result.landscapes[0].setup if isinstance(result, Visage) else result.setup
+
+
+def _landscapes(result: Landscape | Visage) -> tuple[Landscape, ...]:
+    return result.landscapes if isinstance(result, Visage) else (result,)
+
+
+def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
+    found = [] if len(a) == len(b) else [f"number of directions: {len(a)} and {len(b)}"]
+    if a[0].plane != b[0].plane:
+        return [*found, f"plane: {a[0].plane} and {b[0].plane}"]
+    for one, other in zip(a[0].axes, b[0].axes, strict=True):
+        if one.steps != other.steps:
+            found.append(f"grid: {_reach(one)} and {_reach(other)}")
+        if one.norm != other.norm:
+            found.append(f"norm of random directions: {one.norm} and {other.norm}")
+    return found
+
+
+def _reach(axis: Axis) -> str:
+    return f"{len(axis.steps)} points from {axis.steps[0]:g} to {axis.steps[-1]:g}"
