@@ -114,9 +114,7 @@ def test_failed_and_unmeasured_trials_are_counted_and_not_drawn():
 def test_the_limits_are_lines_and_the_legend_says_both():
     upper, lower = saved(search_plots.safe_share(made.search(max_asr=12.5, max_over_refusal=30.0)))
     dashed = [[line.get_ydata()[0] for line in axes.get_lines() if line.get_ls() == "--"] for axes in (upper, lower)]
-    assert dashed == [[12.5], [30.0]] and "inside: both upper ends below these" in labels(
-        upper
-    )
+    assert dashed == [[12.5], [30.0]] and "inside: both upper ends below these" in labels(upper)
 
 
 def test_bars_reach_up_to_the_ends_that_the_limits_ask_for():
@@ -217,3 +215,9 @@ def test_no_name_or_reason_is_read_as_mathematics_or_widens_the_figure(text, dra
     result = made.search(trials, best=0, study=text, model=text, utility_name=text)
     panels = saved(draw(result))
     assert len(panels[0].get_title()) < 160 and "\x00" not in panels[0].get_title()
+
+
+def test_a_trial_in_which_all_attacks_succeed_is_drawn_though_its_upper_end_is_below_100():
+    trial = dataclasses.replace(made.trial(0, 100.0), asr_upper=99.9)
+    result = made.search([trial], best=None, nearest=0)
+    assert search_plots.safe_share(result) and search_plots.front(result)

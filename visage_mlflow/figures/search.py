@@ -148,7 +148,8 @@ def _filled(axes: Axes, result: Search, drawn: Sequence[Trial], colours: ScalarM
 
 def _to_upper_ends(trials: Sequence[Trial], name: str) -> list[list[float]]:
     """Bars from a rate up to what it is at most, as `errorbar` takes them: it is this end that the limits ask for."""
-    ends = [getattr(trial, f"{name}_upper") - getattr(trial, name) for trial in trials]
+    # Of a rate of 100 the upper end, a quantile, is a little below that.
+    ends = [max(0.0, getattr(trial, f"{name}_upper") - getattr(trial, name)) for trial in trials]
     return [[0.0] * len(ends), ends]
 
 

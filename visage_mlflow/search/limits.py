@@ -40,8 +40,7 @@ def upper_end(successes: float, trials: float, certainty: float) -> float:
     middle = (ends[1:] + ends[:-1]) / 2
     log_density = 2 * successes * np.log(np.sin(middle)) + 2 * (trials - successes) * np.log(np.cos(middle))
     below = np.concatenate([[0.0], np.cumsum(np.exp(log_density - log_density.max()))])
-    quantile = float(100 * np.sin(np.interp(certainty * below[-1], below, ends)) ** 2)
-    return max(quantile, 100 * successes / trials)  # Where all succeeded, the quantile is a little below 100.
+    return float(100 * np.sin(np.interp(certainty * below[-1], below, ends)) ** 2)
 
 
 def judged(rate: float, low: float, high: float) -> int:
