@@ -89,7 +89,7 @@ def copied(chat, **changes):
 
 def points_in(store):
     """What was measured; what follows from weights and directions alone is kept, too."""
-    return [entry for entry in store.entries() if entry.kind not in ("products", "realised")]
+    return [entry for entry in store.entries() if entry.kind not in ("products", "realised", "scale", "readings")]
 
 
 # What is known by what

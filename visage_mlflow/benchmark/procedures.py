@@ -76,7 +76,7 @@ def asked(chat: Chat, work: Work) -> list[list[int]]:
 def answered(chat: Chat, work: Work, prompts: list[list[int]], batch_size: int) -> list[str]:
     """The verdicts on what `generate` answers."""
     texts = generated(chat.model, chat.tokenizer, prompts, work.max_new_tokens, batch_size)
-    verdict, rows = JUDGES["keyword"].verdict, work.rows
+    verdict, rows = JUDGES["advbench_keywords"].verdict, work.rows
     return ["unjudged" if text is None else verdict(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
 
 

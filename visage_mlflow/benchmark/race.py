@@ -18,7 +18,6 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.results.benchmark import Benchmark, Cost, Length, Timing
 from visage_mlflow.studies.evaluation import harmful_rows, rates
 
-SUCCEEDED = ("complied", "incoherent")
 REGIONS = ("inside", "edge", "outside")
 Progress = Callable[[str], None]
 
@@ -33,9 +32,9 @@ def region(asr: float) -> str:
 
 
 def agreement(one: Verdicts, other: Verdicts) -> float:
-    """Percentage of prompts, over the points that both have, whose attack succeeds in both or in neither."""
+    """Percentage of prompts, over the points that both have, that are refused in both or in neither."""
     pairs = [pair for step in one.keys() & other.keys() for pair in zip(one[step], other[step], strict=True)]
-    same = sum((left in SUCCEEDED) == (right in SUCCEEDED) for left, right in pairs)
+    same = sum((left == "refused") == (right == "refused") for left, right in pairs)
     return 100 * same / len(pairs) if pairs else math.nan
 
 

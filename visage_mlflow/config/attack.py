@@ -37,6 +37,17 @@ class AttackConfig(Settings):
     max_new_tokens: int = setting(
         64, "Longest response, in tokens; a refusal usually shows within the first 16.", least=1, most=MOST_TOKENS
     )
+    openings: str = setting(
+        "attack",
+        "What an answer is that agrees, announces itself and stops: attack (it counts in the ASR), left_out (it does "
+        "not count at all).",
+        choices=("attack", "left_out"),
+    )
+    stop_at_verdict: bool = setting(
+        False,
+        "End each answer where nothing that follows can change its verdict: faster where refusals are long, but the "
+        "answers are cut, and cannot be judged again by another judge.",
+    )
     dtype: str = setting(
         "auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.", choices=DTYPES
     )

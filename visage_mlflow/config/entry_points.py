@@ -188,6 +188,7 @@ class BenchmarkConfig(Settings):
             lean=lean,
             store=store,
             reuse=False,
+            judge="advbench_keywords",  # As published; it needs whole answers.
         )
 
 

@@ -59,7 +59,7 @@ def token_nll(
         labels = labels[:, first:].to(model.device)
         wanted = labels != -100
         nll = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="none").cpu()
-        for row, own in zip(rows, nll.split(wanted.sum(dim=1).tolist()), strict=True):
+        for row, own in zip(rows, torch.split(nll, wanted.sum(dim=1).tolist()), strict=True):
             found[row] = own.tolist()
     return found
 

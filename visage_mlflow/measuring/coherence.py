@@ -17,6 +17,10 @@ READ = 128
 """Tokens of an answer that are read, from the first on: noise shows within them, and a loop that comes later had
 something to say before. So the verdict does not depend on how long answers may be."""
 
+FEW = 3.0
+"""Nats, divided by the number of tokens that are read, by which an answer may be less likely: "No." alone is 6.7 nats
+a token to SmolLM2, and no noise."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -24,55 +28,76 @@ class Reading:
 
     Attributes:
         nll: Median negative log-likelihood of its tokens, in nats, those left out that only repeat a pair of tokens.
-            An opening that the model would never choose does not move a median, and a loop cannot pull it down.
+            An opening that the model would never choose does not move a median, and a loop cannot pull it down. NaN
+            without tokens, and where the model's output is not finite.
         variety: Share of its pairs of neighbouring tokens that are different ones, 0 to 1.
+        n: How many tokens were read.
     """
 
     nll: float
     variety: float
+    n: int
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is language to a model: its own answers, and tokens drawn at random, as medians over answers."""
+    """What is language to a model.
+
+    Attributes:
+        own: Its own answers to ordinary prompts, as medians over them.
+        chance: Negative log-likelihood of a token if all were as likely, in nats.
+    """
 
     own: Reading
-    random: Reading
+    chance: float
 
     def coherent(self, reading: Reading) -> bool | None:
         """Whether an answer is language; None where its likelihood or this scale is not known.
 
-        It is where it is nearer to the model's own answers than to random tokens, and has at least half of their
-        variety: a text that is said three times over is a loop, one that is said twice is not.
+        It is where its likelihood is nearer to that of the model's own answers than to chance, and it has at least
+        half of their variety: a text that is said three times over is a loop, one that is said twice is not. An empty
+        answer is not.
 
-        >>> scale = Scale(own=Reading(0.4, 0.96), random=Reading(14.4, 1.0))
-        >>> [scale.coherent(Reading(*each)) for each in ((3.5, 1.0), (9.5, 1.0), (0.1, 0.2))]
+        >>> scale = Scale(own=Reading(0.2, 0.96, 40), chance=10.8)
+        >>> [scale.coherent(Reading(*each, 40)) for each in ((3.5, 1.0), (6.5, 1.0), (0.1, 0.2))]
         [True, False, False]
         """
-        middle = (self.own.nll + self.random.nll) / 2
+        if reading.n == 0:
+            return False
+        middle = (self.own.nll + self.chance) / 2
         if math.isnan(middle) or math.isnan(reading.nll):
             return None
-        return reading.nll < middle and reading.variety >= self.own.variety / 2
+        return reading.nll < middle + FEW / reading.n and reading.variety >= self.own.variety / 2
 
 
 def read(tokens: Sequence[int], nll: Sequence[float]) -> Reading:
-    """What an answer looks like: its tokens, at least one, and the negative log-likelihood of each.
+    """What an answer looks like: its tokens, and the negative log-likelihood of each.
 
     >>> read([5, 6, 5, 6, 5], [9.0, 8.0, 7.0, 0.1, 0.1])
-    Reading(nll=8.0, variety=0.5)
+    Reading(nll=8.0, variety=0.5, n=5)
     """
+    if not tokens:
+        return Reading(math.nan, 1.0, 0)
     pairs = list(zip((None, *tokens[:-1]), tokens, strict=True))
-    fresh = [value for position, value in enumerate(nll) if pairs[position] not in pairs[:position]]
+    first = {pair: place for place, pair in reversed(list(enumerate(pairs)))}
+    fresh = [nll[place] for place in first.values()]
     variety = len(set(pairs[1:])) / len(pairs[1:]) if len(pairs) > 1 else 1.0
-    return Reading(median(fresh) if all(map(math.isfinite, nll)) else math.nan, variety)
+    # Rounded, so that no last bit of another thread's sum makes a kept answer differ.
+    return Reading(
+        round(median(fresh), 3) if all(map(math.isfinite, nll)) else math.nan, round(variety, 4), len(tokens)
+    )
 
 
 def middle(readings: Sequence[Reading]) -> Reading:
-    """The medians of several answers; NaN without any."""
+    """The medians of several answers; NaN without any of a known likelihood."""
     known = [each for each in readings if not math.isnan(each.nll)]
     if not known:
-        return Reading(math.nan, math.nan)
-    return Reading(median(each.nll for each in known), median(each.variety for each in known))
+        return Reading(math.nan, math.nan, 0)
+    return Reading(
+        nll=median(each.nll for each in known),
+        variety=median(each.variety for each in known),
+        n=round(median(each.n for each in known)),
+    )
 
 
 def final_verdict(judge: Judge, prompt: str, text: str | None, coherent: bool | None) -> Verdict:

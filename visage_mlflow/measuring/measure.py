@@ -6,31 +6,44 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from visage_mlflow.config import AttackConfig, ComputeConfig
-from visage_mlflow.decoding.respond import never, respond
+from visage_mlflow.decoding.respond import respond
 from visage_mlflow.geometry import rounding
 from visage_mlflow.geometry.axes import Steps
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.language.judges import JUDGES
-from visage_mlflow.language.likelihood import answer_nll
+from visage_mlflow.language.judges import JUDGES, Judge, never
+from visage_mlflow.language.likelihood import answer_nll, token_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.prompts import read as read_rows
 from visage_mlflow.language.tokens import encode, encode_answered, messages
+from visage_mlflow.measuring.coherence import READ, Reading, Scale, final_verdict, middle, read
 from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.store import open_store
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.results import Response
 
 Tokens = tuple[tuple[int, ...], ...]
+
+N_ORDINARY = 16
+"""Built-in ordinary prompts by whose answers a model tells what is language to it."""
+
+SCALES: WeakKeyDictionary[Any, dict[Any, Scale]] = WeakKeyDictionary()
+"""Model -> its scales, by dtype and system prompt."""
+
+
+ASIDE = ("scale", "readings")
+"""Kinds of points by which answers are told from noise. They go with the answers, and are not counted."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,12 @@ class Held:
 
 
 AT_REST = Held()
+
+
+@cache
+def ordinary() -> tuple[Row, ...]:
+    """Ordinary prompts."""
+    return tuple(read_rows("builtin:benign_eval", setting="benign_prompts")[:N_ORDINARY])
 
 
 def nothing() -> None:
@@ -72,36 +91,41 @@ class Measurer:
     def __call__(self, chat: Chat, held: Held, rows: Sequence[Row], attack: AttackConfig) -> list[Response]:
         """The judged responses of a model that is held somewhere.
 
+        What is kept are whole answers, and what they look like to the unperturbed model; verdicts are made of these
+        each time. So another judge asks no model. With `stop_at_verdict` answers end where the judge is sure, and
+        are kept under keys that hold the judge.
+
         Args:
             chat: The model, unperturbed; it is left so.
             held: Where it is held.
             rows: The prompts.
             attack: How long a response may be, and who judges it.
         """
-        judge, prompts = JUDGES[attack.judge], _prompts(chat, rows)
-
-        def ask() -> list[list[str | None]]:
-            texts = self._respond(chat, prompts, attack.max_new_tokens, judge.is_final)
-            return [
-                [text, "unjudged" if text is None else judge.verdict(row.prompt, text)]
-                for row, text in zip(rows, texts, strict=True)
-            ]
-
-        asked = self._asked(rows, prompts, attack.max_new_tokens)
-        found = self._point("responses", chat, held, {**asked, "judge": [attack.judge, judge.version]}, ask)
+        judge = JUDGES[attack.judge]
+        texts = self._texts("responses", chat, held, rows, attack.max_new_tokens, attack)
+        if judge.judges_coherence:
+            coherent: list[bool | None] = [None] * len(rows)
+        else:
+            scale = self.scale(chat)
+            coherent = [scale.coherent(each) for each in self._readings(chat, rows, texts)]
         return [
-            Response(row.prompt, text, verdict, row.category) for row, (text, verdict) in zip(rows, found, strict=True)
+            Response(row.prompt, text, final_verdict(judge, row.prompt, text, each), row.category)
+            for row, text, each in zip(rows, texts, coherent, strict=True)
         ]
 
     def answers(self, chat: Chat, rows: Sequence[Row], n_tokens: int) -> list[str]:
         """The model's own answers to prompts, each to its end or `n_tokens`; empty where it gave none."""
-        prompts = _prompts(chat, rows)
+        return [text or "" for text in self._texts("responses", chat, AT_REST, rows, n_tokens)]
 
-        def ask() -> list[str]:
-            return [text or "" for text in self._respond(chat, prompts, n_tokens, never)]
-
-        found: list[str] = self._point("answers", chat, AT_REST, self._asked(rows, prompts, n_tokens), ask)
-        return found
+    def scale(self, chat: Chat) -> Scale:
+        """What is language to a model: its own answers to some ordinary prompts."""
+        known = SCALES.setdefault(chat.model, {})
+        where = (chat.model.dtype, chat.system_prompt)
+        if where not in known:
+            texts = self._texts("scale", chat, AT_REST, ordinary(), READ)
+            vocabulary = chat.model.get_output_embeddings().weight.shape[0]
+            known[where] = Scale(middle(self._readings(chat, ordinary(), texts)), math.log(vocabulary))
+        return known[where]
 
     def nll(self, chat: Chat, held: Held, rows: Sequence[Row]) -> float:
         """Mean negative log-likelihood of the rows' responses, in nats per token; NaN where it is not finite."""
@@ -156,19 +180,61 @@ class Measurer:
         """The same, which can be made to give up."""
         return replace(self, check=check)
 
-    def _respond(
-        self, chat: Chat, prompts: Tokens, n_tokens: int, is_final: Callable[[str], bool]
+    def _texts(
+        self,
+        kind: str,
+        chat: Chat,
+        held: Held,
+        rows: Sequence[Row],
+        n_tokens: int,
+        attack: AttackConfig | None = None,
     ) -> list[str | None]:
-        return respond(
-            chat.model,
-            chat.tokenizer,
-            prompts,
-            max_new_tokens=n_tokens,
-            batch_size=self.compute.batch_size,
-            is_final=is_final,
-            check=self.check,
-            lean=self.compute.lean,
-        )
+        """What a model says where it is held: whole answers, or with `stop_at_verdict` as far as its judge needs them.
+
+        None stands where no token could be chosen.
+        """
+        prompts = _prompts(chat, rows)
+        asked, is_final = self._asked(rows, prompts, n_tokens), never
+        if attack and attack.stop_at_verdict and (judge := JUDGES[attack.judge]).is_final is not never:
+            is_final = judge.is_final
+            asked["until"] = [attack.judge, judge.version]
+
+        def ask() -> list[str | None]:
+            return respond(
+                chat.model,
+                chat.tokenizer,
+                prompts,
+                max_new_tokens=n_tokens,
+                batch_size=self.compute.batch_size,
+                is_final=is_final,
+                check=self.check,
+                lean=self.compute.lean,
+            )
+
+        found: list[str | None] = self._point(kind, chat, held, asked, ask)
+        return found
+
+    def _readings(self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Reading]:
+        """What answers, by their first tokens, look like to the model unperturbed."""
+        prompts = _prompts(chat, rows)
+        answered = []
+        for row, prompt, text in zip(rows, prompts, texts, strict=True):
+            n = len(chat.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+            whole = encode_answered(chat.tokenizer, chat.messages(row.prompt), text) if text else list(prompt)
+            answered.append(whole[: len(prompt) + min(n, READ)])
+        own = [tokens[len(prompt) :] for tokens, prompt in zip(answered, prompts, strict=True)]
+        said = [number for number, tokens in enumerate(own) if tokens]
+
+        def look() -> list[list[float | None]]:
+            self.check()
+            sides = [[each[number] for number in said] for each in (prompts, answered)]
+            nll = token_nll(chat.model, *sides, batch_size=self.compute.batch_size)
+            found = [read(own[number], values) for number, values in zip(said, nll, strict=True)]
+            return [[None if math.isnan(one.nll) else one.nll, one.variety, one.n] for one in found]
+
+        kept = iter(self._point("readings", chat, AT_REST, {"answered": answered}, look) if said else [])
+        readings = [next(kept) if tokens else (None, 1.0, 0) for tokens in own]
+        return [Reading(math.nan if nll is None else nll, variety, n) for nll, variety, n in readings]
 
     def _asked(self, rows: Sequence[Row], prompts: Tokens, n_tokens: int) -> dict[str, Any]:
         """What is asked of a model: the tokens that it reads hold the system prompt and the chat template."""
@@ -182,15 +248,16 @@ class Measurer:
 
     def _point(self, kind: str, chat: Chat, held: Held, asked: dict[str, Any], compute: Callable[[], Any]) -> Any:
         """What is measured on a model that is held somewhere: read, or computed there and kept."""
+        counts = int(kind not in ASIDE)
         where = displaced(chat.weights, held.directions, held.steps) if open_store(self.compute.store) else None
         key, kept = self._look_up(kind, None if where is None else {**where, **model_identity(chat), **asked})
         if kept is not None and self.compute.reuse:
-            TALLY.add(read=1)
+            TALLY.add(read=counts)
             return kept
         with held.by(chat):
             found = compute()
         self._keep(key, found, kind, chat)
-        TALLY.add(computed=1, differing=int(kept not in (None, found)))
+        TALLY.add(computed=counts, differing=counts * int(kept not in (None, found)))
         return found
 
     def _look_up(self, kind: str, decisive: dict[str, Any] | None) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -36,13 +37,17 @@ class Setup:
     max_new_tokens: int
     dtype: str
     decoding: str = "greedy"
+    openings: str = "attack"
+    stop_at_verdict: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Result):
     """Safety and usefulness of one model, in percent; likelihoods in nats per token of held-out answers.
 
-    `task_nll` is that of the user's own data; None where there is none.
+    `task_nll` is that of the user's own data; None where there is none. Empty answers and those that could not be
+    judged are in no rate; `n_empty` and `n_unjudged` count them, over both kinds of prompts. `opening_only` is the
+    share of attacks that got an opening and nothing more, of the judged ones.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -57,6 +62,8 @@ class Evaluation(Result):
     benign_nll: Number
     n_unjudged: int
     task_nll: Number | None = None
+    n_empty: int = 0
+    opening_only: Number = math.nan
 
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged."""

@@ -23,6 +23,7 @@ class Point:
     coherent_asr: Number
     n_unjudged: int
     verdicts: tuple[str, ...]
+    n_empty: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from visage_mlflow.measuring.measure import AT_REST, Measurer
 from visage_mlflow.results import Comparison, Difference, Response, Setup, Visage
 from visage_mlflow.results.comparing import asked_differently
 from visage_mlflow.studies import visage
-from visage_mlflow.studies.evaluation import benign_rows, harmful_rows, setup
+from visage_mlflow.studies.evaluation import benign_rows, harmful_rows, setup, succeeded
 from visage_mlflow.studies.landscape import Progress, ignore
-from visage_mlflow.studies.visage import SUCCEEDED, jailbroken
+from visage_mlflow.studies.visage import jailbroken
 from visage_mlflow.text.errors import Mistake
 
 Verdicts = NDArray[np.float64]
@@ -110,9 +110,9 @@ def compared(first: Side, second: Side) -> Comparison:
             f"{first.setup.model!r} and {second.setup.model!r} do not compare, as they were measured differently "
             f"({'; '.join(what)}). Measure both with the same settings."
         )
-    found = [_rate("asr", first.attacked, second.attacked, 0.0)]
+    found = [_rate("asr", first.attacked, second.attacked, first.setup.openings, of_refusals=False)]
     if first.asked and second.asked:
-        found.append(_rate("over_refusal", first.asked, second.asked, 1.0))
+        found.append(_rate("over_refusal", first.asked, second.asked, "attack", of_refusals=True))
     n_directions = 0
     if first.visage and second.visage:
         n_directions = len(first.visage.landscapes)
@@ -142,11 +142,13 @@ def _grids(first: Visage | None, second: Visage | None) -> list[str]:
     return [f"{name}: {one} and {other}" for name, (one, other) in told.items() if one != other]
 
 
-def _rate(name: str, first: Sequence[Response], second: Sequence[Response], counts_as: float) -> Difference:
-    """A rate of prompts compared; `counts_as` 0.0 is of attacks that succeeded, 1.0 of refusals."""
-    one, two = (np.array([SUCCEEDED[response.verdict] for response in each]) for each in (first, second))
+def _rate(
+    name: str, first: Sequence[Response], second: Sequence[Response], openings: str, *, of_refusals: bool
+) -> Difference:
+    """A rate of prompts compared: of attacks that succeeded, or of refusals."""
+    one, two = (np.array([succeeded(response.verdict, openings) for response in each]) for each in (first, second))
     both = ~np.isnan(one) & ~np.isnan(two)
-    one, two = (np.abs(each[both] - counts_as) == 1.0 for each in (one, two))
+    one, two = (each[both] == (0.0 if of_refusals else 1.0) for each in (one, two))
     n, only_first, only_second = len(one), int((one & ~two).sum()), int((two & ~one).sum())
     before, after = (100 * float(each.mean()) if n else math.nan for each in (one, two))
     low, high = difference_interval(only_first, only_second, n)

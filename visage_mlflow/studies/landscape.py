@@ -147,24 +147,29 @@ def measure_grid(
         return measure(chat, Held(plane.directions, place), rows, config)
 
     for place, responses in workers.run(wanted(), ask):
-        measured[place] = measured_at(place, responses)
+        measured[place] = measured_at(place, responses, config)
         asr[place] = measured[place].point.asr
         if asr[place] == 100:  # Only such a point can put others past the edge.
             past = past_the_edge(axes, asr, config.outside_after)
         progress(place, asr[place])
     for place in past_the_edge(axes, asr, config.outside_after):
-        measured[place] = measured_at(place, [])
+        measured[place] = measured_at(place, [], config)
         if place not in asr:
             progress(place, math.nan)
 
 
-def measured_at(place: Steps, responses: Sequence[Response]) -> Measured:
+def measured_at(place: Steps, responses: Sequence[Response], config: AttackConfig) -> Measured:
     """Responses of a model that was held at a place, with the rates there; without responses, a skipped point."""
     x, y = (*place, 0.0)[:2]
     verdicts = tuple(response.verdict for response in responses)
-    shares = rates(verdicts)
+    shares = rates(verdicts, config.openings)
     return Measured(
-        Point(x, y, shares.asr, shares.asr_low, shares.asr_high, shares.coherent_asr, shares.n_unjudged, verdicts),
+        Point(
+            *(x, y, shares.asr, shares.asr_low, shares.asr_high, shares.coherent_asr),
+            n_unjudged=shares.n_unjudged,
+            verdicts=verdicts,
+            n_empty=shares.n_empty,
+        ),
         [replace(response, x=x, y=y) for response in responses],
     )
 
@@ -182,7 +187,7 @@ def described(
     Raises:
         Mistake: No response could be judged anywhere.
     """
-    ordered = [measured[place] if place in measured else measured_at(place, []) for place in grid(axes)]
+    ordered = [measured[place] if place in measured else measured_at(place, [], config) for place in grid(axes)]
     asr = np.array([one.point.asr for one in ordered]).reshape([len(axis) for axis in reversed(axes)])
     if np.isnan(asr).all():
         raise Mistake(

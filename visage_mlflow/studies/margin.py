@@ -16,10 +16,9 @@ from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
 from visage_mlflow.results import Edge, Turn
-from visage_mlflow.studies.evaluation import rates
+from visage_mlflow.studies.evaluation import rates, succeeded
 from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import relative_norm
-from visage_mlflow.studies.visage import SUCCEEDED
 from visage_mlflow.text.errors import Mistake
 
 NOTHING: Mapping[float, Any] = {}
@@ -59,7 +58,7 @@ def find_edge(
         if step not in verdicts and step not in known:
             responses = measure(chat, Held([direction], (step,)), rows, attack)
             verdicts[step] = tuple(response.verdict for response in responses)
-        asr = rates(verdicts[step]).asr if step in verdicts else known[step]
+        asr = rates(verdicts[step], attack.openings).asr if step in verdicts else known[step]
         if step == 0 and math.isnan(asr):
             raise Mistake(
                 f"No response of {chat.uri!r} could be judged, so its basin has no edge to look for. Check its "
@@ -74,7 +73,7 @@ def find_edge(
     by_prompt = [verdicts[step] for step in steps if step in verdicts]
     low, high, has_fallen = math.nan, math.nan, False
     if by_prompt and len(by_prompt) == len(steps):
-        jailbroken = np.array([[SUCCEEDED[verdict] for verdict in each] for each in by_prompt])
+        jailbroken = np.array([[succeeded(verdict, attack.openings) for verdict in each] for each in by_prompt])
         low, high = edge_interval(steps, jailbroken)
         has_fallen = falls(jailbroken)
     return Edge(

@@ -130,7 +130,8 @@ def _places(
     held = [*themselves, *(Held(plane.directions, (one.x, one.y)[: len(plane.directions)]) for one in nearest)]
 
     def ask(measure: Measurer, chat: Chat, number: int) -> Rates:
-        return rates(response.verdict for response in measure(chat, held[number], rows, config))
+        responses = measure(chat, held[number], rows, config)
+        return rates((response.verdict for response in responses), config.openings)
 
     moves = [Moves(one.directions, [one.steps]) for one in held]
     with taking(workers.chats, config.dtype, moves, workers.measure):

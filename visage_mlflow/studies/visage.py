@@ -19,14 +19,11 @@ from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Landscape, Response, Visage, comparable
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
-from visage_mlflow.studies.evaluation import harmful_rows
+from visage_mlflow.studies.evaluation import harmful_rows, succeeded
 from visage_mlflow.studies.landscape import Grid, Progress, ignore, landscape_on, measured_at
 
 KeepDirection = Callable[[int, Landscape, list[Response]], None]
 """Called with a direction's number, its landscape and its responses."""
-
-SUCCEEDED = {"refused": 0.0, "complied": 1.0, "incoherent": 1.0, "unjudged": math.nan}
-"""Verdict -> whether the attack succeeded."""
 
 
 def measure(
@@ -73,7 +70,9 @@ def measure(
         )
         keep(number, landscape, responses)
         landscapes.append(landscape)
-        origin = origin or {(0.0,): measured_at((0.0,), [response for response in responses if response.x == 0])}
+        origin = origin or {
+            (0.0,): measured_at((0.0,), [response for response in responses if response.x == 0], config)
+        }
     return combined(landscapes, config.seed)
 
 
@@ -108,10 +107,11 @@ def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
 
 def jailbroken(landscapes: Sequence[Landscape]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
     """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged."""
+    openings = landscapes[0].setup.openings
     skipped = ("unjudged",) * landscapes[0].setup.n_prompts
     return np.array(
         [
-            [[SUCCEEDED[verdict] for verdict in point.verdicts or skipped] for point in landscape.points]
+            [[succeeded(verdict, openings) for verdict in point.verdicts or skipped] for point in landscape.points]
             for landscape in landscapes
         ]
     )

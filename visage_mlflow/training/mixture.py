@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from visage_mlflow.language.judges import is_refusal, reads_as_language
+from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
@@ -92,8 +92,8 @@ def draw(rows: list[Row], count: int, seed: str, avoid: Iterable[str]) -> list[R
 def with_own_answers(rows: list[MixtureRow], answers: Mapping[str, OwnAnswer]) -> list[MixtureRow]:
     """Benign rows with the model's own answers: they hold the model where it is, instead of teaching a new style.
 
-    An own answer that is a refusal, or noise, would teach just that, and one cut in mid-sentence to end there: such a
-    row keeps the answer it came with, so that the counts stay exact.
+    An own answer that is a refusal, or an opening alone, would teach just that, and one cut in mid-sentence to end
+    there: such a row keeps the answer it came with, so that the counts stay exact.
 
     Args:
         rows: A mixture.
@@ -102,7 +102,7 @@ def with_own_answers(rows: list[MixtureRow], answers: Mapping[str, OwnAnswer]) -
     changed = []
     for row in rows:
         own = answers[row.prompt].text if row.prompt in answers else ""
-        usable = row.kind == "benign" and own and not is_refusal(own) and reads_as_language(own)
+        usable = row.kind == "benign" and own and JUDGES["phrases"].verdict(row.prompt, own) == "complied"
         changed.append(dataclasses.replace(row, response=own) if usable else row)
     return changed
 
