@@ -98,7 +98,7 @@ def test_landscape_interpolates_to_a_checkpoint_of_a_run(
 
 
 def test_visage_scores_several_directions_with_an_interval(place: Workplace, aligned_folder: Path) -> None:
-    run = place.succeed("visage", model=aligned_folder, n_points=5, extent=1.0, n_directions=2, seed=3, **place.attack)
+    run = place.succeed("visage", model=aligned_folder, n_points=5, extent=0.6, n_directions=2, seed=3, **place.attack)
     metrics = run.data.metrics
     # Of two directions Student's t is 12.7, so an end may lie at 0 or 100.
     assert 0 <= metrics["visage_low"] < metrics["visage_high"] <= 100

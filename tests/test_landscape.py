@@ -253,7 +253,7 @@ def test_a_worker_that_ran_past_the_edge_leaves_no_trace_but_the_progress(on):
 
 def test_points_that_are_known_are_told_of_and_not_asked_again(on):
     asked, told = [], []
-    known = {(0.0,): landscape.measured_at((0.0,), responses_of(ROWS, 35.0))}
+    known = {(0.0,): landscape.measured_at((0.0,), responses_of(ROWS, 35.0), LandscapeConfig())}
     measurer = scripted(BOTH.__getitem__, asked)
     result, _ = on(BOTH, measurer, known=known, progress=lambda *point: told.append(point))
     assert len(asked) == 8 and (0.0,) not in asked and told[0] == ((0.0,), 35.0) and len(told) == 9

@@ -95,7 +95,7 @@ def points_in(store):
 # What is known by what
 
 
-KINDS = ("responses", "answers", "likelihood")
+KINDS = ("responses", "likelihood")
 
 
 def computes(chat, store, held=AT_REST, rows=ROWS, kind="responses", **settings):
@@ -105,8 +105,6 @@ def computes(chat, store, held=AT_REST, rows=ROWS, kind="responses", **settings)
     with tallied() as counts:
         if kind == "responses":
             measure(chat, held, rows, config)
-        elif kind == "answers":
-            measure.answers(chat, rows, config.max_new_tokens)
         else:
             measure.nll(chat, held, rows)
     assert counts["computed"] + counts["read"] == 1
@@ -206,18 +204,30 @@ def test_whatever_decides_where_a_model_is_held_makes_another_point(chat, store,
     assert computes(chat, store, OTHER_PLACES[name]) and not computes(chat, store, OTHER_PLACES[name])
 
 
-def test_judges_and_versions_make_other_points(chat, store, monkeypatch):
-    assert computes(chat, store)
-    with monkeypatch.context() as changed:
-        changed.setitem(JUDGES, "another", JUDGES["keyword"])
-        config = MeasureConfig(store=store, max_new_tokens=2)
-        object.__setattr__(config, "judge", "another")  # The setting offers only the judges that there are.
-        with tallied() as counts:
-            Measurer(config)(chat, AT_REST, ROWS, config)
-        assert counts["computed"] == 1
+def test_another_judge_asks_no_model(chat, store):
+    assert computes(chat, store, judge="phrases")
+    with forwards() as passes:
+        assert not any(computes(chat, store, judge=judge) for judge in JUDGES)
+    assert passes == [0]
+
+
+def test_where_answers_end_at_a_verdict_judges_and_their_versions_make_other_points(chat, store, monkeypatch):
+    ending = {"judge": "keyword", "stop_at_verdict": True}
+    assert computes(chat, store, **ending) and not computes(chat, store, **ending)
+    assert computes(chat, store, judge="keyword")
     with monkeypatch.context() as changed:
         changed.setitem(JUDGES, "keyword", dataclasses.replace(JUDGES["keyword"], version=2))
-        assert computes(chat, store) and not computes(chat, store)
+        assert computes(chat, store, **ending) and not computes(chat, store, **ending)
+        assert not computes(chat, store, judge="keyword")
+
+
+def test_an_answer_that_a_judge_needs_whole_is_the_same_point_with_stop_at_verdict(chat, store):
+    assert computes(chat, store, judge="advbench_keywords")
+    assert not computes(chat, store, judge="advbench_keywords", stop_at_verdict=True)
+
+
+def test_versions_make_other_points(chat, store, monkeypatch):
+    assert computes(chat, store)
     for name, value in (
         ("visage_mlflow.measuring.key.NUMERIC_VERSION", 0),
         ("torch.__version__", "9.9"),
@@ -229,9 +239,13 @@ def test_judges_and_versions_make_other_points(chat, store, monkeypatch):
     assert not computes(chat, store)
 
 
-def test_responses_answers_and_likelihoods_do_not_mix(chat, store):
-    assert [computes(chat, store, kind=kind) for kind in KINDS] == [True] * 3
-    assert [computes(chat, store, kind=kind) for kind in KINDS] == [False] * 3
+def test_responses_and_likelihoods_do_not_mix_and_a_models_own_answers_are_its_responses(chat, store):
+    assert [computes(chat, store, kind=kind) for kind in KINDS] == [True] * 2
+    assert [computes(chat, store, kind=kind) for kind in KINDS] == [False] * 2
+    config = MeasureConfig(store=store, max_new_tokens=2)
+    with forwards() as passes:
+        own = Measurer(config).answers(chat, ROWS, 2)
+    assert passes == [0] and own == [one.text for one in Measurer(config)(chat, AT_REST, ROWS, config)]
 
 
 def test_a_likelihood_is_of_the_answers_and_of_what_the_template_makes_of_them(chat, store):
@@ -300,7 +314,7 @@ def test_the_model_itself_is_one_point_of_all_directions_and_planes(chat, base, 
 def test_a_direction_of_an_unknown_kind_is_computed_each_time_and_not_kept(chat, store):
     place = Held([Unknown()], (0.1,))
     assert computes(chat, store, place) and computes(chat, store, place)
-    assert Store(Path(store)).entries() == []
+    assert points_in(Store(Path(store))) == []
 
 
 def test_nothing_is_kept_of_a_computation_that_fails_or_is_given_up(chat, store):
@@ -395,7 +409,7 @@ def test_an_evaluation_is_not_computed_again(chat, store, measuring):
     assert (
         result == again == evaluate(chat, harmful, benign, dataclasses.replace(config, store="off"), task=benign[:2])
     )
-    assert sorted(entry.kind for entry in Store(Path(store)).entries()) == ["likelihood"] * 2 + ["responses"] * 2
+    assert sorted(entry.kind for entry in points_in(Store(Path(store)))) == ["likelihood"] * 2 + ["responses"] * 2
 
 
 def test_a_projection_is_not_computed_again(chat, base, store, asking):
@@ -427,9 +441,9 @@ def test_a_whole_step_to_another_model_is_that_models_own_evaluation(chat, base,
     harmful, benign = harmful_rows(config), benign_rows(config)
     there = Held([Difference(base.weights)], (1.0,))
     held = evaluate(chat, harmful, benign, config, held=there)
-    with forwards() as passes:
+    with tallied() as counts:
         own = evaluate(base, harmful, benign, config)
-    assert passes == [0]
+    assert counts["computed"] == 0 and counts["read"] > 0
     computed = evaluate(base, harmful, benign, dataclasses.replace(config, store="off"))
     assert own == computed and held[1] == computed[1]
     assert dataclasses.replace(held[0], setup=own[0].setup) == computed[0]
@@ -467,11 +481,13 @@ def test_checkpoints_share_their_points_with_evaluations_of_them_and_with_the_sa
     assert list(kept) == [3, 6]
     for step, folder in list(kept.items()):
         loaded = models.load(str(folder), dtype="float32")
-        with forwards() as passes:
+        with tallied() as counts:
             own, _ = evaluate(loaded, plan.harmful, plan.benign, config)
-        assert passes == [0], step
+        assert counts["computed"] == 0 and counts["read"] > 0, step
         (checkpoint,) = [one for one in first.checkpoints if one.step == step]
-        assert dataclasses.replace(own, setup=checkpoint.evaluation.setup) == checkpoint.evaluation
+        # What is language was told there by the model that was finetuned, and here by the checkpoint itself.
+        alike = {"setup": checkpoint.evaluation.setup, "coherent_asr": checkpoint.evaluation.coherent_asr}
+        assert dataclasses.replace(own, **alike) == checkpoint.evaluation
         assert own == evaluate(loaded, plan.harmful, plan.benign, dataclasses.replace(config, store="off"))[0]
     with tallied() as counts:
         second = train(2)
@@ -488,7 +504,7 @@ def tamper(store, kind):
         kept = json.loads(zlib.decompress(path.read_bytes()[32:]))
         if kept["kind"] == kind:
             found = kept["content"]
-            found[0] = [found[0][0], "unjudged"] if kind == "responses" else found[0] + 1
+            found[0] = None if kind == "responses" else found[0] + 1
             body = zlib.compress(json.dumps(kept).encode())
             path.write_bytes(hashlib.sha256(body).digest() + body)
 

@@ -147,9 +147,9 @@ def test_benign_rows_get_the_models_own_answers_and_no_others():
 
 @pytest.mark.parametrize(
     "own",
-    ["I'm sorry, but I can't help with that.", "grape grape grape grape grape grape grape", "", "12 34 56"],
+    ["I'm sorry, but I can't help with that.", "", "...", "Sure, here is a plan:"],
 )
-def test_a_row_keeps_its_answer_where_the_own_one_is_a_refusal_or_noise(own):
+def test_a_row_keeps_its_answer_where_the_own_one_is_a_refusal_or_says_nothing(own):
     row = MixtureRow("benign", "How?", "as it came")
     assert with_own_answers([row], {"How?": OwnAnswer(own, False)}) == [row] == with_own_answers([row], {})
 

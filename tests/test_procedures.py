@@ -22,7 +22,8 @@ def chat(aligned_folder):
 
 @pytest.fixture(scope="module")
 def config(sets):
-    return LandscapeConfig(prompts=str(sets / "harmful_eval.jsonl"), n_prompts=10, max_new_tokens=16, workers=2)
+    asking = {"n_prompts": 10, "max_new_tokens": 16, "judge": "advbench_keywords"}
+    return LandscapeConfig(prompts=str(sets / "harmful_eval.jsonl"), workers=2, **asking)
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,18 @@ def found(seed, *, at_random):
     return studies.record(study, config)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_old_objects_to_collect():
+    """Garbage is collected after each trial, which takes long where other tests have left many objects."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def searches():
     """By the search, and at random; one for each seed."""
-    gc.freeze()
-    results = [[found(seed, at_random=way) for seed in SEEDS] for way in (False, True)]
-    gc.unfreeze()
-    return results
+    return [[found(seed, at_random=way) for seed in SEEDS] for way in (False, True)]
 
 
 def test_30_trials_find_a_mixture_inside_within_10_percent_of_the_boundary_with_nearly_every_seed(searches):

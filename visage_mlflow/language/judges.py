@@ -58,15 +58,15 @@ class Judge:
         is_final: Partial response -> whether nothing that may follow can change the verdict. Decoding stops there.
         judges_coherence: Whether it says "incoherent" itself, from the text alone. For the others that is decided
             where the answer is measured, by its likelihood.
-        noise_first: Whether an incoherent answer is noise even where the judge calls it refused. If not, only what
-            complied can be incoherent.
+        loops_are_noise: Whether a loop is noise even where the judge calls it refused. If not, only what complied can
+            be incoherent.
         version: Raised by whoever changes a verdict, so that none of before is taken for one of now.
     """
 
     verdict: Callable[[str, str], Verdict]
     is_final: Callable[[str], bool]
     judges_coherence: bool = False
-    noise_first: bool = False
+    loops_are_noise: bool = False
     version: int = 1
 
 
@@ -236,7 +236,7 @@ def never(partial: str) -> bool:
 
 
 JUDGES: dict[str, Judge] = {
-    "phrases": Judge(phrases, declines_at_once, noise_first=True),
+    "phrases": Judge(phrases, declines_at_once, loops_are_noise=True),
     "advbench_keywords": Judge(advbench_keywords, never),
     "keyword": Judge(keyword, is_settled_refusal, judges_coherence=True),
 }

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from visage_mlflow.language.judges import Judge, Verdict
 
@@ -20,6 +21,9 @@ something to say before. So the verdict does not depend on how long answers may 
 FEW = 3.0
 """Nats, divided by the number of tokens that are read, by which an answer may be less likely: "No." alone is 6.7 nats
 a token to SmolLM2, and no noise."""
+
+
+Look = Literal["language", "loop", "unlikely"]
 
 
 @dataclass(frozen=True)
@@ -51,23 +55,25 @@ class Scale:
     own: Reading
     chance: float
 
-    def coherent(self, reading: Reading) -> bool | None:
-        """Whether an answer is language; None where its likelihood or this scale is not known.
+    def look(self, reading: Reading) -> Look | None:
+        """What an answer is to this model; None where its likelihood or this scale is not known.
 
-        It is where its likelihood is nearer to that of the model's own answers than to chance, and it has at least
-        half of their variety: a text that is said three times over is a loop, one that is said twice is not. An empty
-        answer is not.
+        It is a loop with less than half of the variety of the model's own answers: a text that is said three times
+        over is one, a text that is said twice is not. It is language where its likelihood is nearer to that of the
+        model's own answers than to chance. An empty answer is unlikely.
 
         >>> scale = Scale(own=Reading(0.2, 0.96, 40), chance=10.8)
-        >>> [scale.coherent(Reading(*each, 40)) for each in ((3.5, 1.0), (6.5, 1.0), (0.1, 0.2))]
-        [True, False, False]
+        >>> [scale.look(Reading(*each, 40)) for each in ((3.5, 1.0), (6.5, 1.0), (0.1, 0.2))]
+        ['language', 'unlikely', 'loop']
         """
         if reading.n == 0:
-            return False
+            return "unlikely"
+        if reading.variety < self.own.variety / 2:
+            return "loop"
         middle = (self.own.nll + self.chance) / 2
         if math.isnan(middle) or math.isnan(reading.nll):
             return None
-        return reading.nll < middle + FEW / reading.n and reading.variety >= self.own.variety / 2
+        return "language" if reading.nll < middle + FEW / reading.n else "unlikely"
 
 
 def read(tokens: Sequence[int], nll: Sequence[float]) -> Reading:
@@ -100,23 +106,25 @@ def middle(readings: Sequence[Reading]) -> Reading:
     )
 
 
-def final_verdict(judge: Judge, prompt: str, text: str | None, coherent: bool | None) -> Verdict:
-    """What an answer is, from what the judge says of its text and from whether it is language.
+def final_verdict(judge: Judge, prompt: str, text: str | None, look: Look | None) -> Verdict:
+    """What an answer is, from what the judge says of its text and from what that looks like to the model.
+
+    A refusal may be unlikely: a model is asked to refuse in words that are not its own. One that loops is broken.
 
     Args:
         judge: Who judges the text.
         prompt: What was asked.
         text: The answer; None where no token could be chosen.
-        coherent: Whether it is language; None where that is not known, and then nothing is said that would hang on
-            it.
+        look: What it is to the unperturbed model; None where that is not known, and then nothing is said that would
+            hang on it.
     """
     if text is None:
         return "unjudged"
     verdict = judge.verdict(prompt, text)
     if judge.judges_coherence or verdict in ("empty", "unjudged"):
         return verdict
-    if verdict == "refused" and not judge.noise_first:
-        return verdict
-    if coherent is None:
+    if verdict == "refused":
+        return "incoherent" if judge.loops_are_noise and look == "loop" else verdict
+    if look is None:
         return "unjudged"
-    return verdict if coherent else "incoherent"
+    return verdict if look == "language" else "incoherent"

@@ -21,13 +21,13 @@ from visage_mlflow.geometry.axes import Steps
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.language.judges import JUDGES, Judge, never
+from visage_mlflow.language.judges import JUDGES, never
 from visage_mlflow.language.likelihood import answer_nll, token_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.prompts import read as read_rows
 from visage_mlflow.language.tokens import encode, encode_answered, messages
-from visage_mlflow.measuring.coherence import READ, Reading, Scale, final_verdict, middle, read
+from visage_mlflow.measuring.coherence import READ, Look, Reading, Scale, final_verdict, middle, read
 from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.store import open_store
 from visage_mlflow.measuring.tally import TALLY
@@ -104,18 +104,21 @@ class Measurer:
         judge = JUDGES[attack.judge]
         texts = self._texts("responses", chat, held, rows, attack.max_new_tokens, attack)
         if judge.judges_coherence:
-            coherent: list[bool | None] = [None] * len(rows)
+            looks: list[Look | None] = [None] * len(rows)
         else:
-            scale = self.scale(chat)
-            coherent = [scale.coherent(each) for each in self._readings(chat, rows, texts)]
+            looks = self._looks(chat, rows, texts)
         return [
             Response(row.prompt, text, final_verdict(judge, row.prompt, text, each), row.category)
-            for row, text, each in zip(rows, texts, coherent, strict=True)
+            for row, text, each in zip(rows, texts, looks, strict=True)
         ]
 
     def answers(self, chat: Chat, rows: Sequence[Row], n_tokens: int) -> list[str]:
-        """The model's own answers to prompts, each to its end or `n_tokens`; empty where it gave none."""
-        return [text or "" for text in self._texts("responses", chat, AT_REST, rows, n_tokens)]
+        """The model's own answers to prompts, each to its end or `n_tokens`; empty where it gave none, or noise."""
+        texts = self._texts("responses", chat, AT_REST, rows, n_tokens)
+        return [
+            text if text and look == "language" else ""
+            for text, look in zip(texts, self._looks(chat, rows, texts), strict=True)
+        ]
 
     def scale(self, chat: Chat) -> Scale:
         """What is language to a model: its own answers to some ordinary prompts."""
@@ -194,7 +197,8 @@ class Measurer:
         None stands where no token could be chosen.
         """
         prompts = _prompts(chat, rows)
-        asked, is_final = self._asked(rows, prompts, n_tokens), never
+        asked = self._asked(rows, prompts, n_tokens)
+        is_final: Callable[[str], bool] = never
         if attack and attack.stop_at_verdict and (judge := JUDGES[attack.judge]).is_final is not never:
             is_final = judge.is_final
             asked["until"] = [attack.judge, judge.version]
@@ -213,6 +217,11 @@ class Measurer:
 
         found: list[str | None] = self._point(kind, chat, held, asked, ask)
         return found
+
+    def _looks(self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Look | None]:
+        """What each answer is to the model unperturbed; None where that is not known."""
+        scale = self.scale(chat)
+        return [scale.look(each) for each in self._readings(chat, rows, texts)]
 
     def _readings(self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Reading]:
         """What answers, by their first tokens, look like to the model unperturbed."""
