@@ -14,7 +14,7 @@ from visage_mlflow.language import models
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Evaluation
-from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows, rates, setup
+from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows, rates, setup, succeeded
 from visage_mlflow.text.errors import Mistake
 
 
