@@ -21,13 +21,13 @@ from visage_mlflow.geometry.axes import Steps
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
-from visage_mlflow.language.judges import JUDGES, never
+from visage_mlflow.language.judges import JUDGES, Verdict, never
 from visage_mlflow.language.likelihood import answer_nll, token_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.prompts import read as read_rows
 from visage_mlflow.language.tokens import encode, encode_answered, messages
-from visage_mlflow.measuring.coherence import READ, Look, Reading, Scale, final_verdict, middle, read
+from visage_mlflow.measuring.coherence import LOOKED_AT, READ, Look, Scale, final_verdict, fresh_nll, scale_of
 from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.store import open_store
 from visage_mlflow.measuring.tally import TALLY
@@ -103,13 +103,16 @@ class Measurer:
         """
         judge = JUDGES[attack.judge]
         texts = self._texts("responses", chat, held, rows, attack.max_new_tokens, attack)
-        if judge.judges_coherence:
-            looks: list[Look | None] = [None] * len(rows)
-        else:
-            looks = self._looks(chat, rows, texts)
+        said: list[Verdict] = [
+            "unjudged" if text is None else judge.verdict(row.prompt, text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        looks: list[Look | None] = [None] * len(rows)
+        if not judge.judges_coherence:
+            looks = self._looks(chat, rows, texts, [each in ("complied", "opening_only") for each in said])
         return [
-            Response(row.prompt, text, final_verdict(judge, row.prompt, text, each), row.category)
-            for row, text, each in zip(rows, texts, looks, strict=True)
+            Response(row.prompt, text, final_verdict(judge, verdict, look), row.category)
+            for row, text, verdict, look in zip(rows, texts, said, looks, strict=True)
         ]
 
     def answers(self, chat: Chat, rows: Sequence[Row], n_tokens: int) -> list[str]:
@@ -117,7 +120,7 @@ class Measurer:
         texts = self._texts("responses", chat, AT_REST, rows, n_tokens)
         return [
             text if text and look == "language" else ""
-            for text, look in zip(texts, self._looks(chat, rows, texts), strict=True)
+            for text, look in zip(texts, self._looks(chat, rows, texts, [True] * len(rows)), strict=True)
         ]
 
     def scale(self, chat: Chat) -> Scale:
@@ -125,9 +128,9 @@ class Measurer:
         known = SCALES.setdefault(chat.model, {})
         where = (chat.model.dtype, chat.system_prompt)
         if where not in known:
-            texts = self._texts("scale", chat, AT_REST, ordinary(), READ)
+            answers = _tokens(chat, self._texts("scale", chat, AT_REST, ordinary(), LOOKED_AT))
             vocabulary = chat.model.get_output_embeddings().weight.shape[0]
-            known[where] = Scale(middle(self._readings(chat, ordinary(), texts)), math.log(vocabulary))
+            known[where] = scale_of(answers, self._likelihoods(chat, ordinary(), answers), vocabulary)
         return known[where]
 
     def nll(self, chat: Chat, held: Held, rows: Sequence[Row]) -> float:
@@ -218,32 +221,33 @@ class Measurer:
         found: list[str | None] = self._point(kind, chat, held, asked, ask)
         return found
 
-    def _looks(self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Look | None]:
-        """What each answer is to the model unperturbed; None where that is not known."""
-        scale = self.scale(chat)
-        return [scale.look(each) for each in self._readings(chat, rows, texts)]
+    def _looks(
+        self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None], asked: Sequence[bool]
+    ) -> list[Look | None]:
+        """What each answer is to the model unperturbed; where that is not asked, only whether it is a loop."""
+        scale, answers = self.scale(chat), _tokens(chat, texts)
+        read = [own if wanted and not scale.is_loop(own) else () for own, wanted in zip(answers, asked, strict=True)]
+        return [scale.look(own, nll) for own, nll in zip(answers, self._likelihoods(chat, rows, read), strict=True)]
 
-    def _readings(self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Reading]:
-        """What answers, by their first tokens, look like to the model unperturbed."""
-        prompts = _prompts(chat, rows)
-        answered = []
-        for row, prompt, text in zip(rows, prompts, texts, strict=True):
-            n = len(chat.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
-            whole = encode_answered(chat.tokenizer, chat.messages(row.prompt), text) if text else list(prompt)
-            answered.append(whole[: len(prompt) + min(n, READ)])
-        own = [tokens[len(prompt) :] for tokens, prompt in zip(answered, prompts, strict=True)]
-        said = [number for number, tokens in enumerate(own) if tokens]
+    def _likelihoods(self, chat: Chat, rows: Sequence[Row], answers: Sequence[Sequence[int]]) -> list[float]:
+        """How likely the model unperturbed finds the first tokens of answers: `fresh_nll`; NaN of empty ones."""
+        read = [number for number, tokens in enumerate(answers) if tokens]
+        prompts = [_prompts(chat, rows)[number] for number in read]
+        own = [answers[number][:READ] for number in read]
+        answered = [(*prompt, *tokens) for prompt, tokens in zip(prompts, own, strict=True)]
 
-        def look() -> list[list[float | None]]:
+        def look() -> list[float | None]:
             self.check()
-            sides = [[each[number] for number in said] for each in (prompts, answered)]
-            nll = token_nll(chat.model, *sides, batch_size=self.compute.batch_size)
-            found = [read(own[number], values) for number, values in zip(said, nll, strict=True)]
-            return [[None if math.isnan(one.nll) else one.nll, one.variety, one.n] for one in found]
+            each = token_nll(chat.model, prompts, answered, batch_size=self.compute.batch_size)
+            found = [fresh_nll(tokens, values) for tokens, values in zip(own, each, strict=True)]
+            return [None if math.isnan(nll) else nll for nll in found]
 
-        kept = iter(self._point("readings", chat, AT_REST, {"answered": answered}, look) if said else [])
-        readings = [next(kept) if tokens else (None, 1.0, 0) for tokens in own]
-        return [Reading(math.nan if nll is None else nll, variety, n) for nll, variety, n in readings]
+        likelihoods = [math.nan] * len(answers)
+        if read:
+            asked = {"answered": answered, "batch_size": min(self.compute.batch_size, len(read))}
+            for number, nll in zip(read, self._point("readings", chat, AT_REST, asked, look), strict=True):
+                likelihoods[number] = math.nan if nll is None else nll
+        return likelihoods
 
     def _asked(self, rows: Sequence[Row], prompts: Tokens, n_tokens: int) -> dict[str, Any]:
         """What is asked of a model: the tokens that it reads hold the system prompt and the chat template."""
@@ -283,6 +287,11 @@ class Measurer:
         if key and (store := open_store(self.compute.store)):
             with TALLY.timed():
                 store.put(key, found, kind=kind, model=chat.uri)
+
+
+def _tokens(chat: Chat, texts: Sequence[str | None]) -> Tokens:
+    """Answers as tokens, without those of the chat template."""
+    return tuple(tuple(chat.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else () for text in texts)
 
 
 def _prompts(chat: Chat, rows: Sequence[Row]) -> Tokens:
