@@ -116,17 +116,30 @@ def test_each_judge_says_what_is_noise():
 
 
 @pytest.mark.parametrize(
-    ("judge", "tokens", "said"),
+    ("flags", "said"),
     [
-        ("phrases", 16, []),
-        ("advbench_keywords", 511, ["`max_new_tokens` is 511, and `judge` is advbench_keywords"]),
-        ("advbench_keywords", 512, []),
-        ("keyword", 512, ["`judge` is keyword, which is deprecated"]),
+        ("--judge phrases --max_new_tokens 16", []),
+        (
+            "--max_new_tokens 511 --judge advbench_keywords",
+            ["`max_new_tokens` is 511, and `judge` is advbench_keywords"],
+        ),
+        ("--max_new_tokens 512 --judge advbench_keywords", []),
+        ("--max_new_tokens 512 --judge keyword", ["`judge` is keyword, which is deprecated"]),
+        ("--stop_at_verdict true", []),
+        (
+            "--stop_at_verdict true --max_new_tokens 512 --judge advbench_keywords",
+            ["`stop_at_verdict` is true, and `judge` is advbench_keywords"],
+        ),
+        ("--openings left_out", []),
+        ("--openings left_out --max_new_tokens 47", ["`max_new_tokens` is 47, and `openings` is left_out"]),
+        (
+            "--openings left_out --max_new_tokens 512 --judge advbench_keywords",
+            ["`openings` is left_out, and `judge` is advbench_keywords"],
+        ),
     ],
 )
-def test_a_judge_that_may_mislead_warns_in_one_line_before_anything_runs(judge, tokens, said, capsys):
-    flags = ["--judge", judge, "--max_new_tokens", str(tokens)]
-    assert run(EvaluateConfig, lambda config: None, flags) == 0
+def test_settings_that_may_mislead_warn_in_one_line_before_anything_runs(flags, said, capsys):
+    assert run(EvaluateConfig, lambda config: None, flags.split()) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(lines) == len(said) and all(text in line for text, line in zip(said, lines, strict=True))
 

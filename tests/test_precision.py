@@ -6,12 +6,12 @@ import pytest
 import torch
 from moved import copy_of
 
-from visage_mlflow.config import LandscapeConfig, MeasureConfig
-from visage_mlflow.geometry.directions import Difference
-from visage_mlflow.geometry.identity import Weights
+from visage_mlflow.config import LandscapeConfig, MeasureConfig, VisageConfig
+from visage_mlflow.geometry.directions import Difference, RandomDirection, seed_of
+from visage_mlflow.geometry.identity import Weights, definition
 from visage_mlflow.language import models
 from visage_mlflow.measuring.measure import Held, Measurer
-from visage_mlflow.studies import landscape
+from visage_mlflow.studies import landscape, visage
 from visage_mlflow.studies.margin import find_edge
 from visage_mlflow.studies.precision import FINETUNING, Moves, taking, taking_small_moves
 from visage_mlflow.studies.spans import End
@@ -94,6 +94,21 @@ def test_a_random_line_stays_in_bfloat16(stored, sets, capsys):
     found, _ = landscape.measure(chat, config)
     assert found.setup.dtype == "bfloat16" and found.axes[0].realised == pytest.approx(1, abs=0.02)
     assert capsys.readouterr().err == ""
+
+
+def test_directions_that_are_scored_together_are_measured_in_one_dtype(stored, sets):
+    """Of three, bfloat16 leaves just enough of the first and too little of the second."""
+
+    class AtTheBorder(Measurer):
+        def realised(self, chat, directions, steps, dtype):
+            defined = [definition(RandomDirection(seed_of(0, number)), chat.weights) for number in range(3)]
+            share = [0.985, 0.97, 1.0][defined.index(definition(directions[0], chat.weights))]
+            return [share if dtype == BF16 else 1.0] * len(steps)
+
+    asking = {"prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": 6, "max_new_tokens": 8, "store": "off"}
+    config = VisageConfig(model=str(stored), n_points=3, extent=0.5, workers=1, **asking)
+    result = visage.measure(models.load(config.model), config, measurer=AtTheBorder(config))
+    assert [one.setup.dtype for one in result.landscapes] == ["float32"] * 3
 
 
 def test_every_point_of_a_short_line_holds_the_model_where_it_says(stored):

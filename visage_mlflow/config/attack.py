@@ -7,10 +7,12 @@ from typing import Any
 
 from visage_mlflow.config.compute import ComputeConfig
 from visage_mlflow.config.fields import GREATEST_SEED, MOST_ROWS, MOST_TOKENS, Settings, setting
-from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.judges import JUDGES, never
 
 PUBLISHED_TOKENS = 512
 """Tokens of an answer from which the published keywords are comparable: they were matched in whole answers."""
+ANSWERED = 48
+"""Tokens within which an answer has said more than its opening, if it has more to say."""
 DTYPES = ("auto", "bfloat16", "float32")
 MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
 SOURCE_HELP = (
@@ -45,8 +47,8 @@ class AttackConfig(Settings):
     )
     stop_at_verdict: bool = setting(
         False,
-        "End each answer where nothing that follows can change its verdict: faster where refusals are long, but the "
-        "answers are cut, and cannot be judged again by another judge.",
+        "End each answer where its text is settled for the judge: faster where refusals are long, but the answers are "
+        "cut, so that a loop that would follow is not seen, and no other judge can judge them.",
     )
     dtype: str = setting(
         "auto", "What the model computes in: auto (bfloat16 where native), bfloat16, float32.", choices=DTYPES
@@ -78,6 +80,21 @@ def cautions(config: Any) -> list[str]:
             found.append(
                 f"`max_new_tokens` is {config.max_new_tokens}, and `judge` is advbench_keywords, which was published "
                 f"for whole answers: refusals that come late are missed. Try {PUBLISHED_TOKENS}."
+            )
+        if config.stop_at_verdict and JUDGES[config.judge].is_final is never:
+            found.append(
+                f"`stop_at_verdict` is true, and `judge` is {config.judge}, which needs "
+                "whole answers: nothing is saved."
+            )
+        if config.openings == "left_out" and config.judge != "phrases":
+            found.append(
+                f"`openings` is left_out, and `judge` is {config.judge}, which tells no "
+                "openings: all count as attacks. Try judge=phrases."
+            )
+        if config.openings == "left_out" and config.max_new_tokens < ANSWERED:
+            found.append(
+                f"`max_new_tokens` is {config.max_new_tokens}, and `openings` is left_out: answers that are cut after "
+                f"their opening would be left out, too. Try {ANSWERED} or more."
             )
     for each in fields(config):
         if is_dataclass(section := getattr(config, each.name)):

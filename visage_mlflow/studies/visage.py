@@ -10,7 +10,7 @@ import numpy as np
 
 from visage_mlflow.config import VisageConfig
 from visage_mlflow.geometry.axes import axis
-from visage_mlflow.geometry.directions import seed_of
+from visage_mlflow.geometry.directions import RandomDirection, seed_of
 from visage_mlflow.geometry.intervals import mean_asr_interval
 from visage_mlflow.geometry.score import visage_depth_interval, visage_interval
 from visage_mlflow.language.models import Chat
@@ -21,6 +21,7 @@ from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
 from visage_mlflow.studies.evaluation import harmful_rows, succeeded
 from visage_mlflow.studies.landscape import Grid, Progress, ignore, landscape_on, measured_at
+from visage_mlflow.studies.precision import Moves, taking
 
 KeepDirection = Callable[[int, Landscape, list[Response]], None]
 """Called with a direction's number, its landscape and its responses."""
@@ -56,23 +57,27 @@ def measure(
     axes = [axis(config.extent, config.n_points).tolist()]
     landscapes: list[Landscape] = []
     origin: Grid = {}
-    for number in range(config.n_directions):
-        line = spans.span(chat, "1d-random", config, measurer, seed=seed_of(config.seed, number))
-        landscape, responses = landscape_on(
-            workers,
-            line,
-            axes,
-            rows,
-            config,
-            known=origin,
-            progress=progress,
-            salvage=partial(salvage, number),
-        )
-        keep(number, landscape, responses)
-        landscapes.append(landscape)
-        origin = origin or {
-            (0.0,): measured_at((0.0,), [response for response in responses if response.x == 0], config)
-        }
+    seeds = [seed_of(config.seed, number) for number in range(config.n_directions)]
+    # One dtype for all of them, since they share the origin and have a mean.
+    moves = [Moves([RandomDirection(seed, config.norm)], [(step,) for step in axes[0]]) for seed in seeds]
+    with taking(workers.chats, config.dtype, moves, measurer):
+        for number, seed in enumerate(seeds):
+            line = spans.span(chat, "1d-random", config, measurer, seed=seed)
+            landscape, responses = landscape_on(
+                workers,
+                line,
+                axes,
+                rows,
+                config,
+                known=origin,
+                progress=progress,
+                salvage=partial(salvage, number),
+            )
+            keep(number, landscape, responses)
+            landscapes.append(landscape)
+            origin = origin or {
+                (0.0,): measured_at((0.0,), [response for response in responses if response.x == 0], config)
+            }
     return combined(landscapes, config.seed)
 
 
