@@ -57,8 +57,9 @@ def test_what_was_not_judged_is_no_answer():
 def test_trainings_that_agree_count_as_one_and_those_that_differ_as_fewer_answers():
     assert limits.pooled([0, 0, 0], [40] * 3, 0.95) == limits.upper_end(0, 40, 0.95)
     assert limits.pooled([5, 5, 5], [40] * 3, 0.95) == pytest.approx(limits.upper_end(2, 40, 0.95))
-    # 0, 0 and 15 %: mean 0.05, dispersion (2 * 40 * 0.05^2 + 40 * 0.1^2) / (0.05 * 0.95) / 2 = 6.316: 19 answers.
-    assert limits.pooled([0, 0, 15], [40] * 3, 0.95) == pytest.approx(limits.upper_end(0.95, 19, 0.95))
+    # 0, 0 and 15 %: mean 0.05, variance (2 * 0.05^2 + 0.1^2) / 2 = 0.0075, a third of it of the mean; over 0.05 * 0.95
+    # that is 1/19. With 1/40 of the prompts it is 59/760, so that they count as 12.88 answers.
+    assert limits.pooled([0, 0, 15], [40] * 3, 0.95) == pytest.approx(limits.upper_end(38 / 59, 760 / 59, 0.95))
     assert limits.pooled([0, 0, NAN], [40, 40, 0], 0.95) == 100.0
 
 
@@ -75,6 +76,19 @@ def test_a_mixture_at_the_limit_seldom_holds_although_prompts_and_seeds_differ()
         rates = [100 * np.mean(generator.random(40) < 1 / (1 + np.exp(-level))) for level in levels]
         n_held += limits.pooled(rates, [40] * 3, 0.975) <= 10
     assert n_held <= 0.035 * 400
+
+
+@pytest.mark.parametrize(("n_trainings", "least", "most"), [(3, 0.89, 0.93), (10, 0.95, 0.98)])
+def test_ten_trainings_that_differ_tell_how_much_they_do_and_three_do_so_poorly(n_trainings, least, most):
+    """1,000 mixtures on 80 prompts; a training's true ASR is 20 % on the average, and differs by 12."""
+    generator = np.random.default_rng(1)
+    weight = 0.2 * 0.8 / 0.12**2 - 1  # a + b of the Beta law of that mean and standard deviation.
+    n_covered = 0
+    for _ in range(1000):
+        prompts, asr = generator.random(80), generator.beta(0.2 * weight, 0.8 * weight, n_trainings)
+        rates = [100 * np.mean(prompts < one) for one in asr]
+        n_covered += limits.pooled(rates, [80] * n_trainings, 0.95) >= 20
+    assert least <= n_covered / 1000 <= most
 
 
 # How many prompts
