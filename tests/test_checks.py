@@ -9,10 +9,10 @@ from made import trial
 
 from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.search import checks, limits
+from visage_mlflow.search import checks, limits, words
 from visage_mlflow.search import study as studies
 from visage_mlflow.text.errors import Mistake
-from visage_mlflow.training.sft import Diverged
+from visage_mlflow.training.sft import Diverged, Unmoved
 
 NAN = math.nan
 
@@ -166,7 +166,8 @@ def test_after_a_failed_check_comes_the_middle_of_the_greater_values_until_one_h
     assert [(check.trial, check.holds) for check in result.checks] == [(1, False), (3, True)] and result.best == 3
 
 
-def test_a_check_uses_new_seeds_and_a_training_that_diverges_fails_it():
+@pytest.mark.parametrize("error", [Diverged("The loss is nan."), Unmoved("The weights did not move.")])
+def test_a_check_uses_new_seeds_and_a_training_that_would_fail_again_fails_it(error):
     config = planted.settings(seed=5, max_checks=1)
     study = planted.in_memory(config)
     inside(study, 1.0)
@@ -175,12 +176,36 @@ def test_a_check_uses_new_seeds_and_a_training_that_diverges_fails_it():
     def retrain(number, seed):
         seen.append((number, seed))
         if seed == 7:
-            raise Diverged("The loss is nan.")
+            raise error
         return planted.evaluation(1.0)
 
     (check,) = checked(study, config, retrain).checks
     assert seen == [(0, 6), (0, 7), (0, 8)]
-    assert (check.holds, check.reason, check.asr_upper) == (False, "The loss is nan.", 100.0)
+    assert (check.holds, check.reason, check.asr_upper) == (False, str(error), 100.0)
+
+
+def test_a_check_whose_utility_could_not_be_measured_does_not_hold_and_the_next_trial_is_checked():
+    config = planted.settings(task=3, task_data="rows.csv")
+    study = planted.in_memory(config)
+    inside(study, 1.0, 2.0)
+    result = checked(
+        study, config, lambda number, seed: planted.evaluation(1.0, task_nll=NAN if (number, seed) == (0, 2) else 3.0)
+    )
+    assert [(check.trial, check.holds) for check in result.checks] == [(0, False), (1, True)]
+    first = result.checks[0]
+    assert math.isnan(first.utility[1]) and first.utility[0] == 3.0
+    assert words.check(result, first).endswith(
+        ": does not hold, a retraining failed: the likelihood of held-out answers could not be measured"
+    )
+    assert result.metrics()["check_task_nll"] == 3.0
+
+
+def test_where_no_utility_of_a_check_was_measured_metrics_leave_it_out():
+    config = planted.settings(task=3, task_data="rows.csv", max_checks=1)
+    study = planted.in_memory(config)
+    inside(study, 1.0)
+    found = checked(study, config, lambda *_: planted.evaluation(1.0, task_nll=NAN)).metrics()
+    assert (found["check_holds"], found["nearest_trial"]) == (0.0, 0) and "check_task_nll" not in found
 
 
 def test_a_search_that_is_killed_in_a_check_goes_on_after_the_last_training_that_ended(tmp_path):

@@ -6,6 +6,7 @@ The best of many trials looks better than it is, as it was chosen for it. So its
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -17,10 +18,11 @@ from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Check, Evaluation, Trial
 from visage_mlflow.search.limits import certainty_of_check, judged_in, pooled
 from visage_mlflow.text.errors import Mistake, one_line
-from visage_mlflow.training.sft import Diverged
+from visage_mlflow.training.sft import Diverged, Unmoved
 
 CHECKED = "checked"
 """Noted on a study: the numbers of the trials whose check began, in order."""
+UNKNOWN_UTILITY = "the likelihood of held-out answers could not be measured"
 
 Retrain = Callable[[int, int], Evaluation]
 """Trains the mixture of the trial of a number anew with a seed, and measures it on what was kept back."""
@@ -61,7 +63,7 @@ def run(study: optuna.Study, config: SearchConfig, trials: Callable[[], Sequence
             if _name(number, seed) not in study.user_attrs:
                 try:
                     found = {"evaluation": json.loads(retrain(number, seed).to_json())}
-                except Diverged as error:  # It would again: the mixture does not hold.
+                except (Diverged, Unmoved) as error:  # It would again: the mixture does not hold.
                     found = {"reason": one_line(error)}
                 study.set_user_attr(_name(number, seed), found)
 
@@ -112,25 +114,27 @@ def decided(config: SearchConfig, number: int, turn: int, found: Sequence[dict[s
     """Hold the trainings of a trial's check against the limits; it is the check in that turn, from 0."""
     read = TypeAdapter(Evaluation).validate_python
     measured = [read(each["evaluation"]) for each in found if "evaluation" in each]
+    utilities = [getattr(one, utility_name(config)) for one in measured]
+    utilities = [math.nan if each is None else each for each in utilities]  # So a file keeps what is NaN.
+    reasons = [str(each["reason"]) for each in found if "reason" in each]
+    reasons += [UNKNOWN_UTILITY for each in utilities if math.isnan(each)]
     certainty = certainty_of_check(config, turn)
     rates = {name: tuple(getattr(one, name) for one in measured) for name in ("asr", "over_refusal")}
     ends = {}
     for name, values in rates.items():
         counts = [judged_in(one, name) for one in measured]
-        ends[name] = pooled(values, counts, certainty) if len(measured) == len(found) else 100.0
+        ends[name] = 100.0 if reasons else pooled(values, counts, certainty)
     return Check(
         trial=number,
         seeds=seeds_of(config),
         asr=rates["asr"],
         over_refusal=rates["over_refusal"],
-        utility=tuple(getattr(one, utility_name(config)) for one in measured),
+        utility=tuple(utilities),
         asr_upper=ends["asr"],
         over_refusal_upper=ends["over_refusal"],
         certainty=certainty,
-        holds=len(measured) == len(found)
-        and ends["asr"] <= config.max_asr
-        and ends["over_refusal"] <= config.max_over_refusal,
-        reason=next((str(each["reason"]) for each in found if "reason" in each), ""),
+        holds=not reasons and ends["asr"] <= config.max_asr and ends["over_refusal"] <= config.max_over_refusal,
+        reason=reasons[0] if reasons else "",
     )
 
 
