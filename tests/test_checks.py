@@ -208,6 +208,45 @@ def test_where_no_utility_of_a_check_was_measured_metrics_leave_it_out():
     assert (found["check_holds"], found["nearest_trial"]) == (0.0, 0) and "check_task_nll" not in found
 
 
+def test_a_trial_that_leads_only_after_a_check_held_is_checked_too_while_checks_are_left():
+    config = planted.settings(max_checks=3)
+    study = planted.in_memory(config)
+    asr = {1.0: 30.0, 2.0: 30.0}  # By value; of all others it is 1.
+
+    def go_on():
+        return checked(study, config, lambda number, _: planted.evaluation(asr.get(study.trials[number].value, 1.0)))
+
+    inside(study, 5.0)
+    assert go_on().best == 0
+    inside(study, 2.0, 4.0)
+    # 2 leads and fails; 4 does not lead.
+    result = go_on()
+    assert [(check.trial, check.holds) for check in result.checks] == [(0, True), (1, False)] and result.best == 0
+    assert words.ahead(result) == ""
+    inside(study, 1.5)
+    result = go_on()
+    assert [check.trial for check in result.checks] == [0, 1, 3] and result.best == 3
+    # What all checks together may err by is the 0.05 of one mixture.
+    assert sum(1 - check.certainty for check in result.checks) < 0.05
+    inside(study, 1.0)
+    result = go_on()
+    assert len(result.checks) == 3 and (result.best, result.leading) == (3, 4)
+    said = "Trial 4 has a lesser value than the best, but is not checked: raise `max_checks` to check it as well."
+    assert words.ahead(result) == said and said in words.summary(result).splitlines()
+
+
+def test_after_a_failed_check_of_a_trial_that_came_to_lead_it_goes_on_past_those_that_failed():
+    config = planted.settings(max_checks=2)
+    study = planted.in_memory(config)
+    inside(study, 2.0, 3.0, 4.0, 5.0)
+    checked(study, config, lambda *_: planted.evaluation(30.0))  # Those of 2 and, of the three left, of 4.
+    inside(study, 1.0, 3.5, 6.0, 7.0)
+    more = planted.settings(max_checks=4)
+    result = checked(study, more, lambda *_: planted.evaluation(30.0))
+    # The new one that leads, 1; past 4 there are 5, 6 and 7.
+    assert [check.trial for check in result.checks] == [0, 2, 4, 6]
+
+
 def test_a_search_that_is_killed_in_a_check_goes_on_after_the_last_training_that_ended(tmp_path):
     config = planted.settings(max_checks=2)
     study = planted.in_file(tmp_path / "search.db", config)

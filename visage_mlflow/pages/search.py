@@ -47,6 +47,7 @@ def _about(result: Search) -> list[str]:
     else:
         paragraphs.append("No trial is inside.")
     paragraphs += [f"{words.check(result, one)}." for one in result.checks]
+    paragraphs += [said] if (said := words.ahead(result)) else []
     return paragraphs
 
 

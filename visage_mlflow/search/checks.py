@@ -52,7 +52,7 @@ def seeds_of(config: SearchConfig) -> tuple[int, ...]:
 
 
 def run(study: optuna.Study, config: SearchConfig, trials: Callable[[], Sequence[Trial]], retrain: Retrain) -> None:
-    """Check trials inside, from the least value on, until a check holds or `max_checks` were made.
+    """Check trials inside, one after the other, as long as `next_trial` names one.
 
     Each training is noted on the study as it ends, so that the next call goes on after it.
     """
@@ -71,22 +71,24 @@ def run(study: optuna.Study, config: SearchConfig, trials: Callable[[], Sequence
 def next_trial(
     config: SearchConfig, trials: Sequence[Trial], checks: Sequence[Check], begun: Sequence[int]
 ) -> int | None:
-    """The number of the trial to check next; None where one holds, or no trial or check is left.
+    """The number of the trial to check next; None where there is none, or no check is left.
 
-    That of the least value comes first. The mixtures of about the same value as one whose check failed are likely to
-    fail, too, so the next one is in the middle of those of greater values: each failure leaves half of them.
+    That of the least value comes first, even where a study that went on found it after a check that holds. The
+    mixtures of about the same value as one whose check failed are likely to fail, too, so the next one is in the
+    middle of those of greater values: each failure leaves half of them.
     """
     done = {check.trial: check for check in checks}
     if unfinished := [number for number in begun if number not in done]:
         return unfinished[0]
-    left = candidates(trials)
-    for check in checks:
-        if check.holds:
-            return None
-        place = next((index for index, trial in enumerate(left) if trial.number == check.trial), -1)
-        left = left[place + 1 :]
-        left = left[len(left) // 2 :]
-    return left[0].number if left and len(begun) < config.max_checks else None
+    left = [trial.number for trial in candidates(trials)]
+    if not left or len(begun) >= config.max_checks:
+        return None
+    if left[0] not in done:
+        return left[0]
+    if any(check.holds for check in checks):
+        return None
+    rest = left[1 + max(place for place, number in enumerate(left) if number in done) :]
+    return rest[len(rest) // 2] if rest else None
 
 
 def candidates(trials: Sequence[Trial]) -> list[Trial]:

@@ -42,6 +42,16 @@ def about(result: Search, number: int) -> str:
     return f"Not inside: trial {number} of study {result.study} misses the limits by {one.violation:.1f} in all."
 
 
+def ahead(result: Search) -> str:
+    """Which trial is to be checked, although there is a best one; "" where none is."""
+    if result.best is None or result.leading == result.best or result.check_of(result.leading):
+        return ""
+    return (
+        f"Trial {result.leading} has a lesser value than the best, but is not checked: raise `max_checks` to check it "
+        "as well."
+    )
+
+
 def trial(result: Search, number: int) -> str:
     """One trial in a line: what it trained, and what came of it."""
     one = result.trial(number)
@@ -70,4 +80,5 @@ def summary(result: Search) -> str:
     what, number = result.chosen
     if number is not None:
         lines.append(f"{what}: {trial(result, number)}")
+    lines += [said] if (said := ahead(result)) else []
     return "\n".join(lines)
