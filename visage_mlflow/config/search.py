@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from visage_mlflow.config.compute import ComputeConfig
-from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, Settings, check_number, setting
+from visage_mlflow.config.fields import GREATEST_SEED, LONGEST_AXIS, MOST_ROWS, Settings, check_number, setting
 from visage_mlflow.config.training import FinetuneConfig, OutputConfig, ScenarioConfig
 from visage_mlflow.text.errors import Mistake
 
@@ -180,6 +180,11 @@ class SearchConfig(ScenarioConfig, StudyConfig):
             raise Mistake(
                 f"`margin_min` is {self.margin_min:g}, but `margin_up_to` {self.margin_up_to:g} looks no farther than "
                 f"{self.margin_up_to - 1:g}. Raise `margin_up_to` to {self.margin_min + 2:g}."
+            )
+        if self.seed + self.check_seeds > GREATEST_SEED:
+            raise Mistake(
+                f"`seed` is {self.seed}, but checks use the `check_seeds` {self.check_seeds} after it, and a seed is "
+                f"at most {GREATEST_SEED}. Try {GREATEST_SEED - self.check_seeds}."
             )
         if self.outside_asr < self.max_asr:
             raise Mistake(
