@@ -1,16 +1,21 @@
 """What a mixture is held against its limits by, and how the best is checked; worked out by hand or drawn."""
 
+import json
 import math
+import random
 
 import numpy as np
 import planted
 import pytest
 from made import trial
 
+from visage_mlflow.commands import search
 from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.search import checks, limits, words
 from visage_mlflow.search import study as studies
+from visage_mlflow.search.trial import largest, retraining_of
+from visage_mlflow.studies import finetuning
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training.sft import Diverged, Unmoved
 
@@ -133,6 +138,44 @@ def test_no_prompt_is_on_both_sides_and_a_prompt_twice_in_the_set_counts_once():
     assert checks.split(rows, 6, 4, 1, setting="", kept_setting="") != [seen, kept]
     with pytest.raises(Mistake, match="^`n_prompts` 6 and `n_check_prompts` 5 are 11 prompts, but the set has 10"):
         checks.split(rows, 6, 5, 0, setting="n_prompts", kept_setting="n_check_prompts")
+
+
+class Opened(Exception):
+    """The study was opened, so that its data had been taken."""
+
+
+@pytest.mark.parametrize("asked", ["prompts", "benign_prompts"])
+def test_a_kept_prompt_that_only_a_retraining_would_train_on_is_refused_at_the_start(tmp_path, monkeypatch, asked):
+    generator = random.Random(0)
+    texts = {
+        name: [" ".join(f"{generator.randrange(16**8):08x}" for _ in range(6)) for _ in range(100)]
+        for name in ("prompts", "benign_prompts", "safe_data", "benign_data")
+    }
+    files = {name: tmp_path / f"{name}.jsonl" for name in texts}
+    config = planted.settings(**{name: str(file) for name, file in files.items()}, harmful=0, safe="1..3", benign=3)
+
+    def written(changed=None, into=None):
+        for name, prompts in texts.items():
+            rows = [{"prompt": into if prompt == changed else prompt, "response": "No."} for prompt in prompts]
+            files[name].write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return config
+
+    def only_with(seed):
+        """A safe row that the seed draws, and no other of those up to 4."""
+        return min(drawn[seed] - set().union(*(drawn[other] for other in range(5) if other != seed)))
+
+    def opened(*arguments, **more):
+        raise Opened
+
+    monkeypatch.setattr(search, "open_storage", opened)
+    plans = [finetuning.plan(retraining_of(largest(written()), seed)) for seed in range(5)]
+    drawn = [{row.prompt for row in plan.rows if row.kind == "safe"} for plan in plans]
+    kept = search.prompts_of(config)[1][asked == "benign_prompts"][0].prompt
+    # Trials draw with seed 0, retrainings with 1, 2 and 3, and none with 4.
+    with pytest.raises(Opened):
+        search.main(written(only_with(4), kept))
+    with pytest.raises(Mistake, match=f"^`{asked}` is .* 1 of the [24]0 prompts .* trained on: rows of `safe_data`"):
+        search.main(written(only_with(2), kept))
 
 
 # Which trials

@@ -45,6 +45,9 @@ def main(config: SearchConfig) -> None:
     plan = finetuning.plan(largest(config))
     seen, kept = prompts_of(config)
     finetuning.overlap(plan, largest(config), leakable(config, seen, kept))
+    for seed in checks.seeds_of(config):  # Retrainings draw other rows.
+        settings = retraining_of(largest(config), seed)
+        finetuning.overlap(finetuning.plan(settings), settings, leakable(config, kept))
     # 2. Open the study, or make it.
     storage = open_storage(
         config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=connection.store()
