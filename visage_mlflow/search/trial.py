@@ -178,5 +178,4 @@ def find_margin(
     if not is_inside or not base_asr < EDGE or config.margin_up_to == 0:
         return None
     weights = Weights(models.load_weights(last.uri, fetch, "output_dir").named_parameters())
-    known = {0.0: base_asr, 1.0: measured.asr}
-    return find_edge(base, Difference(weights), rows, config, measure, up_to=config.margin_up_to, known=known)
+    return find_edge(base, Difference(weights), rows, config, measure, up_to=config.margin_up_to)

@@ -58,11 +58,12 @@ def trial(result: Search, number: int) -> str:
     params = "".join(f", {name} {value:.3g}" for name, value in one.params.items() if name not in one.counts)
     what = f"{one.state}: {one.reason}"
     if one.state == "complete":
-        margin = "" if math.isnan(one.margin) else f", margin {'at least ' * one.margin_is_open}{one.margin:+.2f}"
+        margin = "" if math.isnan(one.margin) else f", margin {one.margin_in_words}"
+        remark = f". {one.margin_remark.removesuffix('.')}" if one.margin_remark else ""
         what = (
             f"ASR {one.asr:.1f} % (at most {one.asr_upper:.1f}), over-refusal {one.over_refusal:.1f} % "
             f"(at most {one.over_refusal_upper:.1f}), {result.utility_name} {one.utility:.3f}"
-            f"{margin}: {'inside' if one.inside else 'not inside'}"
+            f"{margin}: {'inside' if one.inside else 'not inside'}{remark}"
         )
     return f"trial {number} ({in_words(one.counts)} rows{params}): {what}"
 
