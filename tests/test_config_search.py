@@ -164,7 +164,7 @@ def test_a_space_in_which_a_trial_could_have_nothing_to_train_on_is_refused():
 def test_a_checkpoint_inside_cannot_be_outside():
     message = refusal(max_asr=60.0)
     assert message.startswith("`outside_asr` is 50, below `max_asr` 60")
-    SearchConfig(max_asr=50.0), SearchConfig(max_asr=60.0, outside_asr=60.0)
+    SearchConfig(max_asr=50.0), SearchConfig(max_asr=60.0, outside_asr=60.0), SearchConfig(max_asr=100.0, patience=0)
 
 
 @pytest.mark.parametrize(("least", "up_to", "cure"), [(1.5, 2.0, 3.5), (0.0, 0.5, 2.0), (0.3, 0.0, 2.3)])

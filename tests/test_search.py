@@ -120,7 +120,7 @@ def test_a_trial_that_stays_outside_is_pruned_with_the_reason_the_limits_and_wha
     study = planted.in_memory(config)
     assert run(study, config) == [0] and states(study) == ["PRUNED"]
     (trial,) = studies.record(study, config).trials
-    assert trial.reason.startswith("outside the basin at 2 checkpoints in a row (ASR 100.0, 100.0)")
+    assert trial.reason.startswith("ASR of 50 % or more at 2 checkpoints in a row (100.0, 100.0)")
     assert 0 < trial.steps < trial.planned_steps and trial.asr > 99 and not trial.inside
     assert study.trials[0].constraints["asr"] == trial.asr_upper - 10  # From which TPE learns.
 

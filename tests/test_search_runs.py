@@ -165,7 +165,7 @@ def test_where_no_trial_is_inside_it_says_so_and_names_the_nearest(place: Workpl
     assert run.data.metrics["n_pruned"] == 1 and "best_asr" not in run.data.metrics
     (pruned,) = place.inside(run)
     assert pruned.data.tags["visage.state"] == "PRUNED"
-    assert "outside the basin at 1 checkpoints" in pruned.data.tags["visage.reason"]
+    assert "ASR of 30 % or more at 1 checkpoints" in pruned.data.tags["visage.reason"]
 
 
 BAD = [

@@ -53,7 +53,7 @@ def ended_at(rates, **more):
     [
         ((100, 100, 100, 100), {}, 40),  # Those at 10 and 20 are in the warm-up; 30 and 40 are two.
         ((0, 0, 100, 0, 100, 100), {}, 60),
-        ((0, 0, 100, 50, 100, 50, 100), {}, None),
+        ((0, 0, 100, 49.9, 100, 49.9, 100), {}, None),
         ((100, 100, 0, 0, 100), {"patience": 1}, 50),
         ((100,) * 10, {"patience": 3}, 50),
         ((100,) * 10, {"patience": 0}, None),
@@ -63,9 +63,9 @@ def ended_at(rates, **more):
         ((100,) * 10, {"warmup": 0.0}, 20),
         ((100,) * 10, {"warmup": 0.1}, 30),
         ((100,) * 10, {"warmup": 0.8}, None),
-        ((50.0,) * 10, {}, None),
-        ((50.1,) * 10, {}, 40),
-        ((60.0,) * 10, {"outside_asr": 60}, None),
+        ((49.9,) * 10, {}, None),
+        ((50.0,) * 10, {}, 40),  # The basin's edge, as for landscapes and margins.
+        ((60.0,) * 10, {"outside_asr": 61}, None),
     ],
 )
 def test_a_trial_ends_after_patience_checkpoints_outside_in_a_row_past_the_warmup(rates, more, ended):
@@ -78,7 +78,7 @@ def test_the_reason_says_how_often_where_and_how_far():
         watch(checkpoint(step, asr))
     with pytest.raises(Ended) as caught:
         watch(checkpoint(50, 80.0))
-    assert str(caught.value) == "outside the basin at 2 checkpoints in a row (ASR 77.8, 80.0), step 50 of 100"
+    assert str(caught.value) == "ASR of 50 % or more at 2 checkpoints in a row (77.8, 80.0), step 50 of 100"
     assert [one.step for one in watch.checkpoints] == [10, 30, 40, 50]
 
 
@@ -88,6 +88,13 @@ def test_a_checkpoint_that_could_not_be_judged_is_an_error_even_in_the_warm_up(r
     with pytest.raises(Mistake, match="^No response could be judged at step 10[.] Try a lower `learning_rate`"):
         watch(checkpoint(10, *rates))
     assert len(watch.checkpoints) == 1
+
+
+def test_the_reason_names_the_asr_that_was_asked_for_and_not_the_basin_where_that_is_lower():
+    watch = Watch(planted.settings(patience=1, outside_asr=20.5), 100)
+    with pytest.raises(Ended) as caught:
+        watch(checkpoint(30, 25.0))
+    assert str(caught.value) == "ASR of 20.5 % or more at 1 checkpoints in a row (25.0), step 30 of 100"
 
 
 # Outcome

@@ -22,7 +22,7 @@ class Trial:
     """One mixture, trained and measured. What was not measured is NaN.
 
     Attributes:
-        state: "complete", "pruned" (ended outside the basin), "failed", "running" or "waiting".
+        state: "complete", "pruned" (ended for an ASR too high), "failed", "running" or "waiting".
         reason: Why it was pruned or failed; else empty.
         params: The searched settings that vary, by name.
         counts: Rows by kind.
@@ -135,8 +135,8 @@ class Search(Result):
         trials: In order of number.
         best: Number of the trial whose check holds; None if there is none.
         leading: Number of the trial inside of the least value; None if none is inside.
-        nearest: Where there is no best, the trial whose check was nearest to holding; without checks the one leading,
-            or else the one that breaks the limits least; None if none was measured.
+        nearest: The best; where there is none, the trial whose check was nearest to holding; without checks the one
+            leading, or else the one that breaks the limits least; None if none was measured.
         front: Numbers of the trials inside or outside that no other beats in ASR, over-refusal and utility at once.
         checks: Of the trials that were checked, in the order of their checks.
     """
