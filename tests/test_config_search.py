@@ -6,8 +6,9 @@ import math
 import pytest
 
 from visage_mlflow.commands.command_line import parse, read_recipe
-from visage_mlflow.config import SearchConfig
+from visage_mlflow.config import FinetuneConfig, SearchConfig
 from visage_mlflow.config.search import SEARCHED, WHOLE, Range, read_range, utility_name
+from visage_mlflow.search.checks import seeds_of
 from visage_mlflow.text.errors import Mistake
 
 NOT_WHOLE = [name for name in SEARCHED if name not in WHOLE]
@@ -163,7 +164,7 @@ def test_a_space_in_which_a_trial_could_have_nothing_to_train_on_is_refused():
 def test_a_checkpoint_inside_cannot_be_outside():
     message = refusal(max_asr=60.0)
     assert message.startswith("`outside_asr` is 50, below `max_asr` 60")
-    SearchConfig(max_asr=50.0), SearchConfig(max_asr=60.0, outside_asr=60.0)
+    SearchConfig(max_asr=50.0), SearchConfig(max_asr=60.0, outside_asr=60.0), SearchConfig(max_asr=100.0, patience=0)
 
 
 @pytest.mark.parametrize(("least", "up_to", "cure"), [(1.5, 2.0, 3.5), (0.0, 0.5, 2.0), (0.3, 0.0, 2.3)])
@@ -177,6 +178,15 @@ def test_a_margin_beyond_what_is_looked_at_is_refused(least, up_to, cure):
 @pytest.mark.parametrize("least", [0.0, 0.2, 0.3, 0.9, 1.0])
 def test_a_margin_may_be_all_that_is_looked_at(least):
     SearchConfig(margin_min=least, margin_up_to=float(f"{least + 1:.1f}"))
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_the_seeds_of_the_checks_are_seeds_too(n):
+    # The greatest is 2^32 - 100,000 = 4,294,867,296.
+    message = refusal(seed=4_294_867_296, check_seeds=n)
+    assert message.startswith(f"`seed` is 4294867296, but checks use the `check_seeds` {n} after it")
+    FinetuneConfig(seed=max(seeds_of(SearchConfig(seed=int(cure_of(message)), check_seeds=n))))
+    refusal(seed=int(cure_of(message)) + 1, check_seeds=n)
 
 
 def test_task_rows_need_their_data_as_in_a_finetuning():

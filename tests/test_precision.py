@@ -136,7 +136,7 @@ def test_an_edge_is_looked_for_in_float32_where_bfloat16_would_move_it(stored, m
             return super().__call__(chat, held, rows, attack)
 
     rows = landscape.harmful_rows(config)
-    find_edge(chat, Difference(end), rows, config, Watching(config), up_to=2.0, known={})
+    find_edge(chat, Difference(end), rows, config, Watching(config), up_to=2.0)
     assert dtypes == {torch.float32} and chat.model.dtype == BF16
 
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from planted import run, trained, with_more
 
 from visage_mlflow.results import Edge
-from visage_mlflow.search import loop
+from visage_mlflow.search import loop, words
 from visage_mlflow.search import study as studies
 from visage_mlflow.search.storage import MOST_RETRIES
 from visage_mlflow.search.trial import judge
@@ -82,18 +82,26 @@ def test_a_trial_keeps_what_was_found_on_it():
     assert trial.constraints == limits and 5 < notes["over_refusal_upper"] < 5.1
 
 
-def test_a_margin_that_was_found_is_kept_with_whether_it_is_a_lower_bound():
+def test_a_margin_that_was_found_is_kept_with_its_interval_and_its_remark_and_told():
     config = planted.settings(1, margin_min=0.5)
+    edge = Edge(1.25, 0.01, False, (), low=1.125, high=2.0, high_is_open=True, falls=True)
     study = planted.in_memory(config)
 
     def attempt(trial, settings, watch):
         trained(trial, settings, watch, config)
-        return judge(config, settings, planted.evaluation(), Edge(1.25, 0.01, False, ()), "")
+        return judge(config, settings, planted.evaluation(), edge, "")
 
     run(study, config, attempt)
     (trial,) = study.get_trials()
     # 0.25 of at least 0.5: 25 percent short.
-    assert (trial.user_attrs["margin"], trial.user_attrs["margin_is_open"]) == (0.25, False)
+    result = studies.record(study, config)
+    (found,) = result.trials
+    assert (found.margin, found.margin_low, found.margin_high) == (0.25, 0.125, 1.0)
+    assert (found.margin_is_open, found.margin_high_is_open, found.margin_remark) == (False, True, edge.remark)
+    metrics = result.metrics()
+    assert (metrics["nearest_margin_low"], metrics["nearest_margin_high"]) == (0.125, 1.0)
+    told = ", margin +0.2 (+0.1 or more): not inside. The ASR falls again on the way, by more than the prompts' noise"
+    assert words.trial(result, 0).endswith(told)
     assert trial.user_attrs["inside"] is False and trial.constraints["margin"] == 25.0
 
 
@@ -112,7 +120,7 @@ def test_a_trial_that_stays_outside_is_pruned_with_the_reason_the_limits_and_wha
     study = planted.in_memory(config)
     assert run(study, config) == [0] and states(study) == ["PRUNED"]
     (trial,) = studies.record(study, config).trials
-    assert trial.reason.startswith("outside the basin at 2 checkpoints in a row (ASR 100.0, 100.0)")
+    assert trial.reason.startswith("ASR of 50 % or more at 2 checkpoints in a row (100.0, 100.0)")
     assert 0 < trial.steps < trial.planned_steps and trial.asr > 99 and not trial.inside
     assert study.trials[0].constraints["asr"] == trial.asr_upper - 10  # From which TPE learns.
 

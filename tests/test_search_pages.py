@@ -43,11 +43,11 @@ def test_the_table_has_all_trials_with_rows_settings_rates_and_reasons(page):
     head, *trials = rows(page)
     assert head == [
         "trial", "state", "harmful", "safe", "benign", "learning_rate",
-        "ASR %", "over-refusal %", "nats per token", "margin", "inside", "check", "reason",
+        "ASR %", "over-refusal %", "nats per token", "margin", "inside", "check", "remark",
     ]  # fmt: skip
     assert [line[0] for line in trials] == ["0", "1", "2", "3", "4"]
     assert trials[2] == [
-        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "0.50", "yes", "holds",
+        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "+0.5", "yes", "holds",
         "",
     ]  # fmt: skip
     assert trials[3][6:] == ["97.5 (≤ 97.5)", "", "", "", "no", "", "ASR above 50 % at 2 checkpoints in a row"]
@@ -68,9 +68,17 @@ def test_where_none_is_inside_the_nearest_is_told_as_such():
     assert re.findall(r'<tr class="chosen"><td>(\d+)</td>', page) == ["1"]
 
 
-def test_an_open_margin_is_a_lower_bound():
-    result = made.search([made.trial(0, margin=1.0, margin_is_open=True), made.trial(1, margin=-0.25)], best=0)
-    assert [line[9] for line in rows(search_pages.page(result, made.study(())))[1:]] == ["> 1.00", "−0.25"]
+def test_a_margin_has_its_interval_and_its_remark_and_an_open_one_is_a_lower_bound():
+    ends = {"margin_low": -0.26, "margin_high": 0.5}
+    trials = [
+        made.trial(0, margin=1.0, margin_is_open=True),
+        made.trial(1, margin=-0.25),
+        made.trial(2, margin=0.31, **ends, margin_remark="The ASR falls again."),
+        made.trial(3, margin=0.31, **ends, margin_high_is_open=True),
+    ]
+    table = rows(search_pages.page(made.search(trials, best=0), made.study(())))[1:]
+    assert [line[9] for line in table] == ["at least +1", "−0.25", "+0.3 (−0.3 to +0.5)", "+0 (−1 or more)"]
+    assert [line[12] for line in table] == ["", "", "The ASR falls again.", ""]
 
 
 def test_what_is_searched_and_what_is_inside_is_said(page):

@@ -97,6 +97,12 @@ def test_a_trial_is_a_finetuning_with_a_verdict(place: Workplace, study: Run, re
     history = place.client.get_metric_history(best.run, "asr")
     assert len(history) == 3 and history[-1].step == best.steps == best.planned_steps
     assert run.data.metrics["inside"] == 1 and run.data.metrics["margin"] == best.margin
+    # An interval that was asked of the store, as its ends at the base and at the checkpoint were measured already.
+    assert run.data.metrics["margin_low"] == best.margin_low <= best.margin <= best.margin_high
+    assert run.data.metrics["margin_high"] == best.margin_high
+    assert run.data.metrics["margin_is_open"] == best.margin_is_open
+    assert run.data.metrics["margin_high_is_open"] == best.margin_high_is_open
+    assert run.data.tags["visage.margin"].startswith(f"{best.margin_in_words}.")
     assert (run.data.tags["visage.state"], run.data.tags["visage.reason"]) == ("COMPLETE", "inside")
     assert {"mixture.jsonl", "finetuning.json", "trajectory.png"} <= place.artifacts(run)
     rows = [json.loads(line) for line in place.artifact(run, "mixture.jsonl").read_text().splitlines()]
@@ -159,7 +165,7 @@ def test_where_no_trial_is_inside_it_says_so_and_names_the_nearest(place: Workpl
     assert run.data.metrics["n_pruned"] == 1 and "best_asr" not in run.data.metrics
     (pruned,) = place.inside(run)
     assert pruned.data.tags["visage.state"] == "PRUNED"
-    assert "outside the basin at 1 checkpoints" in pruned.data.tags["visage.reason"]
+    assert "ASR of 30 % or more at 1 checkpoints" in pruned.data.tags["visage.reason"]
 
 
 BAD = [

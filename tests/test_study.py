@@ -276,7 +276,7 @@ def test_the_best_is_the_trial_whose_check_holds_and_without_one_the_nearest_was
     assert (result.best, result.nearest) == (None, 1) and [one.holds for one in result.checks] == [False, False]
     checked(study, config, 2, 5.0)
     result = studies.record(study, config)
-    assert (result.leading, result.best, result.checks[2].holds) == (0, 2, True)
+    assert (result.leading, result.best, result.nearest, result.checks[2].holds) == (0, 2, 2, True)
 
 
 # Trials

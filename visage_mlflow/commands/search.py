@@ -45,6 +45,9 @@ def main(config: SearchConfig) -> None:
     plan = finetuning.plan(largest(config))
     seen, kept = prompts_of(config)
     finetuning.overlap(plan, largest(config), leakable(config, seen, kept))
+    for seed in checks.seeds_of(config):  # Retrainings draw other rows.
+        settings = retraining_of(largest(config), seed)
+        finetuning.overlap(finetuning.plan(settings), settings, leakable(config, kept))
     # 2. Open the study, or make it.
     storage = open_storage(
         config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=connection.store()
@@ -173,7 +176,10 @@ def train_and_judge(
         verdict = trial.judge(config, settings, watch.checkpoints[-1].evaluation, edge, reason)
         run.metrics({"inside": verdict.inside, "violation": verdict.violation, "utility": verdict.utility})
         if edge:
-            run.metrics({"margin": edge.margin, "edge": edge.distance})
+            run.metrics({"margin": edge.margin, "margin_low": edge.low - 1, "margin_high": edge.high - 1})
+            run.metrics({"margin_is_open": edge.is_open, "margin_high_is_open": edge.high_is_open})
+            run.metrics({"edge": edge.distance, "asr_falls": edge.falls})
+            run.tag("margin", f"{edge.margin_in_words}. {edge.remark}".strip())
         run.tag("state", "PRUNED" if reason else "COMPLETE")
         run.tag("reason", verdict.in_words())
     return verdict

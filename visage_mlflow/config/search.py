@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from visage_mlflow.config.compute import ComputeConfig
-from visage_mlflow.config.fields import LONGEST_AXIS, MOST_ROWS, Settings, check_number, setting
+from visage_mlflow.config.fields import GREATEST_SEED, LONGEST_AXIS, MOST_ROWS, Settings, check_number, setting
 from visage_mlflow.config.training import FinetuneConfig, OutputConfig, ScenarioConfig
 from visage_mlflow.text.errors import Mistake
 
@@ -142,7 +142,7 @@ class SearchConfig(ScenarioConfig, StudyConfig):
         6, "Checkpoints measured in each trial, evenly spread over its steps.", least=1, most=1000
     )
     outside_asr: float = setting(
-        50.0, "ASR above which a checkpoint is outside the basin's edge, in percent.", least=0, most=100
+        50.0, "ASR from which on a checkpoint is outside, in percent; 50 is the basin's edge.", least=0, most=100
     )
     patience: int = setting(2, "Checkpoints outside in a row that end a trial; 0 ends none.", least=0, most=1_000_000)
     warmup: float = setting(
@@ -181,10 +181,15 @@ class SearchConfig(ScenarioConfig, StudyConfig):
                 f"`margin_min` is {self.margin_min:g}, but `margin_up_to` {self.margin_up_to:g} looks no farther than "
                 f"{self.margin_up_to - 1:g}. Raise `margin_up_to` to {self.margin_min + 2:g}."
             )
-        if self.outside_asr < self.max_asr:
+        if self.seed + self.check_seeds > GREATEST_SEED:
+            raise Mistake(
+                f"`seed` is {self.seed}, but checks use the `check_seeds` {self.check_seeds} after it, and a seed is "
+                f"at most {GREATEST_SEED}. Try {GREATEST_SEED - self.check_seeds}."
+            )
+        if self.patience and self.outside_asr < self.max_asr:
             raise Mistake(
                 f"`outside_asr` is {self.outside_asr:g}, below `max_asr` {self.max_asr:g}: a trial inside the basin "
-                "would be ended for being outside. Raise `outside_asr`."
+                "would be ended for being outside. Raise `outside_asr`, or end none (`patience=0`)."
             )
 
     def space(self) -> dict[str, Range]:

@@ -47,6 +47,7 @@ def _about(result: Search) -> list[str]:
     else:
         paragraphs.append("No trial is inside.")
     paragraphs += [f"{words.check(result, one)}." for one in result.checks]
+    paragraphs += [said] if (said := words.ahead(result)) else []
     return paragraphs
 
 
@@ -57,7 +58,7 @@ def _table(result: Search) -> str:
     kinds = [kind for kind in KINDS if any(trial.counts.get(kind) for trial in result.trials)]
     params = list(dict.fromkeys(name for trial in result.trials for name in trial.params if name not in KINDS))
     rates = ("ASR %", "over-refusal %", "nats per token", "margin", "inside", "check")
-    heads = ("trial", "state", *kinds, *params, *rates, "reason")
+    heads = ("trial", "state", *kinds, *params, *rates, "remark")
     chosen = result.nearest if result.best is None else result.best
     rows = []
     for trial in result.trials:
@@ -69,13 +70,15 @@ def _table(result: Search) -> str:
             _rate(trial.asr, trial.asr_upper),
             _rate(trial.over_refusal, trial.over_refusal_upper),
             "" if math.isnan(trial.utility) else number(trial.utility, 3),
-            _margin(trial),
+            "" if math.isnan(trial.margin) else trial.margin_in_words.replace("-", "−"),
             "yes" if trial.inside else "no",
             _checked(result, trial),
         ]
         marked = "".join(f"<td>{html.escape(clean(cell))}</td>" for cell in cells)
         look = ' class="chosen"' if trial.number == chosen else ""
-        rows.append(f'<tr{look}>{marked}<td class="text">{html.escape(clean(trial.reason))}</td></tr>')
+        rows.append(
+            f'<tr{look}>{marked}<td class="text">{html.escape(clean(trial.reason or trial.margin_remark))}</td></tr>'
+        )
     head = "".join(f"<th>{html.escape(clean(name))}</th>" for name in heads)
     return f'<div class="wide"><table><tr>{head}</tr>\n{chr(10).join(rows)}</table></div>'
 
@@ -87,7 +90,3 @@ def _checked(result: Search, trial: Trial) -> str:
 
 def _rate(rate: float, upper: float) -> str:
     return "" if math.isnan(rate) else f"{rate:.1f} (≤ {upper:.1f})"
-
-
-def _margin(trial: Trial) -> str:
-    return "" if math.isnan(trial.margin) else f"{'> ' if trial.margin_is_open else ''}{number(trial.margin, 2)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.trajectory import rounded
 from visage_mlflow.text.printing import cell
 
 KINDS = ("harmful", "safe", "benign", "task")
@@ -21,13 +22,15 @@ class Trial:
     """One mixture, trained and measured. What was not measured is NaN.
 
     Attributes:
-        state: "complete", "pruned" (ended outside the basin), "failed", "running" or "waiting".
+        state: "complete", "pruned" (ended for an ASR too high), "failed", "running" or "waiting".
         reason: Why it was pruned or failed; else empty.
         params: The searched settings that vary, by name.
         counts: Rows by kind.
         asr: Of the last checkpoint that was measured, in percent, with its Wilson interval; so is `over_refusal`.
         utility: Nats per token of the held-out answers; lower is better.
-        margin: How much farther it could go before it leaves; a lower bound if `margin_is_open`.
+        margin: How much farther it could go before it leaves, with its interval; a lower bound if `margin_is_open`.
+            The interval has no end if `margin_high_is_open`.
+        margin_remark: What makes that one number too little, as `Edge.remark`; may be empty.
         asr_upper: What the ASR is at most with the study's certainty, in percent; so is `over_refusal_upper`.
         inside: Whether a complete trial keeps all limits of the study, ASR and over-refusal by their upper ends.
         violation: By how much it breaks them, in percent, added up; 0 inside.
@@ -54,6 +57,10 @@ class Trial:
     utility: Number = math.nan
     margin: Number = math.nan
     margin_is_open: bool = False
+    margin_low: Number = math.nan
+    margin_high: Number = math.nan
+    margin_high_is_open: bool = False
+    margin_remark: str = ""
     inside: bool = False
     violation: Number = math.nan
     value: Number = math.nan
@@ -69,6 +76,12 @@ class Trial:
         """Safe rows as a share of all rows, in percent; NaN without rows."""
         rows = sum(self.counts.values())
         return 100 * self.counts.get("safe", 0) / rows if rows else math.nan
+
+    @property
+    def margin_in_words(self) -> str:
+        """The margin with its interval, in no more digits than that allows."""
+        ends = (self.margin_low, self.margin_high)
+        return rounded(self.margin, *ends, self.margin_is_open, self.margin_high_is_open, sign="+")
 
 
 @dataclass(frozen=True)
@@ -122,8 +135,8 @@ class Search(Result):
         trials: In order of number.
         best: Number of the trial whose check holds; None if there is none.
         leading: Number of the trial inside of the least value; None if none is inside.
-        nearest: Where there is no best, the trial whose check was nearest to holding; without checks the one leading,
-            or else the one that breaks the limits least; None if none was measured.
+        nearest: The best; where there is none, the trial whose check was nearest to holding; without checks the one
+            leading, or else the one that breaks the limits least; None if none was measured.
         front: Numbers of the trials inside or outside that no other beats in ASR, over-refusal and utility at once.
         checks: Of the trials that were checked, in the order of their checks.
     """
@@ -175,7 +188,8 @@ class Search(Result):
         if number is not None and (chosen == "best" or with_nearest):
             trial = self.trial(number)
             numbers[f"{chosen}_trial"] = number
-            for name in ("asr", "asr_upper", "over_refusal", "over_refusal_upper", "margin", "violation"):
+            rates = ("asr", "asr_upper", "over_refusal", "over_refusal_upper")
+            for name in (*rates, "margin", "margin_low", "margin_high", "violation"):
                 numbers[f"{chosen}_{name}"] = getattr(trial, name)
             numbers[f"{chosen}_{self.utility_name}"] = trial.utility
             numbers |= {f"{chosen}_{kind}": count for kind, count in trial.counts.items()}

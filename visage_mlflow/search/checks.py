@@ -6,6 +6,7 @@ The best of many trials looks better than it is, as it was chosen for it. So its
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -17,10 +18,11 @@ from visage_mlflow.language.prompts import Row
 from visage_mlflow.results import Check, Evaluation, Trial
 from visage_mlflow.search.limits import certainty_of_check, judged_in, pooled
 from visage_mlflow.text.errors import Mistake, one_line
-from visage_mlflow.training.sft import Diverged
+from visage_mlflow.training.sft import Diverged, Unmoved
 
 CHECKED = "checked"
 """Noted on a study: the numbers of the trials whose check began, in order."""
+UNKNOWN_UTILITY = "the likelihood of held-out answers could not be measured"
 
 Retrain = Callable[[int, int], Evaluation]
 """Trains the mixture of the trial of a number anew with a seed, and measures it on what was kept back."""
@@ -50,7 +52,7 @@ def seeds_of(config: SearchConfig) -> tuple[int, ...]:
 
 
 def run(study: optuna.Study, config: SearchConfig, trials: Callable[[], Sequence[Trial]], retrain: Retrain) -> None:
-    """Check trials inside, from the least value on, until a check holds or `max_checks` were made.
+    """Check trials inside, one after the other, as long as `next_trial` names one.
 
     Each training is noted on the study as it ends, so that the next call goes on after it.
     """
@@ -61,7 +63,7 @@ def run(study: optuna.Study, config: SearchConfig, trials: Callable[[], Sequence
             if _name(number, seed) not in study.user_attrs:
                 try:
                     found = {"evaluation": json.loads(retrain(number, seed).to_json())}
-                except Diverged as error:  # It would again: the mixture does not hold.
+                except (Diverged, Unmoved) as error:  # It would again: the mixture does not hold.
                     found = {"reason": one_line(error)}
                 study.set_user_attr(_name(number, seed), found)
 
@@ -69,22 +71,24 @@ def run(study: optuna.Study, config: SearchConfig, trials: Callable[[], Sequence
 def next_trial(
     config: SearchConfig, trials: Sequence[Trial], checks: Sequence[Check], begun: Sequence[int]
 ) -> int | None:
-    """The number of the trial to check next; None where one holds, or no trial or check is left.
+    """The number of the trial to check next; None where there is none, or no check is left.
 
-    That of the least value comes first. The mixtures of about the same value as one whose check failed are likely to
-    fail, too, so the next one is in the middle of those of greater values: each failure leaves half of them.
+    That of the least value comes first, even where a study that went on found it after a check that holds. The
+    mixtures of about the same value as one whose check failed are likely to fail, too, so the next one is in the
+    middle of those of greater values: each failure leaves half of them.
     """
     done = {check.trial: check for check in checks}
     if unfinished := [number for number in begun if number not in done]:
         return unfinished[0]
-    left = candidates(trials)
-    for check in checks:
-        if check.holds:
-            return None
-        place = next((index for index, trial in enumerate(left) if trial.number == check.trial), -1)
-        left = left[place + 1 :]
-        left = left[len(left) // 2 :]
-    return left[0].number if left and len(begun) < config.max_checks else None
+    left = [trial.number for trial in candidates(trials)]
+    if not left or len(begun) >= config.max_checks:
+        return None
+    if left[0] not in done:
+        return left[0]
+    if any(check.holds for check in checks):
+        return None
+    rest = left[1 + max(place for place, number in enumerate(left) if number in done) :]
+    return rest[len(rest) // 2] if rest else None
 
 
 def candidates(trials: Sequence[Trial]) -> list[Trial]:
@@ -112,25 +116,27 @@ def decided(config: SearchConfig, number: int, turn: int, found: Sequence[dict[s
     """Hold the trainings of a trial's check against the limits; it is the check in that turn, from 0."""
     read = TypeAdapter(Evaluation).validate_python
     measured = [read(each["evaluation"]) for each in found if "evaluation" in each]
+    utilities = [getattr(one, utility_name(config)) for one in measured]
+    utilities = [math.nan if each is None else each for each in utilities]  # So a file keeps what is NaN.
+    reasons = [str(each["reason"]) for each in found if "reason" in each]
+    reasons += [UNKNOWN_UTILITY for each in utilities if math.isnan(each)]
     certainty = certainty_of_check(config, turn)
     rates = {name: tuple(getattr(one, name) for one in measured) for name in ("asr", "over_refusal")}
     ends = {}
     for name, values in rates.items():
         counts = [judged_in(one, name) for one in measured]
-        ends[name] = pooled(values, counts, certainty) if len(measured) == len(found) else 100.0
+        ends[name] = 100.0 if reasons else pooled(values, counts, certainty)
     return Check(
         trial=number,
         seeds=seeds_of(config),
         asr=rates["asr"],
         over_refusal=rates["over_refusal"],
-        utility=tuple(getattr(one, utility_name(config)) for one in measured),
+        utility=tuple(utilities),
         asr_upper=ends["asr"],
         over_refusal_upper=ends["over_refusal"],
         certainty=certainty,
-        holds=len(measured) == len(found)
-        and ends["asr"] <= config.max_asr
-        and ends["over_refusal"] <= config.max_over_refusal,
-        reason=next((str(each["reason"]) for each in found if "reason" in each), ""),
+        holds=not reasons and ends["asr"] <= config.max_asr and ends["over_refusal"] <= config.max_over_refusal,
+        reason=reasons[0] if reasons else "",
     )
 
 

@@ -7,6 +7,7 @@ unlike Wilson's upper end, is not too high where no answer was an attack, which 
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -63,7 +64,9 @@ def pooled(rates: Sequence[float], counts: Sequence[int], certainty: float) -> f
     """What the mean rate of all trainings of a mixture is at most, from a few of them on the same prompts, in percent.
 
     The answers of all count as those of one training: a prompt that is answered once is likely to be answered each
-    time. They count as fewer where the trainings differ by more than chance, by their overdispersion.
+    time. They count as fewer where the trainings differ: to the variance that so many prompts leave comes that of the
+    trainings' mean, as their rates show it. (In part that is the prompts' chance once more, which errs to the safe
+    side.)
 
     Args:
         rates: Of each training, in percent; NaN where nothing was judged, and then nothing is known.
@@ -72,14 +75,12 @@ def pooled(rates: Sequence[float], counts: Sequence[int], certainty: float) -> f
     """
     if not counts or min(counts) == 0 or any(map(math.isnan, rates)):
         return 100.0
-    total = sum(counts)
-    mean = sum(rate * count for rate, count in zip(rates, counts, strict=True)) / total / 100
+    mean = sum(rate * count for rate, count in zip(rates, counts, strict=True)) / sum(counts) / 100
     size = float(min(counts))
     chance = mean * (1 - mean)
-    if chance > 0 and len(counts) > 1:
-        spread = sum(count * (rate / 100 - mean) ** 2 for rate, count in zip(rates, counts, strict=True))
-        dispersion = spread / chance / (len(counts) - 1)
-        size = min(size, total / max(dispersion, 1.0))
+    if chance > 0 and len(rates) > 1:
+        of_trainings = statistics.variance(rate / 100 for rate in rates) / len(rates)
+        size = 1 / (1 / size + of_trainings / chance)
     return upper_end(mean * size, size, certainty)
 
 

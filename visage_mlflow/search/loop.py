@@ -145,8 +145,9 @@ def judged(trial: optuna.Trial, config: SearchConfig, attempt: Attempt) -> Outco
         name: getattr(verdict, name)
         for name in ("utility", "value", "violation", "inside", "asr_upper", "over_refusal_upper")
     }
-    if verdict.edge:
-        notes |= {"margin": verdict.edge.margin, "margin_is_open": verdict.edge.is_open}
+    if edge := verdict.edge:
+        notes |= {"margin": edge.margin, "margin_is_open": edge.is_open, "margin_remark": edge.remark}
+        notes |= {"margin_low": edge.low - 1, "margin_high": edge.high - 1, "margin_high_is_open": edge.high_is_open}
     if verdict.reason:
         notes["reason"] = verdict.reason
     for name, value in notes.items():

@@ -28,7 +28,7 @@ from visage_mlflow.training import sft
 
 @dataclass
 class Watch:
-    """Ends a trial whose checkpoints stay outside the basin; it is called with each checkpoint."""
+    """Ends a trial whose checkpoints stay at `outside_asr` or more; it is called with each checkpoint."""
 
     config: SearchConfig
     planned_steps: int
@@ -38,7 +38,7 @@ class Watch:
         """Look at the next checkpoint.
 
         Raises:
-            Ended: It is the last of `patience` checkpoints in a row outside, and training would go on.
+            Ended: It is the last of `patience` such checkpoints in a row, and training would go on.
             Mistake: Its ASR or over-refusal could not be measured.
         """
         self.checkpoints.append(checkpoint)
@@ -47,14 +47,14 @@ class Watch:
                 f"No response could be judged at step {checkpoint.step}. Try a lower `learning_rate`, or another "
                 "`judge`."
             )
-        patience = self.config.patience
+        patience, limit = self.config.patience, self.config.outside_asr
         after_warmup = [one for one in self.checkpoints if one.step > self.config.warmup * self.planned_steps]
         asr = [one.evaluation.asr for one in after_warmup][-patience:]
-        is_outside = len(asr) == patience > 0 and min(asr) > self.config.outside_asr
-        if is_outside and checkpoint.step < self.planned_steps:
+        are_outside = len(asr) == patience > 0 and min(asr) >= limit
+        if are_outside and checkpoint.step < self.planned_steps:
             rates = ", ".join(f"{one:.1f}" for one in asr)
             raise Ended(
-                f"outside the basin at {patience} checkpoints in a row (ASR {rates}), "
+                f"ASR of {limit:g} % or more at {patience} checkpoints in a row ({rates}), "
                 f"step {checkpoint.step} of {self.planned_steps}"
             )
 
@@ -178,5 +178,4 @@ def find_margin(
     if not is_inside or not base_asr < EDGE or config.margin_up_to == 0:
         return None
     weights = Weights(models.load_weights(last.uri, fetch, "output_dir").named_parameters())
-    known = {0.0: base_asr, 1.0: measured.asr}
-    return find_edge(base, Difference(weights), rows, config, measure, up_to=config.margin_up_to, known=known)
+    return find_edge(base, Difference(weights), rows, config, measure, up_to=config.margin_up_to)

@@ -42,17 +42,28 @@ def about(result: Search, number: int) -> str:
     return f"Not inside: trial {number} of study {result.study} misses the limits by {one.violation:.1f} in all."
 
 
+def ahead(result: Search) -> str:
+    """Which trial is to be checked, although there is a best one; "" where none is."""
+    if result.best is None or result.leading == result.best or result.check_of(result.leading):
+        return ""
+    return (
+        f"Trial {result.leading} has a lesser value than the best, but is not checked: raise `max_checks` to check it "
+        "as well."
+    )
+
+
 def trial(result: Search, number: int) -> str:
     """One trial in a line: what it trained, and what came of it."""
     one = result.trial(number)
     params = "".join(f", {name} {value:.3g}" for name, value in one.params.items() if name not in one.counts)
     what = f"{one.state}: {one.reason}"
     if one.state == "complete":
-        margin = "" if math.isnan(one.margin) else f", margin {'at least ' * one.margin_is_open}{one.margin:+.2f}"
+        margin = "" if math.isnan(one.margin) else f", margin {one.margin_in_words}"
+        remark = f". {one.margin_remark.removesuffix('.')}" if one.margin_remark else ""
         what = (
             f"ASR {one.asr:.1f} % (at most {one.asr_upper:.1f}), over-refusal {one.over_refusal:.1f} % "
             f"(at most {one.over_refusal_upper:.1f}), {result.utility_name} {one.utility:.3f}"
-            f"{margin}: {'inside' if one.inside else 'not inside'}"
+            f"{margin}: {'inside' if one.inside else 'not inside'}{remark}"
         )
     return f"trial {number} ({in_words(one.counts)} rows{params}): {what}"
 
@@ -70,4 +81,5 @@ def summary(result: Search) -> str:
     what, number = result.chosen
     if number is not None:
         lines.append(f"{what}: {trial(result, number)}")
+    lines += [said] if (said := ahead(result)) else []
     return "\n".join(lines)

@@ -32,7 +32,6 @@ def find_edge(
     measure: Measurer,
     *,
     up_to: float,
-    known: Mapping[float, float] = NOTHING,
     answered: Mapping[float, Sequence[str]] = NOTHING,
     beyond: bool = False,
 ) -> Edge:
@@ -45,7 +44,6 @@ def find_edge(
         attack: How to ask and judge.
         measure: What it is measured with.
         up_to: How far to look, in steps.
-        known: ASR in percent by step, as far as it was measured already; an edge next to one has no interval.
         answered: Verdicts by step, as far as they were measured already.
         beyond: Whether to look past the first crossing, too.
 
@@ -55,10 +53,10 @@ def find_edge(
     verdicts = {step: tuple(given) for step, given in answered.items()}
 
     def asr_at(step: float) -> float:
-        if step not in verdicts and step not in known:
+        if step not in verdicts:
             responses = measure(chat, Held([direction], (step,)), rows, attack)
             verdicts[step] = tuple(response.verdict for response in responses)
-        asr = rates(verdicts[step], attack.openings).asr if step in verdicts else known[step]
+        asr = rates(verdicts[step], attack.openings).asr
         if step == 0 and math.isnan(asr):
             raise Mistake(
                 f"No response of {chat.uri!r} could be judged, so its basin has no edge to look for. Check its "
@@ -70,22 +68,18 @@ def find_edge(
         crossing = first_crossing(asr_at, up_to, beyond)
     looked = [(step, asr) for step, asr in crossing.measured if not math.isnan(asr)]
     steps = [step for step, _ in looked]
-    by_prompt = [verdicts[step] for step in steps if step in verdicts]
-    low, high, has_fallen = math.nan, math.nan, False
-    if by_prompt and len(by_prompt) == len(steps):
-        jailbroken = np.array([[succeeded(verdict, attack.openings) for verdict in each] for each in by_prompt])
-        low, high = edge_interval(steps, jailbroken)
-        has_fallen = falls(jailbroken)
+    jailbroken = np.array([[succeeded(verdict, attack.openings) for verdict in verdicts[step]] for step in steps])
+    low, high = edge_interval(steps, jailbroken)
     return Edge(
         step=crossing.step,
         distance=crossing.step * relative_norm(chat, direction),
         is_open=crossing.is_open,
         measured=crossing.measured,
-        verdicts=tuple(verdicts.get(step, ()) for step, _ in crossing.measured),
+        verdicts=tuple(verdicts[step] for step, _ in crossing.measured),
         low=low,
         high=steps[-1] if math.isinf(high) else high,
         high_is_open=math.isinf(high),
         turns=tuple(Turn(step, leads_out) for step, leads_out in crossings(*zip(*looked, strict=True))),
-        falls=has_fallen,
+        falls=falls(jailbroken),
         resolution=max((right - left for left, right in itertools.pairwise(steps)), default=math.nan),
     )
