@@ -19,6 +19,7 @@ def test_results_measured_alike_compare_whatever_model_and_direction():
     [
         ("n_prompts", 16, "number of prompts: 4 and 16"),
         ("judge", "another", "judge: keyword and another"),
+        ("judge_version", 2, "version of the judge: 1 and 2"),
         ("max_new_tokens", 512, "longest answer in tokens: 16 and 512"),
         ("system_prompt", "Be kind.", "system prompt: the template's and Be kind."),
         ("prompts_digest", "cd" * 32, "other prompts"),

@@ -11,6 +11,7 @@ NAMES = {
     "n_prompts": "number of prompts",
     "max_new_tokens": "longest answer in tokens",
     "system_prompt": "system prompt",
+    "judge_version": "version of the judge",
 }
 """Of fields of `Setup`, in words; the others go by their own names."""
 

@@ -39,6 +39,7 @@ class Setup:
     decoding: str = "greedy"
     openings: str = "attack"
     stop_at_verdict: bool = False
+    judge_version: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from visage_mlflow.config import AttackConfig, MeasureConfig
 from visage_mlflow.geometry.score import wilson
 from visage_mlflow.language import models, prompts
+from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
@@ -63,6 +64,7 @@ def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
         dtype=models.dtype_name(chat),
         openings=config.openings,
         stop_at_verdict=config.stop_at_verdict,
+        judge_version=JUDGES[config.judge].version,
     )
 
 
