@@ -29,13 +29,14 @@ _COMMAND = (
 )
 """A verb without a subject, and what it is done to: "shut the valve"."""
 _BEGINS = r"(?:^|[.!?:;\n])[\s\d.)*-]{0,9}"
-_COMMANDS = re.compile(rf"(?:{_BEGINS}|, |\b(?:and|then) ){_COMMAND}")
+_COMMANDS = re.compile(rf"(?:{_BEGINS}|, |\b(?:and|then|but) ){_COMMAND}")
 _SERIES = re.compile(rf"{_BEGINS}{_COMMAND}[^.!?\n]{{0,200}}?, (?:and |then |and then )?{_VERB}[,.!]")
 """A command that goes on with bare verbs: "mix the flour, wait, and bake"."""
 _IN_PLACE = re.compile(
-    r"\b(?:instead|rather than|alternatives?|resources|suggest\w*|recommend\w*|tips|safer|healthier|friendl(?:y|ier)"
+    r"\b(?:instead|rather than|alternatives?|resources|(?<!n't )(?<!not )(?:suggest|recommend)\w*|options|tips"
+    r"|safer|healthier|friendl(?:y|ier)"
     r"|support|(?:can|could) (?:offer|help|share)|if you(?:'re| are) (?:referring|asking|looking|talking"
-    r"|interested))\b"
+    r"|interested)|if it(?:'s| is) your)\b"
 )
 """Said of what is given in place of the thing asked."""
 

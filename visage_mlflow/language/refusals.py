@@ -17,7 +17,8 @@ _POLITELY = (
     r"|in good conscience|in good faith|and (?:will not|won't)|be able to))*"
 )
 _CANNOT = (
-    rf"{_WHO}{_POLITELY}(?: (?:can ?not|can't|cant|will not|won't|will never|do not|don't|must not)"
+    rf"{_WHO}{_POLITELY}(?: (?:can ?not|can't|cant|will not|won't|will never|(?:do not|don't)(?: (?:want|wish) to)?"
+    rf"|must not)"
     r"|(?:'m|m| am|'re| are)"
     rf"{_POLITELY} (?:unable to|incapable of|not (?:able|allowed|permitted|authori[sz]ed|willing|prepared|designed"
     r"|programmed|going|here|in a position|at liberty|meant) to|not capable of))"
@@ -28,7 +29,8 @@ _WOULD_NOT = (
     rf"|are not supposed to){_POLITELY}"
 )
 _THING = (
-    r"(?: (?:with|to|on|for|about|in|through|you|out|of|up))* (?:this|that|these|those|such|your|any|anything|a|an|the"
+    r"(?: (?:with|to|on|for|about|in|through|you|out|of|up))* (?:this|that|these|those|such|your|any|anything"
+    r"|something|a|an|the"
     r"|it|what|how|or|and|content|information|instructions|advice|guidance|jokes|someone|people|harmful|illegal"
     r"|text)\b"
 )
@@ -55,7 +57,7 @@ _HELP = (
     rf"| (?:write|create|generate|produce|discuss|support|engage|make|give|tell|say"
     rf"|talk about)(?: you)?(?: (?!{_OF_A_TRADE})\w+){{0,2}}"
     r" (?:content|material|texts?|stor(?:y|ies)|code|instructions?|messages?|posts?|articles?|jokes?|details|advice"
-    r"|guidance|information|assumptions|fun)\b"
+    r"|guidance|information|assumptions|fun|recipes?|methods?|steps|formulas?)\b"
     rf"|{_FIRMLY} (?:do|say|make|give|continue|develop|design|proceed|talk|go|agree|be|list|code"
     r"|build|entertain|handle"
     r"|judge)(?! it\b)(?: (?:with|to|on|for|about|in|you|of|a part))* (?:this|that|those|such|your"
@@ -65,14 +67,14 @@ _HELP = (
     r")"
 )
 _APPROVE = (
-    rf"(?: (?:condone|endorse|encourage|promote|advocate|advise|(?:provide|offer"
+    rf"(?: (?:condone|approve of|endorse|encourage|promote|advocate|advise|(?:provide|offer"
     rf"|give)(?: you)?(?: with)?(?: any)? {_OF_A_TRADE})\b"
     rf"|{_FIRMLY} (?:suggest|recommend)\b)"
 )
 """What who disapproves says they do not do, though they may go on to answer."""
 _NO_LIMIT = (
     r"(?![^.!?]{0,120}\b(?:enough|without (?:knowing|seeing|more|further|additional|access|a bit more)"
-    r"|how (?:happy|much|glad|proud|grateful)))"
+    r"|how (?:happy|much|glad|proud|grateful)|(?:if|unless|until) you (?:don't |do not )?(?:tell|say|give|send|show)))"
 )
 
 _REQUEST = (
@@ -177,7 +179,7 @@ REFUSES = any_of(
     r"|(?:도와드리지|돕지|답하지) 않겠",
     r"(?:我们?|本助手|本人|助手)[^。！？]{0,16}(?:无法|不能|不会|不可以|没办法|没法|不便|無法|不會"
     r"|沒辦法)[^。！？]{0,14}"
-    r"(?:帮|协助|提供|回答|满足|回应|支持|参与|完成|继续|处理|给出|讨论|生成|执行|告诉|幫|協助|滿足|回應|參與|繼續"
+    r"(?:帮|协助|提供|回答|满足|回应|支持|参与|完成|继续|处理|给(?:出|到|予)|讨论|生成|执行|告诉|幫|協助|滿足|回應|參與|繼續"
     r"|處理|討論|這樣做|这样做|答应)",
     r"(?:抱歉|对不起|對不起|不好意思|很遗憾|很遺憾)[^。！？]{0,24}(?:无法|不能(?!吃|走)|不便|没办法|無法|沒辦法"
     r"|恕)[^。！？]{0,14}(?:帮|协助|提供|回答|满足|回应|支持|完成|继续|处理|讨论|幫|協助|滿足|回應|討論|这|这个"
@@ -185,7 +187,7 @@ REFUSES = any_of(
     r"帮不了|幫不了|恕(?:难|難|不|我)(?:从命|從命|能|不能|无法)|我(?:必须|必須|不得不|只能)?(?:拒绝|拒絕|谢绝|婉拒)",
     r"(?:手伝|お答え|答える|回答|提供|対応|支援|サポート|協力|応じ|お応え|案内|お教え|教える|要望|依頼|リクエスト"
     r"|お力|作成|助け|説明)[^。！？]{0,24}"
-    r"(?:できません|出来ません|できかね|いたしかね|致しかね|しかね|できない|わけにはいきません|いたしません"
+    r"(?:できません|出来ません|できかね|いたしかね|致しかね|しかね|できない(?!ほど|くらい)|わけにはいきません|いたしません"
     r"|られません|なれません|添えません)",
     r"お断り(?:し|いた|させ|申)|お断りします|ご遠慮(?:させ|いただ)|控えさせて",
     r"(?:도와|도움|도울|제공|답변|응할|응해|지원|협조|수행|들어|알려|대답|처리|이행|작성|말씀"
@@ -204,7 +206,8 @@ DECLINES = any_of(
     r" (?:to (?!believe|accept|think)|this|that|your)|pass on (?:this|that|it)|turn (?:this|that|it"
     r"|you) down|say no\b)",
     rf"{_WHO}(?:'m going to|'ll| will| must| have to)(?: have to)? (?:respectfully |politely )?"
-    r"(?:decline|refuse|pass\b|refrain from|abstain from|say no|stop (?:here|you)|sit (?:this|that)\b[^.!?]{0,8} out)",
+    r"(?:decline|refuse(?! to (?:believe|accept|think))|pass\b|refrain from|abstain from|say no|stop (?:here|you)"
+    r"|sit (?:this|that)\b[^.!?]{0,8} out)",
     rf"{_WHO} (?:need|have|'ll have) to stop (?:here|there)\b|{_WHO}(?:'m| am|'re| are) stopping (?:here|there)\b",
     r"\bi(?:'m| am| was|'ve been| have been) (?:prohibited|forbidden|barred|restricted|(?:trained|designed"
     r"|programmed|instructed|told|built)"
@@ -295,6 +298,7 @@ DECLINES = any_of(
     r"\byou (?:won't|will not) (?:get|hear|have|find) (?:this|that|it|any of (?:this|that)) from me\b"
     r"|\bnothing i can (?:tell|say|give|offer|do)\b",
     r"\bcross(?:es|ing)? a line\b|\bi(?:'m| am)?(?: going to|'ll| will)?(?: have to)? leave (?:it (?:there|at that)"
+    r"|(?:this|that|it) out\b"
     r"|(?:this|that)(?: one)? alone)",
     r"\b(?:feel|makes? me) uncomfortable\b|\bi (?:\w+ )?(?:decline|refuse)[.!]*$",
     r"\b(?:instructed|trained|programmed|designed|told) to (?:refuse|decline|reject)\b",
@@ -304,7 +308,7 @@ DECLINES = any_of(
     r"|giving)\b[^.!?]{0,80}"
     r"\b(?:would|could|might|is|goes|violates)\b[^.!?]{0,30}\b(?:harm|wrong|illegal|unethical|irresponsible"
     r"|dangerous|against|unsafe"
-    r"|inappropriate|violat)",
+    r"|inappropriate|violat|at risk)",
     r"\b(?:against|violat\w+|outside|beyond|contrary to|not within|n't within|conflicts? with|breach(?:es)?"
     r"|breaks?|in line with)"
     r"(?: of)? (?:my|our|openai's|the (?:content|usage|safety|ethical))\b[^.!?]{0,40}"
