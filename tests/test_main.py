@@ -9,7 +9,7 @@ import made
 import pytest
 
 from visage_mlflow.commands.loading import Chats
-from visage_mlflow.commands.main import unlike
+from visage_mlflow.commands.main import as_markdown, unlike
 from visage_mlflow.config import EvaluateConfig
 
 
@@ -24,6 +24,13 @@ def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(al
 def test_a_model_that_cannot_be_loaded_is_refused_as_the_model() -> None:
     with pytest.raises(ValueError, match="`model` must be"):
         Chats().load("./nowhere", EvaluateConfig())
+
+
+def test_a_basin_that_goes_on_past_the_axis_is_open_in_the_table() -> None:
+    opened = made.landscape(edges=(-0.5, 0.4), is_open=(True, False))
+    basin = replace(made.visage(), landscapes=(opened, made.landscape()))
+    text = as_markdown(basin, made.trajectory(), [])
+    assert "by direction: -0.500 (open) to +0.400, -0.300 to +0.400." in text
 
 
 def test_results_measured_otherwise_are_named_under_the_table() -> None:

@@ -45,6 +45,11 @@ def test_an_open_side_has_no_edge(is_open, drawn):
     assert edges(axes) == drawn
 
 
+def test_where_there_is_no_basin_no_edges_are_drawn():
+    (axes,) = saved(lines.landscape(made.landscape((100.0, 100.0, 75.0, 100.0, 100.0), edges=(0.0, 0.0))))
+    assert edges(axes) == []
+
+
 @pytest.mark.parametrize("asr", [(NAN, NAN, 0.0, NAN, NAN), (NAN, 0.0, 0.0), (100.0, 100.0, 100.0), (0.0, 0.0, 0.0)])
 def test_any_landscape_can_be_drawn(asr):
     saved(lines.landscape(made.landscape(asr)))

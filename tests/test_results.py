@@ -1,5 +1,6 @@
 """Results save themselves as plain JSON and load back equal; what is no whole result is refused in one line."""
 
+import dataclasses
 import json
 import math
 
@@ -182,6 +183,27 @@ def test_metrics_hold_every_number_and_only_numbers():
     assert visage["visage"] == 70.0 and visage["direction_1_basin_right"] == 0.4 and visage["basin_left"] == -0.3
     for numbers in (evaluation, landscape, visage):
         assert all(isinstance(value, int | float) for value in numbers.values())
+
+
+def test_the_mean_edges_come_with_the_number_of_directions_that_are_open_there():
+    opened = made.landscape(edges=(-0.5, 0.4), is_open=(True, False))
+    metrics = dataclasses.replace(made.visage(), landscapes=(opened, made.landscape())).metrics()
+    assert (metrics["basin_open_left"], metrics["basin_open_right"]) == (1.0, 0.0)
+    assert metrics["basin_left"] == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize(
+    ("edges", "is_open", "said"),
+    [
+        ((-0.3, 0.4), (False, False), "-0.300 to +0.400"),
+        ((-0.5, 0.4), (True, False), "-0.500 (open) to +0.400"),
+        ((-0.5, 0.5), (True, True), "-0.500 (open) to +0.500 (open)"),
+        ((0.0, 0.0), (False, False), "no basin"),
+        ((math.nan, math.nan), (False, False), "not measured"),
+    ],
+)
+def test_the_edges_of_a_basin_say_where_it_is_open(edges, is_open, said):
+    assert made.landscape(edges=edges, is_open=is_open).basin.in_words == said
 
 
 def test_metrics_of_a_plane_tell_its_axes_apart_and_leave_out_what_an_axis_lacks():

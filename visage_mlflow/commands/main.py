@@ -114,7 +114,7 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
         f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} | {margin_of(row['edge'])} |"
         for row in table
     ]
-    edges = ", ".join(f"{one.basin.left:+.2f} to {one.basin.right:+.2f}" for one in basin.landscapes)
+    edges = ", ".join(one.basin.in_words for one in basin.landscapes)
     score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval})"
     lines += ["", f"{score_line}; basin edges (ASR 50 %) by direction: {edges}."]
     if ways.random_edge:

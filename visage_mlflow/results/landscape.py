@@ -38,6 +38,15 @@ class Edges:
     open_left: bool
     open_right: bool
 
+    @property
+    def in_words(self) -> str:
+        """Both edges; "(open)" behind an end of the line up to which the ASR never reaches 50 %."""
+        if math.isnan(self.width):
+            return "not measured"
+        if self.width == 0 and not self.open_left:
+            return "no basin"
+        return f"{self.left:+.3f}{' (open)' * self.open_left} to {self.right:+.3f}{' (open)' * self.open_right}"
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -164,4 +173,6 @@ class Visage(Result):
         for side in ("left", "right", "width"):
             values = [float(getattr(landscape.basin, side)) for landscape in self.landscapes]
             numbers[f"basin_{side}"] = sum(values) / len(values)
+        for side in ("open_left", "open_right"):  # Directions that are open there; the mean edge is then a least one.
+            numbers[f"basin_{side}"] = float(sum(getattr(landscape.basin, side) for landscape in self.landscapes))
         return numbers
