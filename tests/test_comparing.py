@@ -37,3 +37,10 @@ def test_another_grid_plane_norm_or_number_of_directions_is_told():
     assert comparable(one, by_row) == ["norm of random directions: layer and row"]
     assert comparable(one, made.line())[-1] == "plane: 1d-random and 1d-interpolation"
     assert comparable(made.visage(), one) == ["number of directions: 2 and 1"]
+
+
+def test_points_skipped_on_one_side_are_told_since_mean_depth_then_is_over_other_points():
+    one = made.landscape()
+    less = replace(one, points=(*one.points[:3], made.skipped(0.25), made.skipped(0.5)))
+    assert comparable(one, less) == ["points skipped: 0 and 2, so mean depth does not compare"]
+    assert comparable(less, less) == []

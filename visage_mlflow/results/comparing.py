@@ -64,7 +64,14 @@ def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
             found.append(f"grid: {_reach(one)} and {_reach(other)}")
         if one.norm != other.norm:
             found.append(f"norm of random directions: {one.norm} and {other.norm}")
+    if len(a) == len(b) and _skipped(a) != _skipped(b):
+        found.append(f"points skipped: {sum(_skipped(a))} and {sum(_skipped(b))}, so mean depth does not compare")
     return found
+
+
+def _skipped(landscapes: tuple[Landscape, ...]) -> list[int]:
+    """How many points of each were skipped; sorted, since which direction it was makes no difference."""
+    return sorted(sum(not point.verdicts for point in one.points) for one in landscapes)
 
 
 def _reach(axis: Axis) -> str:

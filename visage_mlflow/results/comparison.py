@@ -42,8 +42,8 @@ class Difference:
 
     @property
     def is_seen(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out 0 and, for a rate, McNemar's test agrees (p at most 0.05)."""
+        return (self.low > 0 or self.high < 0) and (self.p_value is None or self.p_value <= 0.05)
 
     @property
     def half_width(self) -> float:
@@ -57,7 +57,8 @@ class Difference:
             return "no interval" if math.isnan(self.difference) else "one direction: no interval over directions"
         if self.is_seen:
             return "a difference"
-        return f"no difference seen; one below {self.half_width:.1f} points could hardly have been"
+        why = " by McNemar's test (p above 0.05)" if self.low > 0 or self.high < 0 else ""
+        return f"no difference seen{why}; one below {self.half_width:.1f} points could hardly have been"
 
     def in_words(self) -> str:
         """One line."""

@@ -105,10 +105,15 @@ def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
     )
 
 
-def jailbroken(landscapes: Sequence[Landscape]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
-    """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged."""
+def jailbroken(
+    landscapes: Sequence[Landscape], skipped_as: str = "unjudged"
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
+    """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged.
+
+    `skipped_as` is the verdict for all prompts at points that `outside_after` left out.
+    """
     openings = landscapes[0].setup.openings
-    skipped = ("unjudged",) * landscapes[0].setup.n_prompts
+    skipped = (skipped_as,) * landscapes[0].setup.n_prompts
     return np.array(
         [
             [[succeeded(verdict, openings) for verdict in point.verdicts or skipped] for point in landscape.points]
