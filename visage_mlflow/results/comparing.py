@@ -29,6 +29,8 @@ def comparable(a: Evaluation | Landscape | Visage, b: Evaluation | Landscape | V
     ['number of prompts: 80 and 16', 'other prompts']
     """
     found = asked_differently(_setup(a), _setup(b))
+    if isinstance(a, Evaluation) and isinstance(b, Evaluation):
+        found += _ordinary(a, b)
     if isinstance(a, Evaluation) or isinstance(b, Evaluation):
         return found
     return found + _grids(_landscapes(a), _landscapes(b))
@@ -55,6 +57,15 @@ def _landscapes(result: Landscape | Visage) -> tuple[Landscape, ...]:
     return result.landscapes if isinstance(result, Visage) else (result,)
 
 
+def _ordinary(a: Evaluation, b: Evaluation) -> list[str]:
+    """What differs between the ordinary prompts; nothing is known of results from before these were kept."""
+    if not (a.n_benign and b.n_benign) or a.benign_digest == b.benign_digest:
+        return []
+    if a.n_benign != b.n_benign:
+        return [f"number of ordinary prompts: {a.n_benign} and {b.n_benign}"]
+    return ["other ordinary prompts"]
+
+
 def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
     found = [] if len(a) == len(b) else [f"number of directions: {len(a)} and {len(b)}"]
     if a[0].plane != b[0].plane:
@@ -64,6 +75,8 @@ def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
             found.append(f"grid: {_reach(one)} and {_reach(other)}")
         if one.norm != other.norm:
             found.append(f"norm of random directions: {one.norm} and {other.norm}")
+        if one.to != other.to:
+            found.append(f"towards another model: {one.to} and {other.to}")
     if len(a) == len(b) and _skipped(a) != _skipped(b):
         found.append(f"points skipped: {sum(_skipped(a))} and {sum(_skipped(b))}, so mean depth does not compare")
     return found
