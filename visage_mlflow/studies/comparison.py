@@ -117,8 +117,8 @@ def compared(first: Side, second: Side) -> Comparison:
     if first.visage and second.visage:
         n_directions = len(first.visage.landscapes)
         # A point that was skipped lies past a run of points at 100. Left out, it would be left out of both models.
-        verdicts = [jailbroken(each.landscapes, skipped_as="complied") for each in (first.visage, second.visage)]
-        found += [_score("visage", *verdicts, visage_of), _score("visage_depth", *verdicts, visage_depth)]
+        before, after = (jailbroken(each.landscapes, skipped_as="complied") for each in (first.visage, second.visage))
+        found += [_score("visage", before, after, visage_of), _score("visage_depth", before, after, visage_depth)]
     known = first.shapes is not None and second.shapes is not None
     return Comparison(
         first=first.setup,
