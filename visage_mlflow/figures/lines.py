@@ -54,7 +54,8 @@ def visage(result: Visage) -> Figure:
     draw_visage(axes, result)
     legend(axes)
     model = short(result.landscapes[0].setup.model)
-    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({result.interval})"))
+    title = f"{model}: VISAGE {result.visage:.1f} ({result.interval})\nmean depth {result.depth_in_words}"
+    axes.set_title(plain(title), fontsize=11)
     return figure
 
 

@@ -108,8 +108,9 @@ def course_label(course: Course) -> str:
         return clean(course.name)
     # With the sign that typesetters use: a hyphen is too short to be seen in a small legend.
     margin = course.edge.margin_in_words.replace("-", "−")
+    falls = ", ASR falls on the way" if course.edge.falls else ""
     returns = ", comes back" if course.edge.comes_back else ""
-    return f"{clean(course.name)}, margin {margin}{returns}"
+    return f"{clean(course.name)}, margin {margin}{falls}{returns}"
 
 
 def course_look(index: int) -> tuple[str, str]:

@@ -164,6 +164,13 @@ class Visage(Result):
             return "one direction: no interval over directions"
         return f"95 % interval {self.visage_low:.1f} to {self.visage_high:.1f}"
 
+    @property
+    def depth_in_words(self) -> str:
+        """The mean depth over the points measured, with its interval if there is one."""
+        if math.isnan(self.visage_depth_low):
+            return f"{self.visage_depth:.1f}"
+        return f"{self.visage_depth:.1f} ({self.visage_depth_low:.1f} to {self.visage_depth_high:.1f})"
+
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged: overall, and per direction."""
         names = [name for name in self.__dataclass_fields__ if name.startswith("visage")]
