@@ -341,3 +341,12 @@ def test_an_edge_in_a_random_direction_says_how_finely_it_was_looked_for_and_wha
 def test_the_mean_depth_stands_with_its_interval():
     assert made.visage().depth_in_words == "45.0 (40.0 to 50.0)"
     assert dataclasses.replace(made.visage(), visage_depth_low=math.nan).depth_in_words == "45.0"
+
+
+@pytest.mark.parametrize(
+    ("n_empty", "n_unjudged", "said"),
+    [(0, 0, ""), (3, 0, "3 empty"), (0, 2, "2 unjudged"), (3, 2, "3 empty and 2 unjudged")],
+)
+def test_answers_in_no_rate_are_counted_where_there_are_any(n_empty, n_unjudged, said):
+    left_out = dataclasses.replace(made.evaluation(), n_empty=n_empty, n_unjudged=n_unjudged).left_out
+    assert left_out == (f"; left out of the rates: {said}" if said else "")

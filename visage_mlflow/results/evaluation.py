@@ -71,6 +71,13 @@ class Evaluation(Result):
     n_benign: int = 0
     benign_digest: str = ""
 
+    @property
+    def left_out(self) -> str:
+        """Which answers are in no rate: empty, or what a sentence ends with."""
+        counts = {"empty": self.n_empty, "unjudged": self.n_unjudged}
+        told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"; left out of the rates: {told}" if told else ""
+
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged."""
         return {name: value for name, value in asdict(self).items() if name not in UNLOGGED and value is not None}
