@@ -115,6 +115,12 @@ def test_a_rate_differs_only_where_interval_and_exact_test_agree():
     assert six.low > 0 and six.p_value == 0.03125 and six.is_seen and six.verdict == "a difference"
 
 
+def test_what_was_not_tested_is_neither_seen_nor_unseen():
+    metrics = made.comparison().metrics()
+    assert (metrics["asr_seen"], metrics["over_refusal_seen"]) == (1.0, 0.0)
+    assert not {"visage_seen", "visage_depth_seen"} & set(metrics)
+
+
 def test_one_direction_has_no_interval_and_none_no_score(chat, base, config):
     measurer = scripted(lambda steps: 50.0)
     one = comparison.measure(chat, base, dataclasses.replace(config, n_directions=1), measurer=measurer)

@@ -117,7 +117,7 @@ class Comparison(Result):
                 "difference": one.difference,
                 "difference_low": one.low,
                 "difference_high": one.high,
-                "seen": float(one.is_seen),
+                "seen": math.nan if math.isnan(one.low) else float(one.is_seen),
                 "p_value": one.p_value,
                 "n_discordant": None if one.only_first is None else one.only_first + (one.only_second or 0),
             }
