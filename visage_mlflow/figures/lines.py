@@ -175,14 +175,17 @@ def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float =
 
 def _edges(axes: Axes, results: Sequence[Landscape]) -> None:
     """Thin lines where the ASR crosses 50 %; none on sides where it never does, or where there is no basin."""
+    drawn = False
     for index, result in enumerate(results):
         basin = result.basin
         if basin.width == 0:
             continue
         for edge, is_open in ((basin.left, basin.open_left), (basin.right, basin.open_right)):
             if not is_open:
+                drawn = True
                 axes.axvline(edge, color=COLOURS[index % len(COLOURS)], linewidth=0.8, linestyle="--", alpha=0.7)
-    axes.plot([], [], color=GREY, linewidth=0.8, linestyle="--", label="edges (ASR 50 %)")
+    if drawn:
+        axes.plot([], [], color=GREY, linewidth=0.8, linestyle="--", label="edges (ASR 50 %)")
 
 
 def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:
