@@ -8,9 +8,10 @@ from pathlib import Path
 import made
 import pytest
 
+from visage_mlflow.commands.command_line import parse
 from visage_mlflow.commands.loading import Chats
 from visage_mlflow.commands.main import as_markdown, unlike
-from visage_mlflow.config import EvaluateConfig
+from visage_mlflow.config import EvaluateConfig, MainConfig
 
 
 def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(aligned_folder: Path) -> None:
@@ -40,3 +41,13 @@ def test_results_measured_otherwise_are_named_under_the_table() -> None:
     assert unlike(basin, ways, {"aligned": aligned}) == []
     (line,) = unlike(basin, ways, {"aligned": aligned, "harmful": replace(aligned, setup=setup)})
     assert line.startswith("Mind that harmful and") and "number of prompts: 4 and 40" in line
+
+
+@pytest.mark.parametrize("budget", ["default", "quick"])
+def test_every_model_in_the_table_is_asked_the_same_by_a_recipe(budget: str) -> None:
+    config = parse(MainConfig, ["--budget", budget])
+    asked = [
+        (each.n_prompts, each.n_benign, each.max_new_tokens)
+        for each in (config.align, config.harmful, config.safe, config.mixed)
+    ]
+    assert len(set(asked)) == 1, asked
