@@ -28,6 +28,17 @@ def comparable(a: Evaluation | Landscape | Visage, b: Evaluation | Landscape | V
     >>> comparable(one, the_same_with_16_prompts)  # doctest: +SKIP
     ['number of prompts: 80 and 16', 'other prompts']
     """
+    found = measured_differently(a, b)
+    if isinstance(a, Evaluation) or isinstance(b, Evaluation):
+        return found
+    one, other = _skipped(_landscapes(a)), _skipped(_landscapes(b))
+    if len(one) == len(other) and one != other:
+        found.append(f"points skipped: {sum(one)} and {sum(other)}, so mean depth does not compare")
+    return found
+
+
+def measured_differently(a: Evaluation | Landscape | Visage, b: Evaluation | Landscape | Visage) -> list[str]:
+    """As `comparable`, but how many points were skipped does not matter, as it does not for VISAGE."""
     found = asked_differently(_setup(a), _setup(b))
     if isinstance(a, Evaluation) and isinstance(b, Evaluation):
         found += _ordinary(a, b)
@@ -77,8 +88,6 @@ def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
             found.append(f"norm of random directions: {one.norm} and {other.norm}")
         if one.to != other.to:
             found.append(f"towards another model: {one.to} and {other.to}")
-    if len(a) == len(b) and _skipped(a) != _skipped(b):
-        found.append(f"points skipped: {sum(_skipped(a))} and {sum(_skipped(b))}, so mean depth does not compare")
     return found
 
 

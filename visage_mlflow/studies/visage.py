@@ -16,7 +16,8 @@ from visage_mlflow.geometry.score import visage_depth_interval, visage_interval
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
-from visage_mlflow.results import Landscape, Response, Visage, comparable
+from visage_mlflow.results import Landscape, Response, Visage
+from visage_mlflow.results.comparing import measured_differently
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
 from visage_mlflow.studies.evaluation import harmful_rows, succeeded
@@ -83,7 +84,7 @@ def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
         ValueError: They differ in grid, prompts, judge or how they were asked, so they have no mean.
     """
     for other in landscapes[1:]:
-        if differences := comparable(landscapes[0], other):
+        if differences := measured_differently(landscapes[0], other):
             raise ValueError(f"These landscapes have no mean: {'; '.join(differences)}.")
     verdicts = jailbroken(landscapes)
     low, high = visage_interval(verdicts, seed=seed)
