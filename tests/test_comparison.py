@@ -228,6 +228,15 @@ def test_finished_runs_are_compared_without_asking_anything(place, aligned_folde
     assert json.loads(place.artifact(place.finished("comparison"), "comparison.json").read_text())["n_directions"] == 1
 
 
+def test_evaluate_prints_the_interval_of_both_rates(place, aligned_folder):
+    status, said, errors = place.here("evaluate", model=aligned_folder, **place.measure)
+    assert status == 0, errors[-2000:]
+    metrics = place.finished("evaluate").data.metrics
+    low, high = metrics["over_refusal_low"], metrics["over_refusal_high"]
+    assert f"over-refusal {metrics['over_refusal']:.1f} % ({low:.1f} to {high:.1f})" in said
+    assert "left out" not in said
+
+
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(place, aligned_folder):
     made_now = [
         place.client.create_run("0", tags={"visage.kind": kind}).info.run_id for kind in ("finetune", "evaluate")
