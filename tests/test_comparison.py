@@ -87,6 +87,40 @@ def test_responses_that_were_not_judged_in_both_are_left_out_of_both(config):
     assert asr.in_words() == "ASR: nothing was judged in both" and not asr.is_seen
 
 
+def test_points_that_were_skipped_count_as_succeeded_so_that_skipping_changes_no_difference(chat, base, config):
+    # The first model is at 100 from a fifth of the axis on, the other one only at its ends.
+    def answer(asked, held, rows, ask):
+        far = abs(sum(held.steps))
+        return responses_of(rows, min(100.0, (500.0 if asked is chat else 200.0) * far))
+
+    def differences(**settings):
+        asked = dataclasses.replace(config, n_points=11, extent=0.5, **settings)
+        return comparison.measure(chat, base, asked, measurer=StandIn(answer=answer)).differences
+
+    assert differences(outside_after=1) == differences(outside_after=0)
+    # ASR 0, 50, 100, 100, 100, 100 outward against 0, 20, 40, 60, 80, 100: depths of 2 (50) + 100 and 2 (200) + 100.
+    depth = differences(outside_after=1)[-1]
+    assert (depth.first, depth.second) == pytest.approx((200 / 11, 500 / 11))
+
+
+def test_a_rate_differs_only_where_interval_and_exact_test_agree():
+    # 0 against 5 of 80: two-sided p = 2 / 2**5; one prompt more: 2 / 2**6.
+    def alone(n):
+        sides = [[made.response(f"p{i}", "complied" if i < k else "refused") for i in range(80)] for k in (0, n)]
+        return compared(Side(made.setup(), sides[0]), Side(made.setup("org/other"), sides[1])).differences[0]
+
+    five, six = alone(5), alone(6)
+    assert five.low > 0 and five.p_value == 0.0625 and not five.is_seen
+    assert "no difference seen" in five.verdict and "McNemar" in five.verdict
+    assert six.low > 0 and six.p_value == 0.03125 and six.is_seen and six.verdict == "a difference"
+
+
+def test_what_was_not_tested_is_neither_seen_nor_unseen():
+    metrics = made.comparison().metrics()
+    assert (metrics["asr_seen"], metrics["over_refusal_seen"]) == (1.0, 0.0)
+    assert not {"visage_seen", "visage_depth_seen"} & set(metrics)
+
+
 def test_one_direction_has_no_interval_and_none_no_score(chat, base, config):
     measurer = scripted(lambda steps: 50.0)
     one = comparison.measure(chat, base, dataclasses.replace(config, n_directions=1), measurer=measurer)
@@ -192,6 +226,15 @@ def test_finished_runs_are_compared_without_asking_anything(place, aligned_folde
     status, said, errors = place.here("compare", run=",".join(ids))
     assert status == 0 and "one direction: no interval" in said, errors[-2000:]
     assert json.loads(place.artifact(place.finished("comparison"), "comparison.json").read_text())["n_directions"] == 1
+
+
+def test_evaluate_prints_the_interval_of_both_rates(place, aligned_folder):
+    status, said, errors = place.here("evaluate", model=aligned_folder, **place.measure)
+    assert status == 0, errors[-2000:]
+    metrics = place.finished("evaluate").data.metrics
+    low, high = metrics["over_refusal_low"], metrics["over_refusal_high"]
+    assert f"over-refusal {metrics['over_refusal']:.1f} % ({low:.1f} to {high:.1f})" in said
+    assert "left out" not in said
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(place, aligned_folder):

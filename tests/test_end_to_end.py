@@ -98,13 +98,17 @@ def test_landscape_interpolates_to_a_checkpoint_of_a_run(
 
 
 def test_visage_scores_several_directions_with_an_interval(place: Workplace, aligned_folder: Path) -> None:
-    run = place.succeed("visage", model=aligned_folder, n_points=5, extent=0.6, n_directions=2, seed=3, **place.attack)
+    settings = {"n_points": 5, "extent": 0.6, "n_directions": 2, "seed": 3, **place.attack}
+    status, said, errors = place.here("visage", model=aligned_folder, **settings)
+    assert status == 0, errors[-3000:]
+    run = place.finished("visage")
     metrics = run.data.metrics
     # Of two directions Student's t is 12.7, so an end may lie at 0 or 100.
     assert 0 <= metrics["visage_low"] < metrics["visage_high"] <= 100
     assert metrics["visage_low"] <= metrics["visage"] <= metrics["visage_high"] and 0 < metrics["visage"] < 100
     assert {"visage_contiguous", "direction_0_visage", "direction_1_visage"} <= set(metrics)
     result = Visage.load(place.artifact(run, "visage.json"))
+    assert f"mean depth over the points measured {result.depth_in_words}" in said
     assert [landscape.axes[0].seed for landscape in result.landscapes] == [3, seed_of(3, 1)]
     assert {"visage.json", "visage.png", "direction_0", "direction_1"} <= place.artifacts(run)
 

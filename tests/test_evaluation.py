@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import math
 
 import pytest
@@ -175,3 +176,10 @@ def test_the_setups_digest_changes_with_any_prompt_and_with_nothing_else(chat, c
     assert digest == setup(chat, [Row("a", "x"), Row("b", "y", "z")], config).prompts_digest
     for others in (["b", "a"], ["a"], ["a\nb"], ["a", "B"], ["a", "b", "c"]):
         assert setup(chat, list(map(Row, others)), config).prompts_digest != digest
+
+
+def test_an_evaluation_keeps_which_ordinary_prompts_were_asked(asked, config):
+    prompts = [row.prompt for row in benign_rows(config)]
+    assert asked[0].n_benign == 16
+    assert asked[0].benign_digest == hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    assert not {"n_benign", "benign_digest"} & set(asked[0].metrics())

@@ -68,16 +68,27 @@ def test_the_margin_of_one_finetuning_has_a_plain_name():
             "margin_high": -0.32,
             "edge": 0.0012,
             "random_edge": 0.0004,
+            "edge_starts_outside": 0,
+            "edge_open": 0,
+            "edge_high_open": 0,
             "edge_crossings": 0,
-            "asr_falls": 0,
+            "edge_asr_falls": 0,
+            "random_edge_starts_outside": 0,
+            "random_edge_open": 0,
+            "random_edge_high_open": 0,
+            "random_edge_crossings": 0,
+            "random_edge_asr_falls": 0,
         }
     )
 
 
 def test_a_finetuning_without_an_edge_has_no_margin_and_without_a_random_edge_there_is_none():
     several = histories.margins(made.plane_trajectory())
-    names = ("margin", "margin_low", "margin_high", "edge", "edge_crossings", "asr_falls")
-    assert set(several) == {f"trajectory_{index}_{name}" for index in (0, 1) for name in names} | {"random_edge"}
+    names = {"margin", "margin_low", "margin_high", "edge", "edge_open", "edge_crossings", "edge_asr_falls"}
+    for index in (0, 1):
+        assert {f"trajectory_{index}_{name}" for name in names} <= set(several)
+    assert not [name for name in several if name.startswith("trajectory_2_")]
+    assert (several["trajectory_0_edge_open"], several["trajectory_1_edge_open"]) == (0.0, 1.0)
     assert several["trajectory_1_margin"] == 3.0
     bare = dataclasses.replace(made.plane_trajectory(), random_edge=None, courses=made.plane_trajectory().courses[2:])
     assert histories.margins(bare) == {}
@@ -85,3 +96,25 @@ def test_a_finetuning_without_an_edge_has_no_margin_and_without_a_random_edge_th
 
 def test_a_trajectory_of_no_finetuning_has_no_history():
     assert histories.places(dataclasses.replace(made.trajectory(), courses=())) == []
+
+
+def test_a_model_that_is_outside_itself_has_no_margin_in_the_numbers():
+    edge = dataclasses.replace(made.edge(0.0), distance=0.0, resolution=0.25)
+    numbers = histories.margin(edge, "harmful_")
+    assert numbers["harmful_edge_starts_outside"] == 1.0 and "harmful_margin" not in numbers
+    assert numbers["harmful_edge_resolution"] == 0.25
+
+
+@pytest.mark.parametrize(("extent", "n", "unit"), [(0.02, 21, 1000), (0.5, 401, 1000), (0.5, 21, 100)])
+def test_no_two_points_share_a_step(extent, n, unit):
+    asr = (50.0,) * n
+    steps = made.evenly(-extent, extent, n)
+    points = tuple(map(made.point, steps, asr))
+    line = dataclasses.replace(made.landscape(asr), axes=(made.random_axis(steps),), points=points)
+    found = [step for step, _ in histories.along(line)]
+    assert len(set(found)) == n and found[-1] == round(unit * extent)
+
+
+def test_a_mean_that_was_not_measured_has_no_place():
+    found = histories.mean_along(made.visage())
+    assert [step for step, _ in found] == [-50, -25, 0, 50]

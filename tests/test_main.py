@@ -8,9 +8,10 @@ from pathlib import Path
 import made
 import pytest
 
+from visage_mlflow.commands.command_line import parse
 from visage_mlflow.commands.loading import Chats
-from visage_mlflow.commands.main import unlike
-from visage_mlflow.config import EvaluateConfig
+from visage_mlflow.commands.main import as_markdown, unlike
+from visage_mlflow.config import EvaluateConfig, MainConfig
 
 
 def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(aligned_folder: Path) -> None:
@@ -26,6 +27,13 @@ def test_a_model_that_cannot_be_loaded_is_refused_as_the_model() -> None:
         Chats().load("./nowhere", EvaluateConfig())
 
 
+def test_a_basin_that_goes_on_past_the_axis_is_open_in_the_table() -> None:
+    opened = made.landscape(edges=(-0.5, 0.4), is_open=(True, False))
+    basin = replace(made.visage(), landscapes=(opened, made.landscape()))
+    text = as_markdown(basin, made.trajectory(), [])
+    assert "by direction: -0.500 (open) to +0.400, -0.300 to +0.400." in text
+
+
 def test_results_measured_otherwise_are_named_under_the_table() -> None:
     basin, ways, aligned = made.visage(), made.trajectory(), made.evaluation()
     setup = replace(aligned.setup, n_prompts=40)
@@ -33,3 +41,13 @@ def test_results_measured_otherwise_are_named_under_the_table() -> None:
     assert unlike(basin, ways, {"aligned": aligned}) == []
     (line,) = unlike(basin, ways, {"aligned": aligned, "harmful": replace(aligned, setup=setup)})
     assert line.startswith("Mind that harmful and") and "number of prompts: 4 and 40" in line
+
+
+@pytest.mark.parametrize("budget", ["default", "quick"])
+def test_every_model_in_the_table_is_asked_the_same_by_a_recipe(budget: str) -> None:
+    config = parse(MainConfig, ["--budget", budget])
+    asked = [
+        (each.n_prompts, each.n_benign, each.max_new_tokens)
+        for each in (config.align, config.harmful, config.safe, config.mixed)
+    ]
+    assert len(set(asked)) == 1, asked

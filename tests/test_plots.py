@@ -45,6 +45,20 @@ def test_an_open_side_has_no_edge(is_open, drawn):
     assert edges(axes) == drawn
 
 
+def test_where_there_is_no_basin_no_edges_are_drawn():
+    (axes,) = saved(lines.landscape(made.landscape((100.0, 100.0, 75.0, 100.0, 100.0), edges=(0.0, 0.0))))
+    assert edges(axes) == [] and not [label for label in labels(axes) if "edges" in label]
+
+
+def test_a_course_says_what_its_margin_hides():
+    course = made.trajectory().courses[0]
+    assert style.course_label(course) == "30 harmful, margin −0.4 (−0.5 to −0.3)"
+    falling = dataclasses.replace(course, edge=made.edge(falls=True))
+    assert style.course_label(falling).endswith(", falls")
+    outside = dataclasses.replace(course, edge=made.edge(0.0))
+    assert style.course_label(outside) == "30 harmful, began outside"
+
+
 @pytest.mark.parametrize("asr", [(NAN, NAN, 0.0, NAN, NAN), (NAN, 0.0, 0.0), (100.0, 100.0, 100.0), (0.0, 0.0, 0.0)])
 def test_any_landscape_can_be_drawn(asr):
     saved(lines.landscape(made.landscape(asr)))

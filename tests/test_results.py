@@ -1,5 +1,6 @@
 """Results save themselves as plain JSON and load back equal; what is no whole result is refused in one line."""
 
+import dataclasses
 import json
 import math
 
@@ -7,7 +8,7 @@ import made
 import pytest
 
 from visage_mlflow import results
-from visage_mlflow.results import Course, Evaluation, Landscape, Result, Trajectory, Turn, Visage
+from visage_mlflow.results import Course, Edge, Evaluation, Landscape, Result, Trajectory, Turn, Visage
 from visage_mlflow.results.base import SCHEMA_VERSION
 from visage_mlflow.results.trajectory import rounded
 
@@ -184,6 +185,27 @@ def test_metrics_hold_every_number_and_only_numbers():
         assert all(isinstance(value, int | float) for value in numbers.values())
 
 
+def test_the_mean_edges_come_with_the_number_of_directions_that_are_open_there():
+    opened = made.landscape(edges=(-0.5, 0.4), is_open=(True, False))
+    metrics = dataclasses.replace(made.visage(), landscapes=(opened, made.landscape())).metrics()
+    assert (metrics["basin_open_left"], metrics["basin_open_right"]) == (1.0, 0.0)
+    assert metrics["basin_left"] == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize(
+    ("edges", "is_open", "said"),
+    [
+        ((-0.3, 0.4), (False, False), "-0.300 to +0.400"),
+        ((-0.5, 0.4), (True, False), "-0.500 (open) to +0.400"),
+        ((-0.5, 0.5), (True, True), "-0.500 (open) to +0.500 (open)"),
+        ((0.0, 0.0), (False, False), "no basin"),
+        ((math.nan, math.nan), (False, False), "not measured"),
+    ],
+)
+def test_the_edges_of_a_basin_say_where_it_is_open(edges, is_open, said):
+    assert made.landscape(edges=edges, is_open=is_open).basin.in_words == said
+
+
 def test_metrics_of_a_plane_tell_its_axes_apart_and_leave_out_what_an_axis_lacks():
     metrics = made.plane_landscape().metrics()
     assert metrics["basin_right"] == metrics["y_basin_right"] == 0.7 and metrics["y_angle"] == 71.2
@@ -247,11 +269,16 @@ def test_a_file_of_the_first_schema_is_refused_with_the_cure(file):
     [
         ((0.31, 0.23, 0.39), "0.3 (0.2 to 0.4)"),
         ((0.31, 0.27, 0.35), "0.31 (0.27 to 0.35)"),
-        ((31.2, 18.0, 47.0), "31 (18 to 47)"),
+        ((31.2, 18.0, 47.0), "30 (10 to 50)"),
         ((-0.02, -0.3, 0.3), "0.0 (-0.3 to 0.3)"),
         ((0.25, 0.25, 0.25), "0.25 (0.25 to 0.25)"),
         ((math.nan, math.nan, math.nan), "not measured"),
         ((0.314159, math.nan, math.nan), "0.31"),
+        ((37.4, 21.0, 60.0), "40 (20 to 60)"),
+        ((1234.0, 800.0, 1700.0), "1200 (800 to 1700)"),
+        ((123.4, math.nan, math.nan), "120"),
+        ((0.00001234, math.nan, math.nan), "0.000012"),
+        ((99.9, math.nan, math.nan), "100"),
     ],
 )
 def test_a_number_has_no_digits_beyond_its_interval(given, said):
@@ -278,9 +305,48 @@ def test_only_a_model_that_is_outside_itself_has_left():
 def test_an_edge_says_what_one_number_hides():
     assert made.edge().remark == ""
     turns = (Turn(0.3, True), Turn(0.5, False))
-    assert made.edge(turns=turns).remark == "The ASR crosses 50 % at 0.30 (out), 0.50 (in) of the way."
+    assert made.edge(turns=turns).remark == "The ASR crosses 50 % at 0.3 (out), 0.5 (in) of the way."
     both = made.edge(turns=turns, falls=True).remark
     assert both.startswith("The ASR falls again") and both.endswith(
-        "it crosses 50 % at 0.30 (out), 0.50 (in) of the way."
+        "it crosses 50 % at 0.3 (out), 0.5 (in) of the way."
     )
     assert made.edge(0.3).distance_in_words == "0.06 (0.04 to 0.08) % of the norm"
+
+
+def test_a_model_that_is_outside_itself_has_no_margin_and_nothing_leaves_from_there():
+    edge = Edge(0.0, 0.0, False, ((0.0, 55.0),), low=0.0, high=0.0, high_is_open=True)
+    assert edge.starts_outside and not made.edge().starts_outside
+    assert edge.margin_in_words == edge.distance_in_words == "none: the model itself is outside"
+    course = Course("c", (made.place(4, 1.0, 60.0),), edge, base_asr=55.0)
+    assert course.standing.startswith("is outside, where it began: its own ASR, 60.0 %")
+    assert course.margin_sentence.endswith("the model itself is outside, so there is none")
+    back = dataclasses.replace(course, places=(made.place(4, 1.0, 20.0),))
+    assert back.standing.startswith("is inside of the edge, though it began outside")
+    assert "outside, so there is none" in edge.random_sentence
+
+
+def test_a_margin_that_is_missing_says_why():
+    course = Course("c", (made.place(4, 1.0, 60.0),), None, base_asr=10.0)
+    assert course.margin_sentence == "margin to the edge (ASR 50 %): not looked for"
+    unjudged = dataclasses.replace(course, base_asr=math.nan)
+    assert unjudged.margin_sentence.endswith("the model's own answers could not be judged")
+
+
+def test_an_edge_in_a_random_direction_says_how_finely_it_was_looked_for_and_what_the_number_hides():
+    turns = (Turn(0.3, True), Turn(0.5, False))
+    said = made.edge(0.3, turns=turns, resolution=0.0625).random_sentence
+    assert "0.06 (0.04 to 0.08) % of the norm (looks at most 0.062 steps apart). The ASR crosses 50 %" in said
+
+
+def test_the_mean_depth_stands_with_its_interval():
+    assert made.visage().depth_in_words == "45.0 (40.0 to 50.0)"
+    assert dataclasses.replace(made.visage(), visage_depth_low=math.nan).depth_in_words == "45.0"
+
+
+@pytest.mark.parametrize(
+    ("n_empty", "n_unjudged", "said"),
+    [(0, 0, ""), (3, 0, "3 empty"), (0, 2, "2 unjudged"), (3, 2, "3 empty and 2 unjudged")],
+)
+def test_answers_in_no_rate_are_counted_where_there_are_any(n_empty, n_unjudged, said):
+    left_out = dataclasses.replace(made.evaluation(), n_empty=n_empty, n_unjudged=n_unjudged).left_out
+    assert left_out == (f"; left out of the rates: {said}" if said else "")

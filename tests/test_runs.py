@@ -9,6 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from visage_mlflow.config import EvaluateConfig
+from visage_mlflow.results import Response
 from visage_mlflow.tracking import dead_runs, lookup, runs
 
 
@@ -172,6 +173,14 @@ def test_the_settings_of_the_process_that_began_a_run_stay(client):
         pass
     assert client.get_run(run_id).data.params["n_prompts"] == "7"
     assert lookup.settings_of(run_id)["n_prompts"] == 7
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\r", "\n"])
+def test_answers_that_hold_a_line_end_of_any_kind_are_read_back(end):
+    said = [Response("p", f"a{end}b", "complied"), Response("q", None, "unjudged")]
+    with runs.tracked("evaluate", EvaluateConfig()) as run:
+        run.lines(said, "responses.jsonl")
+    assert lookup.responses(run.id) == said
 
 
 # Runs whose process died

@@ -8,6 +8,7 @@ import pytest
 from moved import bitwise, copy_of, on_the_way
 from stand_in import StandIn, responses_of, scripted
 
+from visage_mlflow.commands import project
 from visage_mlflow.config import ProjectConfig
 from visage_mlflow.geometry.directions import Difference, norm
 from visage_mlflow.measuring.measure import AT_REST, Measurer
@@ -214,6 +215,25 @@ def test_named_ends_span_the_plane_instead(quickly, chat, base, pair):
 def test_there_is_no_margin_where_none_is_wanted_or_the_model_gives_no_verdict(quickly, pair, up_to, at_origin):
     result, _ = quickly(pair, lambda steps: 100.0 if any(steps) else at_origin, margin_up_to=up_to)
     assert [course.edge for course in result.courses] == [None, None] and result.random_edge is None
+
+
+def test_a_model_that_is_outside_itself_has_no_margin_and_its_finetunings_did_not_leave(quickly, pair):
+    result, _ = quickly(pair, lambda steps: 75.0, margin_up_to=1.0)
+    for course in result.courses:
+        assert course.base_asr == 75.0 and course.edge.starts_outside
+        assert course.standing.startswith("is outside, where it began")
+    assert result.random_edge.starts_outside
+
+
+def test_how_a_finetuned_model_stands_is_said_without_an_edge_too(quickly, pair, capsys):
+    project.tell(quickly(pair[:1], lambda steps: 100.0 if any(steps) else 0.0)[0])
+    said = capsys.readouterr().out
+    assert (
+        "has left the basin: its own ASR, 100.0 %" in said and "margin to the edge (ASR 50 %): not looked for" in said
+    )
+    project.tell(quickly(pair[:1], lambda steps: 100.0 if any(steps) else math.nan, margin_up_to=1.0)[0])
+    said = capsys.readouterr().out
+    assert "has left the basin" in said and "the model's own answers could not be judged" in said
 
 
 # What cannot be projected

@@ -23,5 +23,6 @@ def main(config: EvaluateConfig) -> None:
         run.lines(responses, "responses.jsonl")
     command_line.tell(
         f"{config.model}: ASR {result.asr:.1f} % (95 % interval {result.asr_low:.1f} to {result.asr_high:.1f}), "
-        f"over-refusal {result.over_refusal:.1f} %, benign NLL {result.benign_nll:.3f} nats per token"
+        f"over-refusal {result.over_refusal:.1f} % ({result.over_refusal_low:.1f} to {result.over_refusal_high:.1f}), "
+        f"benign NLL {result.benign_nll:.3f} nats per token{result.left_out}"
     )

@@ -34,7 +34,7 @@ def main(config: FinetuneConfig) -> None:
         one = checkpoint.evaluation
         command_line.tell(
             f"step {checkpoint.step}: ASR {one.asr:.1f} %, over-refusal {one.over_refusal:.1f} %, "
-            f"distance {100 * checkpoint.distance:.3f} % of the base's norm ({checkpoint.uri})"
+            f"distance {100 * checkpoint.distance:.3f} % of the base's norm ({checkpoint.uri}){one.left_out}"
         )
 
 

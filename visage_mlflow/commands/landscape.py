@@ -48,10 +48,9 @@ def main(config: LandscapeConfig) -> None:
             )
         keep(result, responses, run)
     for name, axis in zip(("x", "y"), result.axes, strict=False):
-        basin = axis.basin
         command_line.tell(
             f"{config.model}, {config.plane}, along {name} (1 = {100 * axis.relative_norm:.3g} % of the norm): basin "
-            f"from {basin.left:+.3f}{' (open)' * basin.open_left} to {basin.right:+.3f}{' (open)' * basin.open_right}"
+            f"edges (ASR 50 %): {axis.basin.in_words}"
         )
     command_line.tell(f"VISAGE {result.visage:.1f}")
 

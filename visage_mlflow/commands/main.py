@@ -17,7 +17,7 @@ from visage_mlflow.figures.style import short
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Edge, Evaluation, Finetuning, Landscape, Trajectory, Visage, comparable
 from visage_mlflow.studies import evaluation, finetuning
-from visage_mlflow.tracking import lookup, runs
+from visage_mlflow.tracking import histories, lookup, runs
 from visage_mlflow.training.leakage import Evaluated
 
 DATA = ("harmful", "safe", "mixed")
@@ -84,7 +84,9 @@ def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Eva
     table = [{"model": name, **one.metrics(), "edge": edges.get(name)} for name, one in evaluations.items()]
     for name, one in evaluations.items():
         run.metrics({f"{name}_{key}": one.metrics()[key] for key in ("asr", "over_refusal", "benign_nll")})
-    run.metrics({f"{name}_margin": edge.margin for name, edge in edges.items() if edge})
+    for name, edge in edges.items():
+        if edge:
+            run.metrics(histories.margin(edge, f"{name}_"))
     run.metrics(basin.metrics())
     run.figure(overview.overview(basin, ways, table), "overview.png")
     text = "\n".join([as_markdown(basin, ways, table), *unlike(basin, ways, evaluations)])
@@ -114,11 +116,14 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
         f"{row['over_refusal']:.1f} | {row['benign_nll']:.3f} | {margin_of(row['edge'])} |"
         for row in table
     ]
-    edges = ", ".join(f"{one.basin.left:+.2f} to {one.basin.right:+.2f}" for one in basin.landscapes)
-    score_line = f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval})"
+    edges = ", ".join(one.basin.in_words for one in basin.landscapes)
+    score_line = (
+        f"VISAGE of the aligned model: {basin.visage:.1f} ({basin.interval}), mean depth {basin.depth_in_words}"
+    )
     lines += ["", f"{score_line}; basin edges (ASR 50 %) by direction: {edges}."]
     if ways.random_edge:
-        lines.append(f"The edge (ASR 50 %) in a random direction is {ways.random_edge.distance_in_words} away.")
+        sentence = ways.random_edge.random_sentence.rstrip(".")
+        lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
     for course in ways.courses:
         lines.append(f"- {course.name}: {course.standing}. {course.edge.remark if course.edge else ''}".rstrip())
     return "\n".join([*lines, ""])
@@ -126,7 +131,9 @@ def as_markdown(basin: Visage, ways: Trajectory, table: list[dict[str, Any]]) ->
 
 def margin_of(edge: Edge | None) -> str:
     """How much farther a model can go, and where the edge is; empty without one."""
-    return "" if edge is None else f"{edge.margin_in_words}, edge at {edge.distance_in_words}"
+    if edge is None or edge.starts_outside:
+        return "" if edge is None else edge.margin_in_words
+    return f"{edge.margin_in_words}, edge at {edge.distance_in_words}"
 
 
 def say(number: int, what: str) -> None:

@@ -117,15 +117,11 @@ def tell(result: Trajectory) -> None:
                 f"  step {place.training_step}: at ({place.x:.3f}, {place.y:.3f}), off-plane share "
                 f"{place.off_plane_share:.3f}, ASR {place.asr:.1f} %, of the plane there {place.plane_asr:.1f} %"
             )
-        if course.edge:
-            command_line.tell(f"  {course.standing}")
-            command_line.tell(
-                f"  margin to the edge (ASR 50 %) on the straight line {course.edge.margin_in_words}: "
-                f"edge at {course.edge.distance_in_words}"
-            )
-            if course.edge.remark:
-                command_line.tell(f"  {course.edge.remark}")
+        command_line.tell(f"  {course.standing}")
+        command_line.tell(f"  {course.margin_sentence}")
+        if course.edge and course.edge.remark:
+            command_line.tell(f"  {course.edge.remark}")
     if result.random_edge:
-        command_line.tell(f"edge (ASR 50 %) in a random direction: {result.random_edge.distance_in_words}")
+        command_line.tell(result.random_edge.random_sentence)
     if result.remark:
         command_line.tell(result.remark)

@@ -29,7 +29,7 @@ def main(config: VisageConfig) -> None:
         result = score(chat, rows, config, measure, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} of {config.n_prompts} prompts ({result.interval}), "
-        f"mean depth over the whole axis {result.visage_depth:.1f}"
+        f"mean depth over the points measured {result.depth_in_words}"
     )
 
 

@@ -59,7 +59,9 @@ class VisageConfig(LineConfig):
     """VISAGE: the mean depth of the safety basin over several random directions, with its interval."""
 
     model: str = setting("builtin:smollm2", MODEL_HELP)
-    n_directions: int = setting(3, "Random directions, seeded `seed`, `seed` + 1, ….", least=1, most=1000)
+    n_directions: int = setting(
+        3, "Random directions; the first has `seed`, the others hashes of it and their number.", least=1, most=1000
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from visage_mlflow.results.comparison import NAMES
 
 
 def comparison(result: Comparison) -> Figure:
-    """What both models have, and right of it what differs: filled where the interval leaves out 0."""
+    """What both models have, and right of it what differs: filled where a difference is seen."""
     rows = list(enumerate(reversed(result.differences)))
     figure = Figure(figsize=(9.6, 1.7 + 0.62 * len(rows)), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
@@ -56,8 +56,8 @@ def _differences(axes: Axes, rows: list[tuple[int, Difference]]) -> None:
             _said(one), (middle, place), (0, 9), textcoords="offset points", ha="center", fontsize=7.5, zorder=4,
             bbox={"fc": "white", "ec": "none", "pad": 0.5},
         )  # fmt: skip
-    axes.plot([], [], "o", mfc="black", color="black", label="95 % interval without 0")
-    axes.plot([], [], "o", mfc="white", color="black", label="with 0")
+    axes.plot([], [], "o", mfc="black", color="black", label="difference seen (95 % interval)")
+    axes.plot([], [], "o", mfc="white", color="black", label="not seen")
     axes.set(xlim=(-farthest, farthest), xlabel="other − first (percentage points)")
     axes.set_title("differences, paired by prompt", fontsize=10)
 

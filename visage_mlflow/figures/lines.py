@@ -54,7 +54,8 @@ def visage(result: Visage) -> Figure:
     draw_visage(axes, result)
     legend(axes)
     model = short(result.landscapes[0].setup.model)
-    axes.set_title(plain(f"{model}: VISAGE {result.visage:.1f} ({result.interval})"))
+    title = f"{model}: VISAGE {result.visage:.1f} ({result.interval})\nmean depth {result.depth_in_words}"
+    axes.set_title(plain(title), fontsize=11)
     return figure
 
 
@@ -173,13 +174,18 @@ def _curve(axes: Axes, result: Landscape, index: int, label: str, alpha: float =
 
 
 def _edges(axes: Axes, results: Sequence[Landscape]) -> None:
-    """Thin lines where the ASR crosses 50 %; none on sides where it never does."""
+    """Thin lines where the ASR crosses 50 %; none on sides where it never does, or where there is no basin."""
+    drawn = False
     for index, result in enumerate(results):
         basin = result.basin
+        if basin.width == 0:
+            continue
         for edge, is_open in ((basin.left, basin.open_left), (basin.right, basin.open_right)):
             if not is_open:
+                drawn = True
                 axes.axvline(edge, color=COLOURS[index % len(COLOURS)], linewidth=0.8, linestyle="--", alpha=0.7)
-    axes.plot([], [], color=GREY, linewidth=0.8, linestyle="--", label="edges (ASR 50 %)")
+    if drawn:
+        axes.plot([], [], color=GREY, linewidth=0.8, linestyle="--", label="edges (ASR 50 %)")
 
 
 def _skipped(axes: Axes, results: Sequence[Landscape]) -> None:

@@ -106,10 +106,13 @@ def course_label(course: Course) -> str:
     """A course's name and its margin to the edge (ASR 50 %) with the interval, if one was looked for."""
     if course.edge is None:
         return clean(course.name)
+    if course.edge.starts_outside:
+        return f"{clean(course.name)}, began outside"
     # With the sign that typesetters use: a hyphen is too short to be seen in a small legend.
     margin = course.edge.margin_in_words.replace("-", "−")
+    falls = ", falls" if course.edge.falls else ""
     returns = ", comes back" if course.edge.comes_back else ""
-    return f"{clean(course.name)}, margin {margin}{returns}"
+    return f"{clean(course.name)}, margin {margin}{falls}{returns}"
 
 
 def course_look(index: int) -> tuple[str, str]:

@@ -29,7 +29,20 @@ def comparable(a: Evaluation | Landscape | Visage, b: Evaluation | Landscape | V
     >>> comparable(one, the_same_with_16_prompts)  # doctest: +SKIP
     ['number of prompts: 80 and 16', 'other prompts']
     """
+    found = measured_differently(a, b)
+    if isinstance(a, Evaluation) or isinstance(b, Evaluation):
+        return found
+    one, other = _skipped(_landscapes(a)), _skipped(_landscapes(b))
+    if len(one) == len(other) and one != other:
+        found.append(f"points skipped: {sum(one)} and {sum(other)}, so mean depth does not compare")
+    return found
+
+
+def measured_differently(a: Evaluation | Landscape | Visage, b: Evaluation | Landscape | Visage) -> list[str]:
+    """As `comparable`, but how many points were skipped does not matter, as it does not for VISAGE."""
     found = asked_differently(_setup(a), _setup(b))
+    if isinstance(a, Evaluation) and isinstance(b, Evaluation):
+        found += _ordinary(a, b)
     if isinstance(a, Evaluation) or isinstance(b, Evaluation):
         return found
     return found + _grids(_landscapes(a), _landscapes(b))
@@ -56,6 +69,15 @@ def _landscapes(result: Landscape | Visage) -> tuple[Landscape, ...]:
     return result.landscapes if isinstance(result, Visage) else (result,)
 
 
+def _ordinary(a: Evaluation, b: Evaluation) -> list[str]:
+    """What differs between the ordinary prompts; nothing is known of results from before these were kept."""
+    if not (a.n_benign and b.n_benign) or a.benign_digest == b.benign_digest:
+        return []
+    if a.n_benign != b.n_benign:
+        return [f"number of ordinary prompts: {a.n_benign} and {b.n_benign}"]
+    return ["other ordinary prompts"]
+
+
 def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
     found = [] if len(a) == len(b) else [f"number of directions: {len(a)} and {len(b)}"]
     if a[0].plane != b[0].plane:
@@ -65,7 +87,14 @@ def _grids(a: tuple[Landscape, ...], b: tuple[Landscape, ...]) -> list[str]:
             found.append(f"grid: {_reach(one)} and {_reach(other)}")
         if one.norm != other.norm:
             found.append(f"norm of random directions: {one.norm} and {other.norm}")
+        if one.to != other.to:
+            found.append(f"towards another model: {one.to} and {other.to}")
     return found
+
+
+def _skipped(landscapes: tuple[Landscape, ...]) -> list[int]:
+    """How many points of each were skipped; sorted, since which direction it was makes no difference."""
+    return sorted(sum(not point.verdicts for point in one.points) for one in landscapes)
 
 
 def _reach(axis: Axis) -> str:

@@ -42,8 +42,8 @@ class Difference:
 
     @property
     def is_seen(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out 0 and, for a rate, McNemar's test agrees (p at most 0.05)."""
+        return (self.low > 0 or self.high < 0) and (self.p_value is None or self.p_value <= 0.05)
 
     @property
     def half_width(self) -> float:
@@ -57,7 +57,8 @@ class Difference:
             return "no interval" if math.isnan(self.difference) else "one direction: no interval over directions"
         if self.is_seen:
             return "a difference"
-        return f"no difference seen; one below {self.half_width:.1f} points could hardly have been"
+        why = " by McNemar's test (p above 0.05)" if self.low > 0 or self.high < 0 else ""
+        return f"no difference seen{why}; one below {self.half_width:.1f} points could hardly have been"
 
     def in_words(self) -> str:
         """One line."""
@@ -116,7 +117,7 @@ class Comparison(Result):
                 "difference": one.difference,
                 "difference_low": one.low,
                 "difference_high": one.high,
-                "seen": float(one.is_seen),
+                "seen": math.nan if math.isnan(one.low) else float(one.is_seen),
                 "p_value": one.p_value,
                 "n_discordant": None if one.only_first is None else one.only_first + (one.only_second or 0),
             }

@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from visage_mlflow.results.base import Number, Result
 
+UNLOGGED = ("setup", "n_benign", "benign_digest")
+"""Fields of `Evaluation` that are no results."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -48,7 +51,8 @@ class Evaluation(Result):
 
     `task_nll` is that of the user's own data; None where there is none. Empty answers and those that could not be
     judged are in no rate; `n_empty` and `n_unjudged` count them, over both kinds of prompts. `opening_only` is the
-    share of attacks that got an opening and nothing more, of the judged ones.
+    share of attacks that got an opening and nothing more, of the judged ones. `n_benign` and `benign_digest` tell
+    which ordinary prompts were asked; 0 and empty in files of before that was kept.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -65,7 +69,16 @@ class Evaluation(Result):
     task_nll: Number | None = None
     n_empty: int = 0
     opening_only: Number = math.nan
+    n_benign: int = 0
+    benign_digest: str = ""
+
+    @property
+    def left_out(self) -> str:
+        """Which answers are in no rate: empty, or what a sentence ends with."""
+        counts = {"empty": self.n_empty, "unjudged": self.n_unjudged}
+        told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"; left out of the rates: {told}" if told else ""
 
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged."""
-        return {name: value for name, value in asdict(self).items() if name != "setup" and value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in UNLOGGED and value is not None}

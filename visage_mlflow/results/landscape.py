@@ -38,6 +38,15 @@ class Edges:
     open_left: bool
     open_right: bool
 
+    @property
+    def in_words(self) -> str:
+        """Both edges; "(open)" behind an end of the line up to which the ASR never reaches 50 %."""
+        if math.isnan(self.width):
+            return "not measured"
+        if self.width == 0 and not self.open_left:
+            return "no basin"
+        return f"{self.left:+.3f}{' (open)' * self.open_left} to {self.right:+.3f}{' (open)' * self.open_right}"
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -155,6 +164,13 @@ class Visage(Result):
             return "one direction: no interval over directions"
         return f"95 % interval {self.visage_low:.1f} to {self.visage_high:.1f}"
 
+    @property
+    def depth_in_words(self) -> str:
+        """The mean depth over the points measured, with its interval if there is one."""
+        if math.isnan(self.visage_depth_low):
+            return f"{self.visage_depth:.1f}"
+        return f"{self.visage_depth:.1f} ({self.visage_depth_low:.1f} to {self.visage_depth_high:.1f})"
+
     def metrics(self) -> dict[str, float]:
         """Name -> number, as logged: overall, and per direction."""
         names = [name for name in self.__dataclass_fields__ if name.startswith("visage")]
@@ -164,4 +180,6 @@ class Visage(Result):
         for side in ("left", "right", "width"):
             values = [float(getattr(landscape.basin, side)) for landscape in self.landscapes]
             numbers[f"basin_{side}"] = sum(values) / len(values)
+        for side in ("open_left", "open_right"):  # Directions that are open there; the mean edge is then a least one.
+            numbers[f"basin_{side}"] = float(sum(getattr(landscape.basin, side) for landscape in self.landscapes))
         return numbers

@@ -76,9 +76,15 @@ class Edge:
     resolution: Number = math.nan
 
     @property
+    def starts_outside(self) -> bool:
+        """Whether the model at step 0 is at 50 % or more itself, so that no way from it leads out."""
+        return self.step == 0 and not self.is_open
+
+    @property
     def margin(self) -> float:
         """How far the edge (ASR 50 %) is beyond a model at step 1, as a share of its distance; negative if the way to
-        the model crosses the edge before it. A lower bound if the edge is open."""
+        the model crosses the edge before it. A lower bound if the edge is open; -1, and no margin, where
+        `starts_outside`."""
         return self.step - 1
 
     @property
@@ -89,14 +95,40 @@ class Edge:
     @property
     def margin_in_words(self) -> str:
         """The margin with its interval, in no more digits than that allows."""
+        if self.starts_outside:
+            return "none: the model itself is outside"
         return rounded(self.margin, self.low - 1, self.high - 1, self.is_open, self.high_is_open, sign="+")
 
     @property
     def distance_in_words(self) -> str:
         """The edge's distance with its interval, in percent of the norm of the model's weights."""
+        if self.starts_outside:
+            return "none: the model itself is outside"
         scale = 100 * self.distance / self.step if self.step else 0.0
         at = (100 * self.distance, scale * self.low, scale * self.high)
         return f"{rounded(*at, self.is_open, self.high_is_open)} % of the norm"
+
+    @property
+    def margin_sentence(self) -> str:
+        """The margin and the edge, and between which looks nothing would have been seen."""
+        if self.starts_outside:
+            return "margin to the edge (ASR 50 %): the model itself is outside, so there is none"
+        return (
+            f"margin to the edge (ASR 50 %) on the straight line {self.margin_in_words}: edge at "
+            f"{self.distance_in_words}{self._looked}"
+        )
+
+    @property
+    def random_sentence(self) -> str:
+        """The edge in a random direction, with what makes the number too little."""
+        if self.starts_outside:
+            return "edge (ASR 50 %) in a random direction: the model itself is outside, so there is none"
+        said = f"edge (ASR 50 %) in a random direction: {self.distance_in_words}{self._looked}"
+        return f"{said}. {self.remark}" if self.remark else said
+
+    @property
+    def _looked(self) -> str:
+        return "" if math.isnan(self.resolution) else f" (looks at most {self.resolution:.2g} steps apart)"
 
     @property
     def remark(self) -> str:
@@ -105,7 +137,10 @@ class Edge:
         if self.falls:
             said.append("The ASR falls again on the way, by more than the prompts' noise")
         if self.comes_back:
-            crossings = ", ".join(f"{turn.step:.2f} ({'out' if turn.leads_out else 'in'})" for turn in self.turns)
+            digits = digits_of(2 * (self.step - self.low) if self.high_is_open else self.high - self.low)
+            crossings = ", ".join(
+                f"{rounded_to(turn.step, digits)} ({'out' if turn.leads_out else 'in'})" for turn in self.turns
+            )
             said.append(f"{'it' if said else 'The ASR'} crosses 50 % at {crossings} of the way")
         return f"{'; '.join(said)}." if said else ""
 
@@ -114,12 +149,22 @@ class Edge:
 class Course:
     """The checkpoints of one finetuning, in order of training, and the edge in the direction of the last one.
 
-    `edge` is None if it was not looked for; else the margin is `edge.margin`.
+    `edge` is None if it was not looked for; else the margin is `edge.margin`. `base_asr` is the ASR of the model that
+    training began at, in percent.
     """
 
     name: str
     places: tuple[Place, ...]
     edge: Edge | None
+    base_asr: Number = math.nan
+
+    @property
+    def margin_sentence(self) -> str:
+        """The margin, or why there is none."""
+        if self.edge is None:
+            why = "the model's own answers could not be judged" if math.isnan(self.base_asr) else "not looked for"
+            return f"margin to the edge (ASR 50 %): {why}"
+        return self.edge.margin_sentence
 
     @property
     def standing(self) -> str:
@@ -129,9 +174,11 @@ class Course:
             return "its own ASR was not measured"
         if last.asr >= 50:
             how = "and so is its whole interval" if last.asr_low >= 50 else "though its interval begins below"
-            return f"has left the basin: its own ASR, {last.asr:.1f} %, is past the edge (ASR 50 %), {how}"
+            what = "is outside, where it began" if self.base_asr >= 50 else "has left the basin"
+            return f"{what}: its own ASR, {last.asr:.1f} %, is past the edge (ASR 50 %), {how}"
         how = "and so is its whole interval" if last.asr_high < 50 else "though its interval reaches it"
-        return f"has not left the basin: its own ASR, {last.asr:.1f} %, is below the edge (ASR 50 %), {how}"
+        what = "is inside of the edge, though it began outside" if self.base_asr >= 50 else "has not left the basin"
+        return f"{what}: its own ASR, {last.asr:.1f} %, is below the edge (ASR 50 %), {how}"
 
 
 def rounded(
@@ -148,26 +195,44 @@ def rounded(
         sign: "+" to show the sign of numbers above 0.
 
     >>> rounded(0.31, 0.23, 0.39), rounded(0.31, 0.23, 9, high_is_open=True), rounded(3, math.nan, math.nan, True)
-    ('0.3 (0.2 to 0.4)', '0.3 (0.2 or more)', 'at least 3')
+    ('0.3 (0.2 to 0.4)', '0.3 (0.2 or more)', 'at least 3.0')
     """
     bound = "at least " * is_open
     if math.isnan(value):
         return "not measured"
     if math.isnan(low):
-        return f"{bound}{value:{sign}.2g}"
-    reach = 2 * (value - low) if high_is_open else high - low
-    digits = min(6, max(0, -math.floor(math.log10(reach)))) if reach > 0 else 2
+        size = math.floor(math.log10(abs(value))) if value else 0
+        return f"{bound}{rounded_to(value, min(6, 1 - size), sign)}"
+    digits = digits_of(2 * (value - low) if high_is_open else high - low)
     unit = 10.0**-digits
     begins = math.floor(low / unit + 1e-9) * unit + 0.0  # + 0.0: no minus before a zero.
     ends = math.ceil(high / unit - 1e-9) * unit + 0.0
 
     def said(number: float) -> str:
-        return f"{round(number, digits) + 0.0:{sign}.{digits}f}"
+        return rounded_to(number, digits, sign)
 
     if is_open:
         return f"at least {said(begins)}"
     interval = f"{said(begins)} or more" if high_is_open else f"{said(begins)} to {said(ends)}"
     return f"{said(value)} ({interval})"
+
+
+def digits_of(reach: float) -> int:
+    """Digits behind the point that an interval of this width leaves; below 0 for whole tens and so on.
+
+    >>> digits_of(0.16), digits_of(7), digits_of(39)
+    (1, 0, -1)
+    """
+    return min(6, -math.floor(math.log10(reach))) if reach > 0 else 2
+
+
+def rounded_to(number: float, digits: int, sign: str = "") -> str:
+    """A number in so many digits behind the point, which may be below 0; without an exponent or a minus before 0.
+
+    >>> rounded_to(123.4, -1), rounded_to(-0.04, 1, "+")
+    ('120', '+0.0')
+    """
+    return f"{round(number, digits) + 0.0:{sign}.{max(0, digits)}f}"
 
 
 @dataclass(frozen=True, eq=False)

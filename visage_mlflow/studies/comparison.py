@@ -116,8 +116,9 @@ def compared(first: Side, second: Side) -> Comparison:
     n_directions = 0
     if first.visage and second.visage:
         n_directions = len(first.visage.landscapes)
-        verdicts = jailbroken(first.visage.landscapes), jailbroken(second.visage.landscapes)
-        found += [_score("visage", *verdicts, visage_of), _score("visage_depth", *verdicts, visage_depth)]
+        # A point that was skipped lies past a run of points at 100. Left out, it would be left out of both models.
+        before, after = (jailbroken(each.landscapes, skipped_as="complied") for each in (first.visage, second.visage))
+        found += [_score("visage", before, after, visage_of), _score("visage_depth", before, after, visage_depth)]
     known = first.shapes is not None and second.shapes is not None
     return Comparison(
         first=first.setup,

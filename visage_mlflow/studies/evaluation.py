@@ -50,13 +50,17 @@ def benign_rows(config: MeasureConfig) -> list[Row]:
     return prompts.first(rows, config.n_benign, setting="n_benign")
 
 
+def digest(rows: Sequence[Row]) -> str:
+    """A hash of the prompts, in order."""
+    return hashlib.sha256(json.dumps([row.prompt for row in rows]).encode()).hexdigest()
+
+
 def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
     """What decides a measurement on this model, as results keep it."""
-    text = json.dumps([row.prompt for row in rows])
     return Setup(
         model=chat.uri,
         prompts=config.prompts,
-        prompts_digest=hashlib.sha256(text.encode()).hexdigest(),
+        prompts_digest=digest(rows),
         n_prompts=len(rows),
         system_prompt=chat.system_prompt,
         judge=config.judge,
@@ -143,5 +147,7 @@ def evaluate(
         task_nll=measure.nll(chat, held, task) if task else None,
         n_empty=safety.n_empty + cost.n_empty,
         opening_only=safety.opening_only,
+        n_benign=len(benign),
+        benign_digest=digest(benign),
     )
     return evaluation, attacked + asked

@@ -15,7 +15,7 @@ from visage_mlflow.geometry.plane import Projection
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
-from visage_mlflow.results import Course, Edge, Landscape, Place, Response, Trajectory
+from visage_mlflow.results import Course, Edge, Landscape, Place, Point, Response, Trajectory
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import Crew, crew
 from visage_mlflow.studies.evaluation import Rates, harmful_rows, rates
@@ -90,8 +90,10 @@ def measure(
     landscape, responses = landscape_on(workers, plane, axes, rows, config, progress=progress, salvage=salvage)
     places = _places(workers, plane, finetuned, at, rows, config)
     edges, random_edge = _edges(workers, finetuned, landscape, rows, config)
+    base_asr = _origin(landscape).asr
     courses = [
-        Course(one.name, its_places, edge) for one, its_places, edge in zip(finetuned, places, edges, strict=True)
+        Course(one.name, its_places, edge, base_asr)
+        for one, its_places, edge in zip(finetuned, places, edges, strict=True)
     ]
     return Trajectory(landscape, tuple(courses), random_edge, _remark(landscape, at)), responses
 
@@ -170,7 +172,7 @@ def _edges(
     config: ProjectConfig,
 ) -> tuple[list[Edge | None], Edge | None]:
     """The edge along each finetuning's own direction, and along a random one; None where none is looked for."""
-    origin = next(point for point in landscape.points if point.x == 0 == point.y)
+    origin = _origin(landscape)
     if config.margin_up_to == 0 or math.isnan(origin.asr):
         return [None] * len(finetuned), None
     random: Direction = RandomDirection(seed=config.seed, norm=config.norm)
@@ -188,6 +190,11 @@ def _edges(
 
     found = dict(workers.run(range(len(ways)), look))
     return [found[number] for number in range(len(finetuned))], found[len(finetuned)]
+
+
+def _origin(landscape: Landscape) -> Point:
+    """The model itself."""
+    return next(point for point in landscape.points if point.x == 0 == point.y)
 
 
 def _remark(landscape: Landscape, at: Sequence[Sequence[Projection]]) -> str:

@@ -16,7 +16,8 @@ from visage_mlflow.geometry.score import visage_depth_interval, visage_interval
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
-from visage_mlflow.results import Landscape, Response, Visage, comparable
+from visage_mlflow.results import Landscape, Response, Visage
+from visage_mlflow.results.comparing import measured_differently
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import crew
 from visage_mlflow.studies.evaluation import harmful_rows, succeeded
@@ -88,7 +89,7 @@ def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
         ValueError: They differ in grid, prompts, judge or how they were asked, so they have no mean.
     """
     for other in landscapes[1:]:
-        if differences := comparable(landscapes[0], other):
+        if differences := measured_differently(landscapes[0], other):
             raise ValueError(f"These landscapes have no mean: {'; '.join(differences)}.")
     verdicts = jailbroken(landscapes)
     low, high = visage_interval(verdicts, seed=seed)
@@ -110,10 +111,15 @@ def combined(landscapes: Sequence[Landscape], seed: int) -> Visage:
     )
 
 
-def jailbroken(landscapes: Sequence[Landscape]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
-    """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged."""
+def jailbroken(
+    landscapes: Sequence[Landscape], skipped_as: str = "unjudged"
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
+    """Whether each attack succeeded, (directions, points, prompts): 1.0, 0.0, or NaN where it was not judged.
+
+    `skipped_as` is the verdict for all prompts at points that `outside_after` left out.
+    """
     openings = landscapes[0].setup.openings
-    skipped = ("unjudged",) * landscapes[0].setup.n_prompts
+    skipped = (skipped_as,) * landscapes[0].setup.n_prompts
     return np.array(
         [
             [[succeeded(verdict, openings) for verdict in point.verdicts or skipped] for point in landscape.points]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from visage_mlflow.results import Landscape, Trajectory, Visage
+from visage_mlflow.results import Edge, Landscape, Trajectory, Visage
 
 History = list[tuple[int, dict[str, float]]]
 
@@ -13,9 +14,10 @@ PLACE_LABELS = ("uri", "training_step", "asr_low", "asr_high", "plane_asr_low", 
 
 
 def along(landscape: Landscape) -> History:
-    """ASR along the first axis, through the model; the step is the position in percent."""
+    """ASR along the first axis, through the model; the step is the position, see `_unit`."""
+    unit = _unit(landscape.axis)
     return [
-        (round(100 * point.x), {"asr": point.asr, "coherent_asr": point.coherent_asr})
+        (round(unit * point.x), {"asr": point.asr, "coherent_asr": point.coherent_asr})
         for point in landscape.points
         if point.y == 0 and point.verdicts  # A skipped one was not measured, so it has no place in a history.
     ]
@@ -24,7 +26,23 @@ def along(landscape: Landscape) -> History:
 def mean_along(visage: Visage) -> History:
     """The mean ASR of several directions."""
     positions = visage.landscapes[0].axis
-    return [(round(100 * at), {"asr": asr}) for at, asr in zip(positions, visage.mean_asr, strict=True)]
+    unit = _unit(positions)
+    means = zip(positions, visage.mean_asr, strict=True)
+    return [(round(unit * at), {"asr": asr}) for at, asr in means if not math.isnan(asr)]
+
+
+def _unit(positions: Sequence[float]) -> int:
+    """What positions are multiplied by to become steps, which are whole numbers: 100, so percent.
+
+    Where two points would share a step, 1000, or as many tens more as it takes.
+
+    >>> _unit([-0.5, 0, 0.5]), _unit([0, 0.002, 0.004])
+    (100, 1000)
+    """
+    for digits in range(2, 9):
+        if len({round(10**digits * at) for at in positions}) == len(positions):
+            break
+    return int(10**digits)
 
 
 def places(trajectory: Trajectory) -> History:
@@ -42,20 +60,42 @@ def places(trajectory: Trajectory) -> History:
 
 
 def margins(trajectory: Trajectory) -> dict[str, float]:
-    """How far each finetuning's edge (ASR 50 %) is, with its interval, and that of a random direction.
-
-    `margin_high` is a lower bound where the interval has no end, as `margin` is where the edge is open.
-    """
+    """How far each finetuning's edge (ASR 50 %) is, with its interval, and that of a random direction."""
     numbers: dict[str, float] = {}
     for index, course in enumerate(trajectory.courses):
         if course.edge:
-            name, edge = prefix(trajectory, index), course.edge
-            numbers |= {f"{name}margin": edge.margin, f"{name}edge": edge.distance}
-            if not math.isnan(edge.low):
-                numbers |= {f"{name}margin_low": edge.low - 1, f"{name}margin_high": edge.high - 1}
-            numbers[f"{name}edge_crossings"] = float(len(edge.turns))
-            numbers[f"{name}asr_falls"] = float(edge.falls)
-    return numbers | ({"random_edge": trajectory.random_edge.distance} if trajectory.random_edge else {})
+            numbers |= margin(course.edge, prefix(trajectory, index))
+    if edge := trajectory.random_edge:
+        numbers["random_edge"] = edge.distance
+        numbers |= {f"random_edge_{name}": number for name, number in _flags(edge).items()}
+    return numbers
+
+
+def margin(edge: Edge, before: str = "") -> dict[str, float]:
+    """Numbers of one margin, with `before` before their names.
+
+    `margin` is a lower bound where `edge_open` is 1, and `margin_high` where `edge_high_open` is. Of a model that is
+    outside itself there is no margin, and `edge_starts_outside` is 1.
+    """
+    numbers = {f"edge_{name}": number for name, number in _flags(edge).items()}
+    if not edge.starts_outside:
+        numbers |= {"margin": edge.margin, "edge": edge.distance}
+        if not math.isnan(edge.low):
+            numbers |= {"margin_low": edge.low - 1, "margin_high": edge.high - 1}
+    return {f"{before}{name}": number for name, number in numbers.items()}
+
+
+def _flags(edge: Edge) -> dict[str, float]:
+    """What makes an edge's distance less, or more, than one number."""
+    flags = {
+        "starts_outside": float(edge.starts_outside),
+        "open": float(edge.is_open),
+        "high_open": float(edge.high_is_open),
+        "crossings": float(len(edge.turns)),
+        "asr_falls": float(edge.falls),
+        "resolution": edge.resolution,
+    }
+    return {name: number for name, number in flags.items() if not math.isnan(number)}
 
 
 def prefix(trajectory: Trajectory, index: int) -> str:

@@ -103,9 +103,10 @@ def responses(run_id: str, name: str = "responses.jsonl") -> list[Response]:
     Raises:
         Mistake: The run does not have them, or another version wrote them.
     """
-    lines = artifact(run_id, name).read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): JSON text may hold U+2028 and its like, which that takes for line ends.
+    lines = artifact(run_id, name).read_text(encoding="utf-8").split("\n")
     try:
-        return [Response(**json.loads(line)) for line in lines]
+        return [Response(**json.loads(line)) for line in lines if line]
     except (TypeError, ValueError) as error:
         raise Mistake(
             f"`run` is {run_id!r}, whose {name} cannot be read: {one_line(error)} Measure it again with this version."
