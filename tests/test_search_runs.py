@@ -100,8 +100,8 @@ def test_a_trial_is_a_finetuning_with_a_verdict(place: Workplace, study: Run, re
     # An interval that was asked of the store, as its ends at the base and at the checkpoint were measured already.
     assert run.data.metrics["margin_low"] == best.margin_low <= best.margin <= best.margin_high
     assert run.data.metrics["margin_high"] == best.margin_high
-    assert run.data.metrics["margin_is_open"] == best.margin_is_open
-    assert run.data.metrics["margin_high_is_open"] == best.margin_high_is_open
+    assert run.data.metrics["edge_open"] == best.margin_is_open
+    assert run.data.metrics["edge_high_open"] == best.margin_high_is_open
     assert run.data.tags["visage.margin"].startswith(f"{best.margin_in_words}.")
     assert (run.data.tags["visage.state"], run.data.tags["visage.reason"]) == ("COMPLETE", "inside")
     assert {"mixture.jsonl", "finetuning.json", "trajectory.png"} <= place.artifacts(run)

@@ -29,7 +29,7 @@ from visage_mlflow.studies import evaluation, finetuning
 from visage_mlflow.studies.finetuning import Ended, Plan
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import masked
-from visage_mlflow.tracking import connection, dead_runs, lookup, runs
+from visage_mlflow.tracking import connection, dead_runs, histories, lookup, runs
 from visage_mlflow.tracking.runs import Run
 from visage_mlflow.training.answers import OwnAnswer
 from visage_mlflow.training.leakage import Evaluated
@@ -176,9 +176,7 @@ def train_and_judge(
         verdict = trial.judge(config, settings, watch.checkpoints[-1].evaluation, edge, reason)
         run.metrics({"inside": verdict.inside, "violation": verdict.violation, "utility": verdict.utility})
         if edge:
-            run.metrics({"margin": edge.margin, "margin_low": edge.low - 1, "margin_high": edge.high - 1})
-            run.metrics({"margin_is_open": edge.is_open, "margin_high_is_open": edge.high_is_open})
-            run.metrics({"edge": edge.distance, "asr_falls": edge.falls})
+            run.metrics(histories.margin(edge))
             run.tag("margin", f"{edge.margin_in_words}. {edge.remark}".strip())
         run.tag("state", "PRUNED" if reason else "COMPLETE")
         run.tag("reason", verdict.in_words())
