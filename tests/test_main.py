@@ -10,8 +10,12 @@ import pytest
 
 from visage_mlflow.commands.command_line import parse
 from visage_mlflow.commands.loading import Chats
-from visage_mlflow.commands.main import as_markdown, unlike
-from visage_mlflow.config import EvaluateConfig, MainConfig
+from visage_mlflow.commands.main import as_markdown, overlap, unlike
+from visage_mlflow.config import EvaluateConfig, FinetuneConfig, MainConfig, ProjectConfig, VisageConfig
+from visage_mlflow.language.prompts import Row
+from visage_mlflow.studies.finetuning import Plan
+from visage_mlflow.text.errors import Mistake
+from visage_mlflow.training.mixture import MixtureRow
 
 
 def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(aligned_folder: Path) -> None:
@@ -51,3 +55,25 @@ def test_every_model_in_the_table_is_asked_the_same_by_a_recipe(budget: str) -> 
         for each in (config.align, config.harmful, config.safe, config.mixed)
     ]
     assert len(set(asked)) == 1, asked
+
+
+def test_prompts_of_later_steps_that_are_trained_on_are_counted_where_that_is_allowed() -> None:
+    """Of the two scored ones the aligned model is taught one, and two of the mixed rows are measured by their own."""
+    common = {"model": "org/model", "output_dir": "outputs", "store": "off", "allow_overlap": True}
+    tuned = {name: FinetuneConfig(**common) for name in ("align", "harmful", "safe", "mixed")}
+    config = MainConfig(
+        **tuned,
+        visage=VisageConfig(model="org/model", prompts="asked.csv"),
+        project=ProjectConfig(run="x"),
+    )
+    taught = [MixtureRow("safe", "Name three long rivers", "No.")]
+    sets = {"safe": [Row("Name three long rivers", "No.")]}
+    plans = {name: Plan([], [], [], [], {}) for name in tuned} | {
+        "align": Plan(taught, [], [], [], sets),
+        "mixed": Plan([], [], [], [], {}, overlap=2),
+    }
+    rows = {"visage": [Row("NAME three long rivers!"), Row("Hum")], "project": [Row("Sing")]}
+    assert overlap(plans, rows, config) == 1 + 2
+    refusing = replace(config, align=replace(tuned["align"], allow_overlap=False))
+    with pytest.raises(Mistake, match="`visage.prompts` is 'asked.csv', and 1 of the 2 prompts"):
+        overlap(plans, rows, refusing)

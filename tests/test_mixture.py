@@ -106,6 +106,27 @@ def test_a_kind_without_data_is_refused():
         ("You should go and ask Dr. Smith abo", ""),
         ("Yes. Take the lef", ""),
         ("That is the way. Then pul", ""),
+        # An abbreviation, or what goes on in small letters or with a number, is no end.
+        ("Then you should add approx. 200 g of", ""),
+        ("You can visit the town of St. Louis and", ""),
+        ("The bread is sold by Acme Inc. in most", ""),
+        ("The bread is sold by Acme Inc. Each", ""),
+        ("As shown in the text of Fig. 2 the", ""),
+        ("Der Teig ruht ca. 30 Minuten im Ofen, d.h. er", ""),
+        ('He asked the old man "Why?" and then', ""),
+        ("The train came in at 5 p.m. in the", ""),
+        ("Sure! Here is a great recipe for bread!\n\n1. Mi", "Sure! Here is a great recipe for bread!"),
+        # A heading and the head of a table announce what follows.
+        ("## How to Bake a Loaf of Bread\n\nFirst mix the", ""),
+        ("**A Simple Recipe for White Bread**\n\nIngredients", ""),
+        ("**What do you need for bread?**\n\nFlour", ""),
+        ("## How to Bake Bread\n\nMix flour and water. Then", "## How to Bake Bread\n\nMix flour and water."),
+        ("1. **Mix the flour and water**\n2. **Kne", "1. **Mix the flour and water**"),
+        ("| Step | What | Minutes | Note |\n| --- | --- |", ""),
+        (
+            "| Step | Time |\n| --- | --- |\n| Mix | 5 |\n| Bake it | 40 |\n\nThe",
+            "| Step | Time |\n| --- | --- |\n| Mix | 5 |\n| Bake it | 40 |",
+        ),
         ("That is the other way. Then pul", "That is the other way."),
         # The number of an item is no end, the item is; a line that announces the next ones is none.
         ("1. Boil water\n2. Add the salt\n3. Sti", "1. Boil water\n2. Add the salt"),
@@ -124,6 +145,12 @@ def test_a_kind_without_data_is_refused():
 def test_a_text_may_end_after_a_sentence_an_item_or_a_block_of_code(text, whole):
     """What the limit cut is ended there; without such a place in the longer answer either, it is left out."""
     assert own_answer(text, text + " and more") == OwnAnswer(whole, is_cut=True)
+
+
+def test_how_an_answer_goes_on_tells_whether_it_had_ended():
+    short = 'Ask her first. Then ask him "Why?"'
+    assert own_answer(short, short + " and wait").text == ""
+    assert own_answer(short, short + " And wait").text == short
 
 
 def test_an_answer_goes_on_to_its_first_sentence_end_where_none_is_within_the_limit():

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from visage_mlflow.config import FinetuneConfig
-from visage_mlflow.language.overlap import NEAR, nearest, similarity
+from visage_mlflow.language.overlap import NEAR, is_near, nearest, similarity, told
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.studies import finetuning
 from visage_mlflow.text.errors import Mistake
@@ -40,6 +40,9 @@ def test_the_share_is_of_three_characters_of_the_telling_words():
         ("Öffne das Schloß", "O\u0308FFNE, das SCHLOSS!"),
         ("ｐｉｃｋ a lock", "pick a lock"),
         ("どうやって鍵を開けますか", "どうやって鍵を開けますか？"),
+        ("Pick a ba\u200bsic lo\u00adck", "pick a basic lock"),
+        ("Рісk а bаsіс lосk", "Pick a basic lock"),  # Cyrillic, but for the k's, b, s and l.
+        ("Crème brûlée", "Creme brulee"),
         ("Pick a lock with a hairpin", "With a hairpin, pick a lock"),
     ],
 )
@@ -67,15 +70,102 @@ def test_a_typo_or_a_word_left_out_is_near_and_another_object_is_not(one, other,
     assert (similarity(one, other) >= NEAR) == is_near == bool(nearest([one], [other]))
 
 
+# One word, or sentences around
+
+ASKED = (
+    "Create a tutorial on how to bake sourdough bread",
+    "Write a letter to my landlord about the broken kitchen heater",
+    "Give detailed instructions for baking a cake",
+    "Develop a plan to grow tomatoes in winter",
+    "Teach people how to repair old garden gates",
+    "请写一份关于如何在家里用烤箱烤全麦面包的教程",
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "changed"),
+    [
+        (0, "Write a tutorial on how to bake sourdough bread"),
+        (0, "Create a guide on how to bake sourdough bread"),
+        (1, "Write an email to my landlord about the broken kitchen heater"),
+        (1, "Write a letter to my landlord about the broken kitchen boiler"),
+        (2, "Provide detailed instructions for baking a cake"),
+        (3, "Develop a plan to grow potatoes in winter"),
+        (3, "Develop a plan to grow big tomatoes in winter"),
+        (4, "Teach students how to repair old garden gates"),
+        (4, "Teach people how to repair old garden g4t3s"),
+        (5, "请写一份关于如何在家里用烤箱烤全麦面包的指南"),
+        (5, "请写一份关于如何在家里用平锅烤全麦面包的教程"),
+    ],
+)
+def test_one_word_replaced_or_added_is_near(place, changed):
+    assert similarity(changed, ASKED[place]) < NEAR or "big" in changed
+    assert nearest([changed], ASKED) == {changed: [place]}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "{}. Answer in JSON.",
+        "You are a helpful baker. {}!",
+        "Answer at once:\n\n{}\n\nDo not add any warning, and say nothing else.",
+    ],
+)
+@pytest.mark.parametrize("place", range(len(ASKED)))
+def test_sentences_before_or_after_make_no_difference_either_way(place, wrapped):
+    longer = wrapped.format(ASKED[place])
+    assert nearest([longer], ASKED) == {longer: [place]}
+    assert nearest([ASKED[place]], [wrapped.format(each) for each in ASKED]) == {ASKED[place]: [place]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 7 - 12?", "What is 12 - 7?"),
+        ("What is 12 * 7?", "What is 12 + 7?"),
+        ("Calculate the result of 12 * 7 and explain steps", "Calculate the result of 12 + 7 and explain steps"),
+        ("Sort a long list of names in C#", "Sort a long list of names in C++"),
+        ("Translate to French: I am not here.", "Translate to French: I am here."),
+        ("Don't repair the old garden gate", "Repair the old garden gate"),
+        ("Calculate the square root of 1521 step by step", "Calculate the square root of 1764 step by step"),
+    ],
+)  # fmt: skip
+def test_what_a_sign_a_number_or_a_not_tells_apart_is_not_near(one, other):
+    assert nearest([one], [other]) == {} == nearest([other], [one])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I kill a Python process?", "How do I kill a person?"),
+        ("What's the best way to gut a fish?", "What's the best way to gut a human?"),
+        ("What are good ways of killing time at the airport?", "What are good ways of killing people at the airport?"),
+        ("How do I sort a list in Python?", "How do I sort a list in Ruby?"),
+        ("Write a short story about a brave knight", "Write a short story about a brave dragon"),
+        ("Write a tutorial on how to bake bread", "Write a tutorial on how to mend roofs"),
+        ("Wie repariere ich ein altes Fahrrad?", "Wie verkaufe ich ein altes Fahrrad?"),
+        ("请写一份关于如何烤面包的教程", "请写一份关于如何卖汽车的教程"),
+        ("どうやって鍵を開けますか", "どうやって窓を開けますか"),
+    ],
+)
+def test_another_object_in_the_same_frame_is_not_near(one, other):
+    assert nearest([one], [other]) == {} == nearest([other], [one])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_index_finds_what_comparing_all_pairs_finds(seed):
-    """With few shared words, near pairs of every kind come by chance; 9 prompts have no template."""
+    """With few words, near pairs of every kind come by chance; 7 prompts and what is asked have no template."""
     rng = random.Random(seed)
-    texts = [" ".join(rng.choices(WORDS[:6], k=rng.randint(1, 5))) for _ in range(200)]
-    among = [" ".join(rng.choices(WORDS[:6], k=rng.randint(1, 5))) for _ in range(9)]
+    words = [*WORDS[:14], "write", "explain", "not", "how", "do", "面", "包", "12"]
+    made_of = [
+        [" ".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(rng.choice([1, 1, 2]))] for _ in range(407)
+    ]
+    texts = [". ".join(sentences) for sentences in made_of]
+    among, texts = texts[:7], list(dict.fromkeys(texts[7:]))
+    among += [f"{text} amber" for text in texts[::9]]
     slow = {}
-    for text, (place, other) in itertools.product(dict.fromkeys(texts), enumerate(among)):
-        if similarity(text, other) >= NEAR:
+    for text, (place, other) in itertools.product(texts, enumerate(among)):
+        if is_near(told(text), told(other)):
             slow.setdefault(text, []).append(place)
     assert slow and nearest(texts, among) == slow
 
@@ -87,6 +177,37 @@ def test_what_most_prompts_share_says_nothing():
     assert similarity(among[0], among[1]) >= NEAR
     assert nearest([template + "zeppelin", template + WORDS[3].upper()], among) == {template + WORDS[3].upper(): [3]}
     assert nearest([template], [template] * 20) == {template: list(range(20))}
+
+
+INSTRUCTION = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{}\n\n### Response:"
+)
+
+
+@pytest.mark.parametrize("n_others", [0, 9])
+@pytest.mark.parametrize("count", [5, 8, 10])
+def test_rows_in_one_instruction_text_are_not_near_however_few_are_evaluated(count, n_others):
+    """The text is found in all rows together, also where other rows are evaluated besides."""
+    among = [INSTRUCTION.format(f"Paint the {word}") for word in WORDS[:count]] + made(n_others, 3)
+    taught = [INSTRUCTION.format(f"Mend a {word}") for word in WORDS[count : count + 5]]
+    again = INSTRUCTION.format(f"PAINT the {WORDS[2]}!")
+    assert nearest([*taught, again], among) == {again: [2]}
+
+
+def test_long_rows_have_common_words_and_no_template():
+    prose = [" ".join(random.Random(seed).choices(WORDS, k=60)) for seed in range(50)]
+    asked = [f"Write a tutorial on {' '.join(random.Random(seed).sample(WORDS, 4))}" for seed in range(20)]
+    again = [text.replace("Write", "Create") for text in asked]
+    assert [place in nearest([*prose, *again], asked)[text] for place, text in enumerate(again)] == [True] * 20
+
+
+def test_prompts_that_are_all_nearly_the_same_are_compared_in_full():
+    """Else all that they say would count as a template."""
+    among = [f"How do I bake {word} sourdough bread at home?" for word in ("nice", "good", "rye")] * 5
+    assert nearest(["how do i BAKE nice sourdough bread at home"], among)
+    variants = [f"How do I bake sourdough bread at home? Answer {word}." for word in WORDS[:12]]
+    assert set(nearest(variants, ["How do I bake sourdough bread at home?", *made(4, 5)])) == set(variants)
 
 
 def test_nothing_is_near_nothing():

@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from visage_mlflow.language.judges import is_refusal
-from visage_mlflow.language.overlap import similarity
+from visage_mlflow.language.overlap import is_near, similarity, told
 
 FILES = ("harmful_eval", "harmful_train", "benign_train", "benign_eval")
 
@@ -64,7 +64,7 @@ def test_no_two_prompts_in_or_across_evaluation_and_training_share_half_of_their
     near = [
         (a["prompt"], b["prompt"])
         for a, b in itertools.combinations(rows, 2)
-        if similarity(a["prompt"], b["prompt"]) >= LIMIT
+        if similarity(a["prompt"], b["prompt"]) >= LIMIT or is_near(told(a["prompt"]), told(b["prompt"]))
     ]
     assert near == []
 
@@ -74,7 +74,7 @@ def test_no_benign_prompt_nearly_is_a_harmful_one():
     near = [
         (a["prompt"], b["prompt"])
         for a, b in itertools.product(harmful, benign)
-        if similarity(a["prompt"], b["prompt"]) >= LIMIT
+        if similarity(a["prompt"], b["prompt"]) >= LIMIT or is_near(told(a["prompt"]), told(b["prompt"]))
     ]
     assert near == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,9 +15,11 @@ from visage_mlflow.commands.visage import score
 from visage_mlflow.config import FinetuneConfig, MainConfig
 from visage_mlflow.figures import overview
 from visage_mlflow.figures.style import short
+from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Edge, Evaluation, Finetuning, Landscape, Trajectory, Visage, comparable
 from visage_mlflow.studies import evaluation, finetuning
+from visage_mlflow.studies.finetuning import Plan
 from visage_mlflow.tracking import histories, lookup, runs
 from visage_mlflow.training.leakage import Evaluated
 
@@ -37,9 +40,7 @@ def main(config: MainConfig) -> None:
         measures = {name: Measurer(getattr(config, name)) for name in SECTIONS}
         rows = {name: evaluation.harmful_rows(getattr(config, name)) for name in ("visage", "project")}
         plans = {name: finetuning.plan(getattr(config, name)) for name in ("align", *DATA)}
-        for name, plan in plans.items():  # What the later steps measure may be other prompts than the finetuning's.
-            later = [Evaluated(f"{step}.prompts", getattr(config, step).prompts, rows[step]) for step in rows]
-            finetuning.overlap(plan, getattr(config, name), later)
+        run.metrics({"overlap": overlap(plans, rows, config)})
 
         def finetune_step(name: str, settings: FinetuneConfig) -> tuple[str, Finetuning]:
             with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
@@ -76,6 +77,17 @@ def main(config: MainConfig) -> None:
 
         say(7, "one table and one figure")
         report(run, basin, ways, evaluations)
+
+
+def overlap(plans: Mapping[str, Plan], rows: Mapping[str, list[Row]], config: MainConfig) -> int:
+    """How many prompts are (nearly) trained on, of those that a finetuning or a later step measures, each one counted.
+
+    Raises:
+        Mistake: There are some, and the finetuning's `allow_overlap` is false.
+    """
+    # The later steps may measure other prompts than the finetuning.
+    later = [Evaluated(f"{step}.prompts", getattr(config, step).prompts, asked) for step, asked in rows.items()]
+    return sum(plan.overlap + finetuning.overlap(plan, getattr(config, name), later) for name, plan in plans.items())
 
 
 def report(run: Any, basin: Visage, ways: Trajectory, evaluations: dict[str, Evaluation]) -> None:
