@@ -261,6 +261,32 @@ def test_other_rows_of_the_same_csv_are_taken_as_the_error_says(tmp_path, advben
     assert len(plan.rows) == 40 and plan.overlap == 0
 
 
+@pytest.mark.parametrize(
+    ("prompts", "n_prompts", "harmful", "cure"),
+    [
+        ("?rows=11..15", 5, 100, "rows=16..`"),
+        ("?rows=11..40", 5, 100, "rows=16..`"),  # Only the first five are measured on.
+        ("?rows=101..120", 20, 100, "rows=1..100`"),
+        ("?rows=11..15", 5, 110, "Remove those rows"),  # Neither side has as many.
+    ],
+)
+def test_the_rows_that_the_error_names_are_enough_and_not_measured_on(
+    tmp_path, advbench, prompts, n_prompts, harmful, cure
+):
+    given = {"prompts": f"{advbench}{prompts}", "n_prompts": n_prompts, "harmful": harmful}
+    message = refusal(config(tmp_path, **given, harmful_data=str(advbench)))
+    assert cure in message
+    if "rows=" in cure:
+        other = message.split("`harmful_data=")[1].split("`")[0]
+        assert finetuning.plan(config(tmp_path, **given, harmful_data=other)).overlap == 0
+
+
+def test_rows_are_numbered_as_in_the_file(tmp_path, advbench):
+    given = {"harmful": 1, "harmful_data": f"{advbench}?rows=12..12", "prompts": f"{advbench}?rows=11..15"}
+    message = refusal(config(tmp_path, **given, n_prompts=5))
+    assert "row 12 of `harmful_data` is number 2 of these prompts. Remove those rows" in message
+
+
 def test_the_example_names_the_row_and_the_prompt_by_number(tmp_path):
     own, attack = tmp_path / "own.jsonl", tmp_path / "attack.jsonl"
     asked, taught = made(5, 1), made(6, 2)

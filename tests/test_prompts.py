@@ -206,6 +206,17 @@ def test_an_unknown_or_empty_option_is_refused(write, query):
     assert repr(source) in message and "prompt, response, split, rows as `name=value`" in message
 
 
+@pytest.mark.parametrize("query", ["rows=1..2&rows=5..6", "prompt=goal&prompt=target", "rows=1..1&rows=1..1"])
+def test_an_option_given_twice_is_refused(write, query):
+    message = refusal(f"{write('a.csv', 'goal,target' + chr(10) + 'a,b' + chr(10))}?{query}")
+    assert f"but names {query[: query.index('=')]} more than once. Give each option once." in message
+
+
+def test_a_file_has_no_split(write):
+    for path in (write("a.csv", "goal,target\na,b\n"), write("a.jsonl", '{"prompt": "a"}')):
+        assert "but only a hub data set has a split. Leave out `split`" in refusal(f"{path}?split=test")
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.tsv", "a.xlsx", "a.parquet", "rows"])
 def test_another_kind_of_file_is_refused(write, name):
     path = write(name, "Steal it\n")
@@ -258,6 +269,6 @@ def test_rows_that_are_no_range_are_refused(write, rows):
 
 def test_rows_beyond_the_end_and_wrong_ones_in_the_middle_are_told_by_their_number(write):
     path = write("a.csv", "goal,target\na,b\nc,d\n,f\n")
-    assert "which has no rows 4..9." in refusal(f"{path}?rows=4..9")
+    assert "but there are 3 rows, and none of them is in `rows=4..`. Begin" in refusal(f"{path}?rows=4..")
     assert "whose row 3 has ''" in refusal(f"{path}?rows=2..")
     assert len(read(f"{path}?rows=1..2", setting="prompts")) == 2

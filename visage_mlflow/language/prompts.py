@@ -81,7 +81,7 @@ def _rows(source: str, needs_response: bool) -> list[Row]:
         answered = [name for name, (_, column) in BUILTIN.items() if column]
         raise Mistake(f"which has no responses. Try one of {', '.join(answered)}.")
     prompt_column, response_column, records = open_source(place, columns)
-    rows = []
+    rows, number = [], 0
     begin, end = row_range(columns.get("rows", "1.."))
     for number, record in enumerate(records, start=1):
         if not begin <= number <= end:
@@ -92,15 +92,21 @@ def _rows(source: str, needs_response: bool) -> list[Row]:
         category = str(record.get("category") or "").encode("utf-8", "replace").decode("utf-8")
         rows.append(Row(prompt, response, category[:LONGEST_CATEGORY]))
     if not rows:
-        which = f" {columns['rows']}" if "rows" in columns else ""
-        raise Mistake(f"which has no rows{which}. Give a set with at least one prompt.")
+        if number:
+            raise Mistake(
+                f"but there are {number} rows, and none of them is in `rows={columns['rows']}`. Begin earlier."
+            )
+        raise Mistake("which has no rows. Give a set with at least one prompt.")
     return rows
 
 
 def split_source(source: str) -> tuple[str, dict[str, str]]:
     """``place?prompt=a&response=b`` -> the place and its options."""
     place, _, query = source.partition("?")
-    columns = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    columns = dict(pairs)
+    if twice := sorted(name for name in columns if sum(name == each for each, _ in pairs) > 1):
+        raise Mistake(f"but names {', '.join(twice)} more than once. Give each option once.")
     unknown = sorted(set(columns) - set(OPTIONS))
     if unknown or not all(columns.values()) or (query and not columns):
         raise Mistake(
@@ -133,6 +139,8 @@ def open_source(place: str, columns: Mapping[str, str]) -> tuple[str, str, Itera
     if place.startswith("builtin:"):
         raise Mistake(f"which must be one of {', '.join(BUILTIN)}, a file or a hub id. Check it.")
     suffix = Path(place).suffix.lower()
+    if suffix in (".csv", ".jsonl") and "split" in columns:
+        raise Mistake("but only a hub data set has a split. Leave out `split`, or take part of the file by `rows`.")
     if suffix == ".csv":
         # AdvBench's own column names are what a CSV is expected to have.
         return columns.get("prompt", "goal"), columns.get("response", "target"), read_csv(place)
