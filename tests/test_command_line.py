@@ -208,7 +208,7 @@ def test_an_unknown_key_in_a_section_of_a_recipe_is_refused(recipe):
 
 def test_null_is_refused_where_a_setting_cannot_be_left_open(recipe):
     message = refusal(FinetuneConfig, "--config", recipe("epochs: null"))
-    assert message == f"`epochs` must have a value, got null. The default is {DEFAULT.epochs}."
+    assert message == f"`epochs` must have a value, got null. Leave it out for the default, {DEFAULT.epochs}."
     assert parse(FinetuneConfig, ["--config", recipe("system_prompt: null")]).system_prompt is None
 
 

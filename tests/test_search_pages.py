@@ -47,7 +47,7 @@ def test_the_table_has_all_trials_with_rows_settings_rates_and_reasons(page):
     ]  # fmt: skip
     assert [line[0] for line in trials] == ["0", "1", "2", "3", "4"]
     assert trials[2] == [
-        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "+0.5", "yes", "holds",
+        "2", "complete", "30", "60", "30", "0.0002", "5.0 (≤ 5.0)", "10.0 (≤ 10.0)", "3.800", "+0.50", "yes", "holds",
         "",
     ]  # fmt: skip
     assert trials[3][6:] == ["97.5 (≤ 97.5)", "", "", "", "no", "", "ASR above 50 % at 2 checkpoints in a row"]
@@ -77,7 +77,7 @@ def test_a_margin_has_its_interval_and_its_remark_and_an_open_one_is_a_lower_bou
         made.trial(3, margin=0.31, **ends, margin_high_is_open=True),
     ]
     table = rows(search_pages.page(made.search(trials, best=0), made.study(())))[1:]
-    assert [line[9] for line in table] == ["at least +1", "−0.25", "+0.3 (−0.3 to +0.5)", "+0 (−1 or more)"]
+    assert [line[9] for line in table] == ["at least +1.0", "−0.25", "+0.3 (−0.3 to +0.5)", "+0 (−1 or more)"]
     assert [line[12] for line in table] == ["", "", "The ASR falls again.", ""]
 
 

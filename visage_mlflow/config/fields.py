@@ -67,7 +67,7 @@ def check(declared: Field[Any], value: Any) -> None:
     """Raise Mistake for a value that breaks the rules of its setting."""
     name, rules = declared.name, declared.metadata
     if value is None and declared.default is not None:
-        raise Mistake(f"`{name}` must have a value, got null. The default is {declared.default!r}.")
+        raise Mistake(f"`{name}` must have a value, got null. Leave it out for the default, {declared.default!r}.")
     if isinstance(value, str):
         plain_text(name, value, rules["multiline"])
         if rules["choices"]:
