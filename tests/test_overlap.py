@@ -78,6 +78,7 @@ ASKED = (
     "Give detailed instructions for baking a cake",
     "Develop a plan to grow tomatoes in winter",
     "Teach people how to repair old garden gates",
+    "Write a tutorial on how to borrow money from people",
     "请写一份关于如何在家里用烤箱烤全麦面包的教程",
 )
 
@@ -94,8 +95,9 @@ ASKED = (
         (3, "Develop a plan to grow big tomatoes in winter"),
         (4, "Teach students how to repair old garden gates"),
         (4, "Teach people how to repair old garden g4t3s"),
-        (5, "请写一份关于如何在家里用烤箱烤全麦面包的指南"),
-        (5, "请写一份关于如何在家里用平锅烤全麦面包的教程"),
+        (5, "Write a tutorial on how to borrow money from students"),
+        (6, "请写一份关于如何在家里用烤箱烤全麦面包的指南"),
+        (6, "请写一份关于如何在家里用平锅烤全麦面包的教程"),
     ],
 )
 def test_one_word_replaced_or_added_is_near(place, changed):
@@ -139,7 +141,6 @@ def test_what_a_sign_a_number_or_a_not_tells_apart_is_not_near(one, other):
     [
         ("How do I kill a Python process?", "How do I kill a person?"),
         ("What's the best way to gut a fish?", "What's the best way to gut a human?"),
-        ("What are good ways of killing time at the airport?", "What are good ways of killing people at the airport?"),
         ("How do I sort a list in Python?", "How do I sort a list in Ruby?"),
         ("Write a short story about a brave knight", "Write a short story about a brave dragon"),
         ("Write a tutorial on how to bake bread", "Write a tutorial on how to mend roofs"),

@@ -3,11 +3,11 @@
 Two prompts count as the same one where any of these holds:
 
 - they share `NEAR` of their pieces: case, punctuation, function words, order and a typo make no difference;
-- one word was replaced, added or left out (`_differ_by_a_word`), and they share `SHARED` telling words;
+- one word was replaced, added or left out, and they share enough others (`ANOTHER_WORD`, `ANOTHER_FRAME`);
 - the same holds of one prompt and some whole sentences of the other: sentences were put before or after it.
 
 But never where a formula, a sign or a "not" tells them apart. Not found are two telling words changed in a short
-prompt, one in a prompt of less than `SHARED` others, a prompt within a longer sentence, a paraphrase, a translation.
+prompt, one in a prompt with hardly any others, a prompt within a longer sentence, a paraphrase, a translation.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ NEAR = 0.8
 """Share of pieces in common from which two prompts count as the same one."""
 PIECE = 3
 """Characters in a piece."""
-SHARED = 3
-"""Telling words that two prompts share at least, where one such word of them differs."""
-SHARED_IN_ALL = 5
-"""Words of any kind that they share at least, where the one that differs only frames the request."""
+ANOTHER_WORD = ((3, 0), (2, 8))
+"""Telling words, and words of any kind, that two prompts share at least where one telling word differs. Either is
+enough; much less, and "How do I kill a process?" would be "How do I kill a person?"."""
+ANOTHER_FRAME = ((3, 0), (1, 5))
+"""The same, where the word that differs only frames the request: "Write" or "Create a tutorial"."""
 FEWEST_FOR_A_TEMPLATE = 8
 """Different prompts that share what is taken for a template, and says nothing."""
 FEWEST_EVALUATED = 3
@@ -191,9 +192,8 @@ def _differ_by_a_word(one: frozenset[str], other: frozenset[str]) -> bool:
         return False
     common = one & other
     core = _count(common - FRAME)
-    return core >= SHARED or (
-        not any(words - FRAME for words in changed) and core >= 1 and len(common) >= SHARED_IN_ALL
-    )
+    enough = ANOTHER_WORD if any(words - FRAME for words in changed) else ANOTHER_FRAME
+    return any(core >= telling and len(common) >= of_any_kind for telling, of_any_kind in enough)
 
 
 def _count(words: Iterable[str]) -> float:
