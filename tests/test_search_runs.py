@@ -76,6 +76,7 @@ def test_a_study_is_one_run_with_its_figures_and_its_trials_inside(
     tables = {"search.json", "trials.csv", "study.html", "config.json", "best_mixture.yaml"}
     assert tables | {"front.png", "safe_share.png"} == place.artifacts(study)
     best, metrics = result.trial(result.best), study.data.metrics
+    assert metrics["overlap"] == 0
     assert metrics["n_complete"] + metrics["n_pruned"] == 2 and metrics["n_inside"] >= 1
     assert metrics["best_asr"] == best.asr < metrics["best_asr_upper"] == best.asr_upper <= 40
     assert metrics["best_over_refusal"] == best.over_refusal < best.over_refusal_upper <= 95

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.finetune import finetune, mixture_of
 from visage_mlflow.commands.loading import load
-from visage_mlflow.config import FinetuneConfig, SearchConfig
+from visage_mlflow.config import FinetuneConfig, MeasureConfig, SearchConfig
 from visage_mlflow.figures import search as figures
 from visage_mlflow.language import prompts
 from visage_mlflow.language.models import Chat
@@ -44,10 +44,10 @@ def main(config: SearchConfig) -> None:
     limits.check_possible(config)
     plan = finetuning.plan(largest(config))
     seen, kept = prompts_of(config)
-    finetuning.overlap(plan, largest(config), leakable(config, seen, kept))
+    overlaps = [finetuning.overlap(plan, largest(config), leakable(config, seen, kept))]
     for seed in checks.seeds_of(config):  # Retrainings draw other rows.
         settings = retraining_of(largest(config), seed)
-        finetuning.overlap(finetuning.plan(settings), settings, leakable(config, kept))
+        overlaps.append(finetuning.overlap(finetuning.plan(settings), settings, leakable(config, kept)))
     # 2. Open the study, or make it.
     storage = open_storage(
         config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=connection.store()
@@ -57,6 +57,7 @@ def main(config: SearchConfig) -> None:
         # 3. Open its MLflow run, which all processes that work on the study share.
         with run_of(opened, config, is_first) as run:
             opened.set_user_attr(study.RUN, run.id)
+            run.metrics({"overlap": max(overlaps)})  # Not 0 only where `allow_overlap` allows it.
             # 4. Run trials until the study has them all.
             if study.has_ended(opened.trials, config.n_trials) or run_trials(opened, config, plan, seen, run):
                 # 5. In the process of the last trial, or in a later one, which does what that may have left undone:
@@ -107,7 +108,7 @@ def prompts_of(config: SearchConfig) -> tuple[Prompts, Prompts]:
     return (harmful[0], benign[0]), (harmful[1], benign[1])
 
 
-def leakable(config: SearchConfig, *asked: Prompts) -> list[Evaluated]:
+def leakable(config: MeasureConfig, *asked: Prompts) -> list[Evaluated]:
     """All prompts that trials or checks are measured on, none of which may be trained on."""
     harmful, benign = ([row for each in asked for row in each[index]] for index in (0, 1))
     return [
@@ -119,7 +120,8 @@ def leakable(config: SearchConfig, *asked: Prompts) -> list[Evaluated]:
 def plan_of(settings: FinetuneConfig, asked: Prompts) -> Plan:
     """The data of a finetuning whose checkpoints are measured on these prompts."""
     harmful, benign = asked
-    return dataclasses.replace(finetuning.plan(settings), harmful=harmful, benign=benign)
+    plan = dataclasses.replace(finetuning.plan(settings), harmful=harmful, benign=benign)
+    return dataclasses.replace(plan, overlap=finetuning.overlap(plan, settings, leakable(settings, asked)))
 
 
 def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, seen: Prompts, run: Run) -> bool:
