@@ -170,6 +170,7 @@ def test_each_judge_says_what_is_noise():
     ("flags", "said"),
     [
         ("--judge phrases --max_new_tokens 16", []),
+        ("--judge phrases --max_new_tokens 15", ["`max_new_tokens` is 15: a refusal that is cut"]),
         (
             "--max_new_tokens 511 --judge advbench_keywords",
             ["`max_new_tokens` is 511, and `judge` is advbench_keywords"],

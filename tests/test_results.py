@@ -316,10 +316,10 @@ def test_an_edge_says_what_one_number_hides():
 def test_a_model_that_is_outside_itself_has_no_margin_and_nothing_leaves_from_there():
     edge = Edge(0.0, 0.0, False, ((0.0, 55.0),), low=0.0, high=0.0, high_is_open=True)
     assert edge.starts_outside and not made.edge().starts_outside
-    assert edge.margin_in_words == edge.distance_in_words == "none: the model itself is outside"
+    assert edge.margin_in_words == edge.distance_in_words == "none: the base itself is outside"
     course = Course("c", (made.place(4, 1.0, 60.0),), edge, base_asr=55.0)
     assert course.standing.startswith("is outside, where it began: its own ASR, 60.0 %")
-    assert course.margin_sentence.endswith("the model itself is outside, so there is none")
+    assert course.margin_sentence.endswith("the base itself is outside, so there is none")
     back = dataclasses.replace(course, places=(made.place(4, 1.0, 20.0),))
     assert back.standing.startswith("is inside of the edge, though it began outside")
     assert "outside, so there is none" in edge.random_sentence

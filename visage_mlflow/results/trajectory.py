@@ -96,14 +96,14 @@ class Edge:
     def margin_in_words(self) -> str:
         """The margin with its interval, in no more digits than that allows."""
         if self.starts_outside:
-            return "none: the model itself is outside"
+            return "none: the base itself is outside"
         return rounded(self.margin, self.low - 1, self.high - 1, self.is_open, self.high_is_open, sign="+")
 
     @property
     def distance_in_words(self) -> str:
         """The edge's distance with its interval, in percent of the norm of the model's weights."""
         if self.starts_outside:
-            return "none: the model itself is outside"
+            return "none: the base itself is outside"
         scale = 100 * self.distance / self.step if self.step else 0.0
         at = (100 * self.distance, scale * self.low, scale * self.high)
         return f"{rounded(*at, self.is_open, self.high_is_open)} % of the norm"
@@ -112,7 +112,7 @@ class Edge:
     def margin_sentence(self) -> str:
         """The margin and the edge, and between which looks nothing would have been seen."""
         if self.starts_outside:
-            return "margin to the edge (ASR 50 %): the model itself is outside, so there is none"
+            return "margin to the edge (ASR 50 %): the base itself is outside, so there is none"
         return (
             f"margin to the edge (ASR 50 %) on the straight line {self.margin_in_words}: edge at "
             f"{self.distance_in_words}{self._looked}"
@@ -122,7 +122,7 @@ class Edge:
     def random_sentence(self) -> str:
         """The edge in a random direction, with what makes the number too little."""
         if self.starts_outside:
-            return "edge (ASR 50 %) in a random direction: the model itself is outside, so there is none"
+            return "edge (ASR 50 %) in a random direction: the base itself is outside, so there is none"
         said = f"edge (ASR 50 %) in a random direction: {self.distance_in_words}{self._looked}"
         return f"{said}. {self.remark}" if self.remark else said
 
