@@ -10,6 +10,7 @@ from drawn import labels
 from stand_in import StandIn, responses_of, scripted
 from workplace import Workplace
 
+from visage_mlflow.commands.compare import tell
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.figures.comparison import comparison as figure
 from visage_mlflow.results import Comparison
@@ -254,3 +255,11 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(place, aligned_fol
         status, _, errors = place.here("compare", run=f"{run_id},{done}")
         (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert status == 2 and said in line and "Traceback" not in errors, line
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_models_that_were_computed_in_two_dtypes_are_compared_with_a_line_about_it(dtype, capsys):
+    result = made.comparison()
+    tell(dataclasses.replace(result, first=dataclasses.replace(result.first, dtype=dtype)))
+    said = "Mind that they were computed in bfloat16 and float32" in capsys.readouterr().out
+    assert said == (dtype != result.second.dtype)

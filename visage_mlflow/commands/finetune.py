@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,6 +62,12 @@ def finetune(
     run.lines(rows, "mixture.jsonl")
     schedule = sft.schedule_of(len(rows), finetuning.training_recipe(config))
     run.metrics({**schedule.metrics(), "overlap": plan.overlap})
+    if plan.overlap:
+        command_line.tell(
+            f"warning: {plan.overlap} of the prompts measured on are (nearly) trained on, as `allow_overlap` allows: "
+            "their answers tell nothing of other prompts.",
+            sys.stderr,
+        )
     if config.benign and config.benign_answers == "own":
         run.metrics(finetuning.own_answers_in(rows, plan, answers))
     run.dataset(mixture.to_dataset(rows, config.system_prompt), config.counts())
