@@ -49,7 +49,7 @@ def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def good(base_folder: Path, sets: Path, store: Any) -> dict[str, dict[str, str]]:
     """Flags of each entry point with which it would run."""
     attack = {"model": str(base_folder), "prompts": str(sets / "harmful_eval.jsonl"), "n_prompts": "2"}
-    attack |= {"max_new_tokens": "2", "dtype": "float32"}
+    attack |= {"max_new_tokens": "16", "dtype": "float32"}
     measure = attack | {"benign_prompts": f"{sets / 'benign_eval.jsonl'}?response=answer", "n_benign": "2"}
     harmful = sets / "harmful_train.jsonl"
     data = {
