@@ -79,8 +79,8 @@ def tell(result: Comparison) -> None:
         command_line.tell(f"  {one.in_words()}")
     if result.first.dtype != result.second.dtype:
         command_line.tell(
-            f"  Mind that they were computed in {result.first.dtype} and {result.second.dtype}, which alone may change a "
-            "verdict in a hundred: dtype=float32 computes both alike."
+            f"  Mind that they were computed in {result.first.dtype} and {result.second.dtype}, which alone may "
+            "change a verdict in a hundred: dtype=float32 computes both alike."
         )
     if result.about_directions:
         command_line.tell(f"  {result.about_directions}")
