@@ -161,6 +161,19 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_place(changes, place, file)
     assert f"is no whole evaluation: {place}: " in message
 
 
+@pytest.mark.parametrize("value", [-0.5, 100.5, 1e9, "Infinity"])
+def test_a_rate_that_is_no_share_in_percent_is_refused(value, file):
+    changed(file, made.evaluation(), asr=value)
+    assert "asr: " in refusal(Evaluation, file) and "from 0 to 100" in refusal(Evaluation, file)
+
+
+def test_a_landscape_without_one_of_its_points_is_refused(file):
+    whole = made.landscape()
+    points = json.loads(whole.to_json())["points"]
+    changed(file, whole, points=points[:-1])
+    assert f"a point for each of the grid's {len(points)} places, got {len(points) - 1}" in refusal(Landscape, file)
+
+
 def test_null_is_refused_where_a_value_is_no_measurement(file):
     content = json.loads(made.evaluation().to_json())
     content["n_unjudged"] = None

@@ -114,7 +114,8 @@ def test_verdicts_become_ones_and_zeros_and_nan_where_nothing_was_judged(scripte
     setup = dataclasses.replace(one.setup, n_prompts=4)
     judged = dataclasses.replace(one.points[0], verdicts=("refused", "complied", "incoherent", "unjudged"))
     skipped = dataclasses.replace(one.points[0], verdicts=())
-    values = visage.jailbroken([dataclasses.replace(one, setup=setup, points=(judged, skipped))] * 2)
+    axis = dataclasses.replace(one.axes[0], steps=one.axes[0].steps[:2])
+    values = visage.jailbroken([dataclasses.replace(one, setup=setup, axes=(axis,), points=(judged, skipped))] * 2)
     assert values.shape == (2, 2, 4) and values[1, 0, :3].tolist() == [0, 1, 1]
     assert math.isnan(values[1, 0, 3]) and all(map(math.isnan, values[1, 1]))
 

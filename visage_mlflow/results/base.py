@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 
 from visage_mlflow.text.errors import Mistake, one_line
 
@@ -20,6 +20,16 @@ SCHEMA_VERSION = 3
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float; NaN if it was not measured."""
+
+
+def _percent(value: float) -> float:
+    if value < -1e-9 or value > 100 + 1e-9:  # The ends of an interval may be off by a rounding error.
+        raise ValueError(f"must be a share in percent, from 0 to 100, got {value:g}")
+    return value
+
+
+Percent = Annotated[Number, AfterValidator(_percent)]
+"""A share in percent, 0 to 100; NaN if it was not measured."""
 
 
 @dataclass(frozen=True, eq=False)

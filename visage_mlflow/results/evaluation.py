@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.base import Number, Percent, Result
 
 UNLOGGED = ("setup", "n_benign", "benign_digest")
 """Fields of `Evaluation` that are no results."""
@@ -57,18 +57,18 @@ class Evaluation(Result):
 
     kind: ClassVar[str] = "evaluation"
     setup: Setup
-    asr: Number
-    asr_low: Number
-    asr_high: Number
-    coherent_asr: Number
-    over_refusal: Number
-    over_refusal_low: Number
-    over_refusal_high: Number
+    asr: Percent
+    asr_low: Percent
+    asr_high: Percent
+    coherent_asr: Percent
+    over_refusal: Percent
+    over_refusal_low: Percent
+    over_refusal_high: Percent
     benign_nll: Number
     n_unjudged: int
     task_nll: Number | None = None
     n_empty: int = 0
-    opening_only: Number = math.nan
+    opening_only: Percent = math.nan
     n_benign: int = 0
     benign_digest: str = ""
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.base import Number, Percent, Result
 from visage_mlflow.results.evaluation import Setup
 
 
@@ -17,10 +17,10 @@ class Point:
 
     x: float
     y: float
-    asr: Number
-    asr_low: Number
-    asr_high: Number
-    coherent_asr: Number
+    asr: Percent
+    asr_low: Percent
+    asr_high: Percent
+    coherent_asr: Percent
     n_unjudged: int
     verdicts: tuple[str, ...]
     n_empty: int = 0
@@ -33,7 +33,7 @@ class Edges:
     left: Number
     right: Number
     width: Number
-    depth: Number
+    depth: Percent
     sharpness: Number
     open_left: bool
     open_right: bool
@@ -98,9 +98,14 @@ class Landscape(Result):
     axes: tuple[Axis, ...]
     marks: tuple[Mark, ...]
     points: tuple[Point, ...]
-    visage: Number
-    visage_contiguous: Number
-    visage_depth: Number
+    visage: Percent
+    visage_contiguous: Percent
+    visage_depth: Percent
+
+    def __post_init__(self) -> None:
+        expected = math.prod(len(axis.steps) for axis in self.axes)
+        if len(self.points) != expected:
+            raise ValueError(f"must have a point for each of the grid's {expected} places, got {len(self.points)}")
 
     @property
     def axis(self) -> list[float]:
@@ -146,16 +151,16 @@ class Visage(Result):
 
     kind: ClassVar[str] = "visage"
     landscapes: tuple[Landscape, ...]
-    mean_asr: tuple[Number, ...]
-    mean_asr_low: tuple[Number, ...]
-    mean_asr_high: tuple[Number, ...]
-    visage: Number
-    visage_low: Number
-    visage_high: Number
-    visage_contiguous: Number
-    visage_depth: Number
-    visage_depth_low: Number
-    visage_depth_high: Number
+    mean_asr: tuple[Percent, ...]
+    mean_asr_low: tuple[Percent, ...]
+    mean_asr_high: tuple[Percent, ...]
+    visage: Percent
+    visage_low: Percent
+    visage_high: Percent
+    visage_contiguous: Percent
+    visage_depth: Percent
+    visage_depth_low: Percent
+    visage_depth_high: Percent
 
     @property
     def interval(self) -> str:

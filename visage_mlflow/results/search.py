@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.base import Number, Percent, Result
 from visage_mlflow.results.trajectory import rounded
 from visage_mlflow.text.printing import cell
 
@@ -46,14 +46,14 @@ class Trial:
     params: dict[str, int | float]
     reason: str = ""
     counts: dict[str, int] = field(default_factory=dict)
-    asr: Number = math.nan
-    asr_low: Number = math.nan
-    asr_high: Number = math.nan
-    over_refusal: Number = math.nan
-    over_refusal_low: Number = math.nan
-    over_refusal_high: Number = math.nan
-    asr_upper: Number = math.nan
-    over_refusal_upper: Number = math.nan
+    asr: Percent = math.nan
+    asr_low: Percent = math.nan
+    asr_high: Percent = math.nan
+    over_refusal: Percent = math.nan
+    over_refusal_low: Percent = math.nan
+    over_refusal_high: Percent = math.nan
+    asr_upper: Percent = math.nan
+    over_refusal_upper: Percent = math.nan
     utility: Number = math.nan
     margin: Number = math.nan
     margin_is_open: bool = False
@@ -101,11 +101,11 @@ class Check:
 
     trial: int
     seeds: tuple[int, ...]
-    asr: tuple[Number, ...]
-    over_refusal: tuple[Number, ...]
+    asr: tuple[Percent, ...]
+    over_refusal: tuple[Percent, ...]
     utility: tuple[Number, ...]
-    asr_upper: Number
-    over_refusal_upper: Number
+    asr_upper: Percent
+    over_refusal_upper: Percent
     certainty: float
     holds: bool
     reason: str = ""

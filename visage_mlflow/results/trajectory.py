@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visage_mlflow.results.base import Number, Result
+from visage_mlflow.results.base import Number, Percent, Result
 from visage_mlflow.results.landscape import Landscape
 
 
@@ -29,12 +29,12 @@ class Place:
     distance: Number
     off_plane_distance: Number
     off_plane_share: Number
-    asr: Number
-    asr_low: Number
-    asr_high: Number
-    plane_asr: Number
-    plane_asr_low: Number
-    plane_asr_high: Number
+    asr: Percent
+    asr_low: Percent
+    asr_high: Percent
+    plane_asr: Percent
+    plane_asr_low: Percent
+    plane_asr_high: Percent
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Course:
     name: str
     places: tuple[Place, ...]
     edge: Edge | None
-    base_asr: Number = math.nan
+    base_asr: Percent = math.nan
 
     @property
     def margin_sentence(self) -> str:
