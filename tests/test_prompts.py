@@ -241,7 +241,7 @@ def test_an_unknown_hub_data_set_is_refused_offline(source):
 
 
 def test_options_after_a_built_in_set_are_refused():
-    with pytest.raises(ValueError, match="built-in sets take no options"):
+    with pytest.raises(ValueError, match="built-in sets take no option but `rows`"):
         prompts.read("builtin:harmful?prompt=goal", setting="harmful_data")
 
 
@@ -254,14 +254,14 @@ def test_a_built_in_set_without_responses_is_refused_where_they_are_needed():
 
 
 @pytest.mark.parametrize(
-    ("rows", "taken"), [("1..", "abcde"), ("2..3", "bc"), ("4..", "de"), ("5..5", "e"), ("3..99", "cde")]
+    ("rows", "taken"), [("1..", "abcde"), ("2..3", "bc"), ("4..", "de"), ("5..5", "e"), ("3..5", "cde")]
 )
 def test_rows_are_counted_from_1_with_both_ends(write, rows, taken):
     path = write("a.csv", "goal\na\nb\nc\nd\ne\n")
     assert "".join(row.prompt for row in read(f"{path}?rows={rows}", setting="prompts")) == taken
 
 
-@pytest.mark.parametrize("rows", ["0..3", "3..2", "3", "..3", "a..b", "-1..2", "1...2", "²..3"])
+@pytest.mark.parametrize("rows", ["0..3", "3..2", "03", "..3", "a..b", "-1..2", "1...2", "²..3"])
 def test_rows_that_are_no_range_are_refused(write, rows):
     message = refusal(f"{write('a.csv', 'goal,target' + chr(10) + 'a,b' + chr(10))}?rows={rows}")
     assert "but `rows` must be a first and a last row, counted from 1, got" in message and "Try rows=1..80" in message
@@ -269,6 +269,14 @@ def test_rows_that_are_no_range_are_refused(write, rows):
 
 def test_rows_beyond_the_end_and_wrong_ones_in_the_middle_are_told_by_their_number(write):
     path = write("a.csv", "goal,target\na,b\nc,d\n,f\n")
-    assert "but there are 3 rows, and none of them is in `rows=4..`. Begin" in refusal(f"{path}?rows=4..")
+    assert "but there are 3 rows, and `rows=4..` asks for more. Begin earlier." in refusal(f"{path}?rows=4..")
+    whole = write("b.csv", "goal,target\na,b\nc,d\n")
+    assert "but there are 2 rows, and `rows=2..4` asks for more. Try rows=2.." in refusal(f"{whole}?rows=2..4")
+    assert "got '3'. For that row alone, write rows=3..3." in refusal(f"{path}?rows=3")
     assert "whose row 3 has ''" in refusal(f"{path}?rows=2..")
     assert len(read(f"{path}?rows=1..2", setting="prompts")) == 2
+
+
+def test_built_in_sets_have_rows_too():
+    whole = prompts.read("builtin:harmful_eval", setting="prompts")
+    assert prompts.read("builtin:harmful_eval?rows=3..5", setting="prompts") == whole[2:5]

@@ -75,8 +75,8 @@ def first(rows: list[Row], count: int, *, setting: str) -> list[Row]:
 
 def _rows(source: str, needs_response: bool) -> list[Row]:
     place, columns = split_source(source)
-    if place in BUILTIN and columns:
-        raise Mistake(f"but built-in sets take no options. Try {place}.")
+    if place in BUILTIN and columns.keys() - {"rows"}:
+        raise Mistake(f"but built-in sets take no option but `rows`. Try {place}.")
     if needs_response and place in BUILTIN and not BUILTIN[place][1]:
         answered = [name for name, (_, column) in BUILTIN.items() if column]
         raise Mistake(f"which has no responses. Try one of {', '.join(answered)}.")
@@ -91,12 +91,11 @@ def _rows(source: str, needs_response: bool) -> list[Row]:
         response = "" if optional else cell(record, response_column, number, place)
         category = str(record.get("category") or "").encode("utf-8", "replace").decode("utf-8")
         rows.append(Row(prompt, response, category[:LONGEST_CATEGORY]))
-    if not rows:
-        if number:
-            raise Mistake(
-                f"but there are {number} rows, and none of them is in `rows={columns['rows']}`. Begin earlier."
-            )
+    if not number:
         raise Mistake("which has no rows. Give a set with at least one prompt.")
+    if number < begin or number < end < math.inf:
+        cure = f"Try rows={begin}.." if begin <= number else "Begin earlier"
+        raise Mistake(f"but there are {number} rows, and `rows={columns['rows']}` asks for more. {cure}.")
     return rows
 
 
@@ -125,7 +124,9 @@ def row_range(text: str) -> tuple[int, float]:
     match = re.fullmatch(r"([1-9]\d{0,9})\.\.(\d{0,10})", text, re.ASCII)
     begin, end = (int(match[1]), int(match[2]) if match[2] else math.inf) if match else (1, 0)
     if end < begin:
-        raise Mistake(f"but `rows` must be a first and a last row, counted from 1, got {text!r}. Try rows=1..80.")
+        one = re.fullmatch(r"[1-9]\d{0,9}", text, re.ASCII)
+        cure = f"For that row alone, write rows={text}..{text}." if one else "Try rows=1..80."
+        raise Mistake(f"but `rows` must be a first and a last row, counted from 1, got {text!r}. {cure}")
     return begin, end
 
 
