@@ -53,6 +53,8 @@ def main(config: SearchConfig) -> None:
         config.storage, heartbeat=config.heartbeat, on_dead=close_run_of, tracking_uri=connection.store()
     )
     opened, is_first = study.open_study(config, storage)
+    begun = "begins" if is_first else f"goes on after {len(opened.trials)} trials"
+    command_line.tell(f"study {config.study!r} {begun} in {masked(config.storage)}")
     try:
         # 3. Open its MLflow run, which all processes that work on the study share.
         with run_of(opened, config, is_first) as run:
