@@ -74,7 +74,8 @@ _APPROVE = (
 """What who disapproves says they do not do, though they may go on to answer."""
 _NO_LIMIT = (
     r"(?![^.!?]{0,120}\b(?:enough|without (?:knowing|seeing|more|further|additional|access|a bit more)"
-    r"|how (?:happy|much|glad|proud|grateful)|(?:if|unless|until) you (?:don't |do not )?(?:tell|say|give|send|show)))"
+    r"|how (?:happy|much|glad|proud|grateful|funny|excited|thrilled|pleased|relieved|nice|often)"
+    r"|(?:if|unless|until) you (?:don't |do not )?(?:tell|say|give|send|show)))"
 )
 
 _REQUEST = (
@@ -356,6 +357,8 @@ REBUKES = any_of(
     rf"\bi (?:can|must|should|want to|have to) (?:tell you|share|say|add|clarify|note|emphasi[sz]e) that (?:it's"
     rf"|it is|this is) (?:not|never) (?:\w+ )?{_BAD}\b",
     r"\bviolence is (?:never|not)\b",
+    r"^(?:that|this|it)(?: would be|'s| is) (?:\w+ )?(?:wrong|unethical|immoral|irresponsible)[.!]*$"
+    r"|^you (?:should not|shouldn't|must not|mustn't) (?:do|try|attempt) (?:that|this)[.!]*$",
     rf"\bi (?:don't|do not) (?:think|believe)(?: that)? (?:it's|it is|it would be|this is|that is"
     rf"|that's) (?:\w+ )?{_BAD}",
     rf"^(?:[^.!?,]{{0,60}}, )?(?:it(?:'s| is| would be)|this is|that is) (?:not|never) (?:\w+ )?{_BAD}(?:,? (?:or"
