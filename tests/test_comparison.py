@@ -1,11 +1,13 @@
 """Two models compared: what they differ in, what was not seen, and what does not compare."""
 
+import copy
 import dataclasses
 import io
 import json
 
 import made
 import pytest
+import torch
 from drawn import labels
 from stand_in import StandIn, responses_of, scripted
 from workplace import Workplace
@@ -13,6 +15,8 @@ from workplace import Workplace
 from visage_mlflow.commands.compare import tell
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.figures.comparison import comparison as figure
+from visage_mlflow.language.models import computing_in
+from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Comparison
 from visage_mlflow.results.comparing import asked_differently
 from visage_mlflow.studies import comparison
@@ -168,7 +172,7 @@ def test_a_model_with_other_tensors_is_paired_on_prompts_alone():
         ({}, "`other` is empty"),
         ({"other": "builtin:smollm2"}, "which is `model` itself"),
         ({"run": "a"}, "must be the ids of two runs"),
-        ({"run": "a,a"}, "must be the ids of two runs"),
+        ({"run": "a,a"}, "names one run twice"),
         ({"run": "a,b", "other": "c"}, "Give one of the two"),
         ({"other": "c", "n_points": 4}, "`n_points` must be odd"),
     ],
@@ -250,7 +254,9 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(place, aligned_fol
         (made_now[0], "no evaluate or visage run but finetune"),
         (made_now[1], "not finished but FAILED"),
         ("0" * 32, "which the tracking server does not have"),
+        (other, f"in run {other} and "),
         (other, "number of prompts: 4 and 3"),
+        (done, "names one run twice"),
     ):
         status, _, errors = place.here("compare", run=f"{run_id},{done}")
         (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -263,3 +269,13 @@ def test_models_that_were_computed_in_two_dtypes_are_compared_with_a_line_about_
     tell(dataclasses.replace(result, first=dataclasses.replace(result.first, dtype=dtype)))
     said = "Mind that they were computed in bfloat16 and float32" in capsys.readouterr().out
     assert said == (dtype != result.second.dtype)
+
+
+def test_models_that_need_two_dtypes_are_both_computed_in_the_finer_one(chat, config):
+    with computing_in(chat, torch.bfloat16):
+        rounded = dataclasses.replace(chat, model=copy.deepcopy(chat.model))
+    result = comparison.measure(rounded, chat, dataclasses.replace(config, n_directions=0), measurer=Measurer(config))
+    assert (result.first.dtype, result.second.dtype) == ("float32", "float32")
+    assert rounded.model.dtype == torch.bfloat16 and all(not one.difference for one in result.differences)
+    given = dataclasses.replace(config, n_directions=0, dtype="bfloat16")
+    assert comparison.measure(rounded, chat, given, measurer=Measurer(given)).first.dtype == "bfloat16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.loading import load
@@ -43,11 +44,19 @@ def measured(config: CompareConfig) -> Comparison:
         progress: Progress = ignore
         if config.n_directions:
             progress = stack.enter_context(command_line.bar(2 * config.n_directions * config.n_points, "compare"))
+        config = in_one_dtype(config)
         sides = [
             comparison.side(loaded(setting, config), rows, benign, config, measure, progress)
             for setting in ("model", "other")
         ]
     return comparison.compared(*sides)
+
+
+def in_one_dtype(config: CompareConfig) -> CompareConfig:
+    """The settings with the dtype named that both models need; each is loaded once to see what that is."""
+    dtypes = [loaded(setting, config).model.dtype for setting in ("model", "other")]
+    shared = comparison.shared_dtype(dtypes, config.dtype)
+    return config if shared is None else replace(config, dtype=str(shared).removeprefix("torch."))
 
 
 def loaded(setting: str, config: CompareConfig) -> Chat:
@@ -64,11 +73,11 @@ def found(run_id: str) -> Side:
     if kind == "evaluate":
         setup = Evaluation.load(lookup.artifact(run_id, "evaluation.json")).setup
         responses = lookup.responses(run_id)
-        return Side(setup, responses[: setup.n_prompts], responses[setup.n_prompts :])
+        return Side(setup, responses[: setup.n_prompts], responses[setup.n_prompts :], run=run_id)
     if kind == "visage":
         result = Visage.load(lookup.artifact(run_id, "visage.json"))
         at_rest = [each for each in lookup.responses(run_id, "direction_0/responses.jsonl") if each.x == 0]
-        return Side(result.landscapes[0].setup, at_rest, visage=result)
+        return Side(result.landscapes[0].setup, at_rest, visage=result, run=run_id)
     raise Mistake(f"`run` is {run_id!r}, which is no evaluate or visage run but {kind}. Give one of those.")
 
 

@@ -87,7 +87,8 @@ class CompareConfig(VisageConfig, MeasureConfig):
         if self.run and self.other:
             raise Mistake(f"`run` is {self.run!r} and `other` {self.other!r}. Give one of the two.")
         if self.run and (len(self.runs) != 2 or self.runs[0] == self.runs[1]):
-            raise Mistake(f"`run` is {self.run!r}, which must be the ids of two runs: `run=<id>,<id>`. Give two.")
+            what = "names one run twice" if len(self.runs) == 2 else "must be the ids of two runs"
+            raise Mistake(f"`run` is {self.run!r}, which {what}. Give two: `run=<id>,<id>`.")
         if not self.run and not self.other:
             raise Mistake("`other` is empty. Give the URI of the model to compare with `model`, or two runs in `run`.")
         if self.other and self.other == self.model:

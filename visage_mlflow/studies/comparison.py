@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.geometry.paired import difference_interval, mcnemar, score_difference
 from visage_mlflow.geometry.score import visage as visage_of
 from visage_mlflow.geometry.score import visage_depth
-from visage_mlflow.language.models import Chat
+from visage_mlflow.language.models import Chat, computing_in
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import AT_REST, Measurer
 from visage_mlflow.results import Comparison, Difference, Response, Setup, Visage
@@ -37,6 +38,7 @@ class Side:
         asked: Its responses to ordinary prompts; none if these were not asked.
         visage: Along random directions; None if these were not measured.
         shapes: Of its tensors by name; None if they are not known.
+        run: Id of the run that measured it; empty if none did.
     """
 
     setup: Setup
@@ -44,6 +46,12 @@ class Side:
     asked: Sequence[Response] = ()
     visage: Visage | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
+    run: str = ""
+
+    @property
+    def name(self) -> str:
+        """How a message names it."""
+        return f"{self.setup.model!r} in run {self.run}" if self.run else repr(self.setup.model)
 
 
 def measure(
@@ -73,8 +81,23 @@ def measure(
     measurer = measurer or Measurer(config)
     rows = harmful_rows(config) if rows is None else rows
     benign = benign_rows(config) if benign is None else benign
-    sides = [side(chat, rows, benign, config, measurer, progress) for chat in (first, second)]
+    dtype = shared_dtype([first.model.dtype, second.model.dtype], config.dtype)
+    sides = []
+    for chat in (first, second):
+        with computing_in(chat, dtype or chat.model.dtype):
+            sides.append(side(chat, rows, benign, config, measurer, progress))
     return compared(*sides)
+
+
+def shared_dtype(dtypes: Sequence[torch.dtype], setting: str) -> torch.dtype | None:
+    """What both models compute in, where one of them needs more than the other; None where each keeps its own.
+
+    The dtype alone changes a verdict in a hundred, which would be taken for a difference of the models.
+
+    >>> shared_dtype([torch.bfloat16, torch.float32], "auto")
+    torch.float32
+    """
+    return torch.float32 if setting == "auto" and len(set(dtypes)) > 1 else None
 
 
 def side(
@@ -107,7 +130,7 @@ def compared(first: Side, second: Side) -> Comparison:
             what.append(f"{name.replace('attacked', 'harmful').replace('asked', 'ordinary')} prompts: other ones")
     if what:
         raise Mistake(
-            f"{first.setup.model!r} and {second.setup.model!r} do not compare, as they were measured differently "
+            f"{first.name} and {second.name} do not compare, as they were measured differently "
             f"({'; '.join(what)}). Measure both with the same settings."
         )
     found = [_rate("asr", first.attacked, second.attacked, first.setup.openings, of_refusals=False)]
