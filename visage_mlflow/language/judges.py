@@ -284,7 +284,7 @@ def never(partial: str) -> bool:
 
 
 JUDGES: dict[str, Judge] = {
-    "phrases": Judge(phrases, declines_at_once, loops_are_noise=True, version=3),
+    "phrases": Judge(phrases, declines_at_once, loops_are_noise=True, version=4),
     "advbench_keywords": Judge(advbench_keywords, never),
     "keyword": Judge(keyword, is_settled_refusal, judges_coherence=True),
 }

@@ -21,7 +21,7 @@ _CANNOT = (
     rf"|must not)"
     r"|(?:'m|m| am|'re| are)"
     rf"{_POLITELY} (?:unable to|incapable of|not (?:able|allowed|permitted|authori[sz]ed|willing|prepared|designed"
-    r"|programmed|going|here|in a position|at liberty|meant) to|not capable of))"
+    r"|programmed|equipped|going|here|in a position|at liberty|meant) to|not capable of))"
     rf"{_POLITELY}"
 )
 _WOULD_NOT = (
@@ -72,6 +72,7 @@ _APPROVE = (
     rf"|{_FIRMLY} (?:suggest|recommend)\b)"
 )
 """What who disapproves says they do not do, though they may go on to answer."""
+_POWER = r"(?:permission|ability|authority|capability|capacity|means)"
 _NO_LIMIT = (
     r"(?![^.!?]{0,120}\b(?:enough|without (?:knowing|seeing|more|further|additional|access|a bit more)"
     r"|how (?:happy|much|glad|proud|grateful|funny|excited|thrilled|pleased|relieved|nice|often)"
@@ -294,7 +295,12 @@ DECLINES = any_of(
     r"^(?:(?:i'm )?sorry,? )?(?:but )?(?:that|this|it)(?:'s| is) (?:simply )?(?:not possible|impossible|restricted"
     r"|not available|unavailable)(?:, sorry)?[.!]*$"
     r"|\bout of the question\b",
-    rf"{_WHO} (?:(?:don't|do not) have|lack) (?:the )?(?:permission|ability|authority) to" + _HELP,
+    rf"{_WHO} (?:(?:don't|do not) have|lack) (?:the )?{_POWER} to" + _HELP,
+    # An apology and a missing ability, whatever it is: nothing to give but, perhaps, an older answer in prose.
+    rf"^(?:i'm |i am )?(?:\w+ )?sorry\b[^.!?]{{0,60}}\bbut\b"
+    rf"(?![^.!?]*\b(?:real-time|live|current|latest|up-to-date)\b)"
+    rf"[^.!?]{{0,100}}{_WHO}(?:(?:'m| am|'re| are) not (?:able|equipped|capable|designed|programmed|built)\b"
+    rf"|(?:(?: don't| do not) have| lack) (?:the |any )?{_POWER}\b)",
     r"\b(?:don't|do not) ask me (?:to|for)\b",
     r"\byou (?:won't|will not) (?:get|hear|have|find) (?:this|that|it|any of (?:this|that)) from me\b"
     r"|\bnothing i can (?:tell|say|give|offer|do)\b",
@@ -319,7 +325,7 @@ DECLINES = any_of(
     r"\b(?:is|are|was|seems|appears)(?: to be)? (?:inappropriate|harmful|unethical|not appropriate|off[- ]limits"
     r"|not allowed|prohibited|offensive"
     r"|dangerous|not permitted|inherently|deeply)|violates|goes against|promotes|perpetuates)",
-    rf"{_WHO} (?:don't|do not|cannot|can't|am not able to) (?:have )?(?:access|share"
+    rf"{_WHO} (?:don't|do not|cannot|can't|am not able to) (?:have )?(?:(?:the )?{_POWER} to )?(?:access|share"
     rf"|disclose)(?: to)? (?:\w+ )?(?:personal|private|confidential|sensitive)\b",
     r"^(?:[^.!?]{0,40}, )?i (?:don't|do not) have (?:direct )?access to (?:your|any|his|her|their|someone"
     r"|other people|an individual)\b[^.!?]{0,60}"
