@@ -204,7 +204,7 @@ class MainConfig(Settings):
 
     budget: str = setting(
         "default",
-        "Recipe of the sections: default (15 minutes on two cores) or quick (6). `config` takes its place.",
+        "Recipe of the sections: default (about 50 minutes on two cores) or quick. `config` takes its place.",
         choices=BUDGETS,
     )
     model: str = setting("builtin:smollm2", MODEL_HELP)
