@@ -204,7 +204,8 @@ class MainConfig(Settings):
 
     budget: str = setting(
         "default",
-        "Recipe of the sections: default (about 50 minutes on two cores) or quick. `config` takes its place.",
+        "Recipe of the sections: default (about 50 minutes on two cores) or quick (fewer rows, prompts and points). "
+        "`config` takes its place.",
         choices=BUDGETS,
     )
     model: str = setting("builtin:smollm2", MODEL_HELP)
