@@ -271,7 +271,7 @@ def test_rows_beyond_the_end_and_wrong_ones_in_the_middle_are_told_by_their_numb
     path = write("a.csv", "goal,target\na,b\nc,d\n,f\n")
     assert "but there are 3 rows, and `rows=4..` asks for more. Begin earlier." in refusal(f"{path}?rows=4..")
     whole = write("b.csv", "goal,target\na,b\nc,d\n")
-    assert "but there are 2 rows, and `rows=2..4` asks for more. Try rows=2.." in refusal(f"{whole}?rows=2..4")
+    assert "but there are 2 rows, and `rows=2..4` asks for more. Try `rows=2..`." in refusal(f"{whole}?rows=2..4")
     assert "got '3'. For that row alone, write rows=3..3." in refusal(f"{path}?rows=3")
     assert "whose row 3 has ''" in refusal(f"{path}?rows=2..")
     assert len(read(f"{path}?rows=1..2", setting="prompts")) == 2

@@ -53,7 +53,9 @@ def measured(config: CompareConfig) -> Comparison:
 
 
 def in_one_dtype(config: CompareConfig) -> CompareConfig:
-    """The settings with the dtype named that both models need; each is loaded once to see what that is."""
+    """The settings with the dtype named that both models need; under `auto` each is loaded once to see it."""
+    if config.dtype != "auto":
+        return config
     dtypes = [loaded(setting, config).model.dtype for setting in ("model", "other")]
     shared = comparison.shared_dtype(dtypes, config.dtype)
     return config if shared is None else replace(config, dtype=str(shared).removeprefix("torch."))

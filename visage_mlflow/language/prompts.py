@@ -94,7 +94,7 @@ def _rows(source: str, needs_response: bool) -> list[Row]:
     if not number:
         raise Mistake("which has no rows. Give a set with at least one prompt.")
     if number < begin or number < end < math.inf:
-        cure = f"Try rows={begin}.." if begin <= number else "Begin earlier"
+        cure = f"Try `rows={begin}..`" if begin <= number else "Begin earlier"
         raise Mistake(f"but there are {number} rows, and `rows={columns['rows']}` asks for more. {cure}.")
     return rows
 
