@@ -81,8 +81,10 @@ def answered(chat: Chat, work: Work, prompts: list[list[int]], batch_size: int) 
 
 
 def ours(chat: Chat, work: Work, config: LandscapeConfig) -> Way:
-    """The way of `landscape`."""
+    """The way of `landscape`, once it is known what is language to the model: that costs the same for any grid."""
     workers = crew(chat, config, config.n_points, Measurer(config))
+    for own in workers.chats:
+        workers.measure.scale(own)
 
     def ask(measure: Measurer, chat: Chat, step: float) -> list[str]:
         responses = measure(chat, Held([work.direction], (step,)), work.rows, config)
