@@ -49,7 +49,7 @@ def train(aligned_folder):
             if len(weights) == cut_after:
                 raise Cut
 
-        try:
+        with contextlib.suppress(Cut):  # The cut that `cut_after` asks for.
             sft.finetune(
                 load_weights(str(aligned_folder)),
                 load_tokenizer(str(aligned_folder)),
@@ -60,8 +60,6 @@ def train(aligned_folder):
                 on_log=lambda numbers, step: logged.append((step, numbers)),
                 on_checkpoint=on_checkpoint,
             )
-        except Cut:
-            pass
         return logged, weights
 
     return run
