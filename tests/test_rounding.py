@@ -89,3 +89,11 @@ def test_noise_of_a_finetunings_length_is_lost_on_the_grid_and_taken_beside_it()
     assert realised_at_random(stored, 1e-3, BF16) < 0.6 and is_taken(realised_at_random(stored, 0.05, BF16))
     assert is_taken(realised_at_random({"w": weights}, 1e-3, BF16))
     assert is_taken(realised_at_random(stored, 1e-3, torch.float32))
+
+
+def test_a_model_with_few_weights_is_not_taken_for_one_on_the_grid_because_of_a_draw():
+    """Of 400 weights that lie anywhere, one draw of noise is off by more than the tolerance more often than not."""
+    for seed in range(40):
+        weights = torch.randn(400, generator=torch.Generator().manual_seed(seed))
+        assert is_taken(realised_at_random({f"w{seed}": weights}, 1e-3, BF16))
+        assert not is_taken(realised_at_random({f"w{seed}": weights.to(BF16).float()}, 1e-3, BF16))

@@ -67,13 +67,16 @@ def realised(
 
 
 def realised_at_random(weights: Mapping[str, Tensor], relative_norm: float, dtype: torch.dtype) -> float:
-    """As `realised`, for Gaussian noise of `relative_norm` times the norm of each tensor."""
+    """As `realised`, for Gaussian noise of `relative_norm` times the norm of each tensor.
+
+    It is 1 where so few weights cannot tell it from that: in a small model a draw may be off by several per cent.
+    """
     share = _Share()
     for name, weight, chosen in _samples(weights):
         base = _picked(weight, chosen)
         noise = torch.randn(base.shape, generator=_generator(f"noise:{name}"), dtype=torch.float64).to(base.device)
         share.add(base, relative_norm * base.square().mean().sqrt() * noise, dtype)
-    return share.value
+    return 1.0 if abs(share.value - 1) < 3 * share.standard_error else share.value
 
 
 def alignment(weights: Mapping[str, Tensor], dtype: torch.dtype) -> float:
@@ -101,17 +104,23 @@ class _Share:
     """Inner products added up over tensors."""
 
     def __init__(self) -> None:
-        self.moved, self.wanted = 0.0, 0.0
+        self.moved, self.wanted, self.squared_errors = 0.0, 0.0, 0.0
 
     def add(self, base: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
         """Add the elements of one tensor, all in float64."""
         moved = (base + wanted).to(dtype).double() - base.to(dtype).double()
         self.moved += float((moved * wanted).sum())
         self.wanted += float(wanted.square().sum())
+        self.squared_errors += float(((moved - wanted) * wanted).square().sum())
 
     @property
     def value(self) -> float:
         return self.moved / self.wanted if self.wanted > 0 else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """Of the value, where the weights lie anywhere."""
+        return math.sqrt(self.squared_errors) / self.wanted if self.wanted > 0 else math.nan
 
 
 def _samples(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor | None]]:
