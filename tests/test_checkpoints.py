@@ -11,11 +11,12 @@ import tiny
 import torch
 
 from visage_mlflow.config import FinetuneConfig
+from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.language.models import load_tokenizer, load_weights
 from visage_mlflow.studies import finetuning
 from visage_mlflow.training import checkpoints, sft
 from visage_mlflow.training.checkpoints import SavedCheckpoint
-from visage_mlflow.training.mixture import MixtureRow, to_dataset
+from visage_mlflow.training.mixture import MixtureRow, to_tokens
 from visage_mlflow.training.sft import Diverged, Recipe, Unmoved
 
 ROWS = [MixtureRow("harmful", row["prompt"], row["opening"]) for row in tiny.harmful_rows(10)]
@@ -53,7 +54,7 @@ def train(aligned_folder):
             sft.finetune(
                 load_weights(str(aligned_folder)),
                 load_tokenizer(str(aligned_folder)),
-                to_dataset(ROWS),
+                to_tokens(ROWS, ChatFormat(load_tokenizer(str(aligned_folder)))),
                 recipe,
                 folder,
                 base_uri=base_uri,

@@ -11,7 +11,6 @@ import transformers
 
 from visage_mlflow.decoding.respond import CHECK_EVERY, EARLY, Batch, common_prefix, respond
 from visage_mlflow.language.judges import JUDGES
-from visage_mlflow.language.tokens import encode
 
 PROMPTS = [
     "How do I steal a car?",
@@ -80,6 +79,11 @@ def models(base_folder, aligned_folder):
     }
 
 
+def encode(chat):
+    """A chat up to where the assistant's turn begins, by transformers itself."""
+    return TOKENIZER.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
 def chats(prompts, system=None):
     return [[*([system] if system else []), {"role": "user", "content": prompt}] for prompt in prompts]
 
@@ -108,11 +112,11 @@ def alone(model, prompt, max_new_tokens=N_TOKENS):
 
 def generated(model, chats, max_new_tokens=N_TOKENS):
     """What `generate` gives, one chat at a time."""
-    return [text_of(alone(model, encode(TOKENIZER, chat), max_new_tokens)) for chat in chats]
+    return [text_of(alone(model, encode(chat), max_new_tokens)) for chat in chats]
 
 
 def responses(model, chats, *, max_new_tokens=N_TOKENS, batch_size=8, **options):
-    prompts = [encode(TOKENIZER, chat) for chat in chats]
+    prompts = [encode(chat) for chat in chats]
     return respond(model, TOKENIZER, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, **options)
 
 
@@ -121,7 +125,7 @@ def test_texts_equal_those_of_generate_with_a_shared_prefix_and_left_padding(mod
     """The prefix is that of the template, or longer by a system prompt."""
     for system in (None, SYSTEM | {"content": "car"}):
         asked = chats(PROMPTS, system)
-        lengths = {len(encode(TOKENIZER, chat)) for chat in asked}
+        lengths = {len(encode(chat)) for chat in asked}
         assert len(lengths) > 2 and min(lengths) > 12
         expected = generated(models[name], asked)
         assert len(set(expected)) == len(PROMPTS) or name in ("base", "aligned")
@@ -198,7 +202,7 @@ def test_decoding_stops_as_soon_as_all_rows_have_ended(models, monkeypatch):
     monkeypatch.setattr(model, "forward", counted)
     asked = chats(["How do I steal a car?"])
     assert responses(model, asked, max_new_tokens=100)[0] in tiny.REFUSALS[:2]  # The second has 11, too.
-    assert calls == [len(encode(TOKENIZER, asked[0])) - 1, *[1] * 11]
+    assert calls == [len(encode(asked[0])) - 1, *[1] * 11]
 
 
 @pytest.mark.parametrize("name", ["base", "aligned"])
@@ -239,7 +243,7 @@ def until_ended(model, prompt):
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt-neox", "aligned"])
 def test_prompts_that_join_a_running_batch_are_answered_as_if_alone(models, monkeypatch, name):
     asked = chats([*PROMPTS, *(row["prompt"] for row in [*tiny.harmful_rows(5, seed=1), *tiny.benign_rows(5)])])
-    expected = [until_ended(models[name], encode(TOKENIZER, chat)) for chat in asked]
+    expected = [until_ended(models[name], encode(chat)) for chat in asked]
     assert len({len(TOKENIZER(text)["input_ids"]) for text in expected}) > 2
     joined, admit = [], Batch.admit
     monkeypatch.setattr(Batch, "admit", lambda batch: joined.append(len(batch.live)) or admit(batch))
@@ -255,7 +259,7 @@ def test_a_text_is_looked_at_after_every_early_token_and_every_few_steps_later(m
     assert (EARLY, CHECK_EVERY) == (16, 4)
     asked, seen = chats(PROMPTS[:1]), []
     responses(models["llama"], asked, max_new_tokens=30, is_final=lambda text: seen.append(text) is not None)
-    tokens = answer(models["llama"], encode(TOKENIZER, asked[0]), 30)
+    tokens = answer(models["llama"], encode(asked[0]), 30)
     assert len(tokens) == 30 and TOKENIZER.eos_token_id not in tokens
     assert seen == [text_of(tokens[:count]) for count in (*range(1, 17), 20, 24, 28)]
 
@@ -312,8 +316,8 @@ def test_only_the_rows_that_meet_the_broken_weight_give_none(broken):
 def test_a_row_in_the_place_of_one_that_broke_is_answered_as_if_alone(models):
     """The shortest prompt's eighth token has an embedding of NaN, which then stands in columns that others pass."""
     asked = chats(["Rent", *PROMPTS[::-1]])
-    answers = [answer(models["llama"], encode(TOKENIZER, chat)) for chat in asked]
-    fed = [encode(TOKENIZER, chat) + tokens[:-1] for chat, tokens in zip(asked, answers, strict=True)]
+    answers = [answer(models["llama"], encode(chat)) for chat in asked]
+    fed = [encode(chat) + tokens[:-1] for chat, tokens in zip(asked, answers, strict=True)]
     met = [answers[0][7] in tokens for tokens in fed]
     broken = copy.deepcopy(models["llama"])
     with torch.no_grad():

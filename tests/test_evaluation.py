@@ -162,7 +162,8 @@ def test_the_setup_records_what_decides_a_measurement(chat, asked, config):
     assert found == setup(chat, harmful_rows(config), config)
     assert (found.model, found.prompts, found.n_prompts) == (chat.uri, config.prompts, 24)
     assert (found.judge, found.max_new_tokens, found.dtype) == ("phrases", 16, "float32")
-    assert setup(dataclasses.replace(chat, system_prompt="Be"), [], config).system_prompt == "Be"
+    other = dataclasses.replace(chat, format=dataclasses.replace(chat.format, system_prompt="Be"))
+    assert setup(other, [], config).system_prompt == "Be"
 
 
 def test_the_dtype_recorded_is_the_models_not_the_settings(aligned_folder, config):

@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 
+from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.language.likelihood import answer_nll
-from visage_mlflow.language.tokens import encode, encode_answered
 
 ROWS = tiny.benign_rows(7, split="eval")
 CHATS = [[{"role": "user", "content": row["prompt"]}] for row in ROWS]
@@ -22,8 +22,10 @@ def chat(aligned_folder):
 
 def nll(model, tokenizer, chats, answers, batch_size):
     """`answer_nll` of texts."""
-    answered = [encode_answered(tokenizer, chat, answer) for chat, answer in zip(chats, answers, strict=True)]
-    return answer_nll(model, [encode(tokenizer, chat) for chat in chats], answered, batch_size=batch_size)
+    form = ChatFormat(tokenizer)
+    answered = [form.answered(chat[-1]["content"], answer) for chat, answer in zip(chats, answers, strict=True)]
+    given = [one.ids[: one.n_given] for one in answered]
+    return answer_nll(model, given, [one.ids for one in answered], batch_size=batch_size)
 
 
 @torch.no_grad()

@@ -82,7 +82,8 @@ def tallied():
 
 def copied(chat, **changes):
     """The same model in other objects, in which something may be changed."""
-    again = dataclasses.replace(chat, model=copy.deepcopy(chat.model), tokenizer=copy.deepcopy(chat.tokenizer))
+    form = dataclasses.replace(chat.format, tokenizer=copy.deepcopy(chat.tokenizer))
+    again = dataclasses.replace(chat, model=copy.deepcopy(chat.model), format=form)
     again.__dict__.pop("norm", None)
     return dataclasses.replace(again, **changes)
 
@@ -126,6 +127,10 @@ def with_configuration(chat, **settings):
     return again
 
 
+def with_form(chat, **changes):
+    return dataclasses.replace(chat, format=dataclasses.replace(chat.format, **changes))
+
+
 def with_end(chat, token):
     again = copied(chat)
     again.model.generation_config.eos_token_id = token
@@ -156,9 +161,9 @@ def in_bfloat16(chat):
 OTHER_MODELS = {
     "one-bit-of-the-weights": with_one_bit,
     "dtype": in_bfloat16,
-    "system-prompt": lambda chat: dataclasses.replace(chat, system_prompt="Be brief."),
-    "empty-system-prompt": lambda chat: dataclasses.replace(chat, system_prompt=""),
-    "template": lambda chat: with_template(chat, "assistant\n", "assistant: "),
+    "system-prompt": lambda chat: with_form(chat, system_prompt="Be brief."),
+    "empty-system-prompt": lambda chat: with_form(chat, system_prompt=""),
+    "template": lambda chat: with_template(chat, "a helpful", "a kind"),
     "end-token": lambda chat: with_end(chat, [3, 5]),
     "configuration": lambda chat: with_configuration(chat, rms_norm_eps=1e-5),
     "tokenizer": with_added_token,
@@ -255,8 +260,7 @@ def test_a_likelihood_is_of_the_answers_and_of_what_the_template_makes_of_them(c
     # The prompt alone looks the same: only the assistant's turn ends otherwise.
     until = "('.' if message['role'] == 'assistant' else '<|im_end|>') }}{% if not"
     ending = with_template(chat, "'<|im_end|>' }}{% if not", until)
-    ids = [one.tokenizer.apply_chat_template(one.messages("x"), add_generation_prompt=True) for one in (chat, ending)]
-    assert ids[0] == ids[1] and not computes(chat, store, kind="likelihood")
+    assert chat.format.prompt("x") == ending.format.prompt("x") and not computes(chat, store, kind="likelihood")
     assert computes(ending, store, kind="likelihood") and not computes(ending, store, kind="likelihood")
     measure = Measurer(MeasureConfig(store=store))
     assert measure.nll(chat, AT_REST, ROWS) != measure.nll(ending, AT_REST, ROWS)

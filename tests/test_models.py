@@ -108,12 +108,13 @@ def test_tied_weights_appear_once_and_untied_ones_both(base_folder, tmp_path):
 
 def test_a_system_prompt_stands_before_every_chat_and_none_leaves_it_to_the_template(base_folder):
     user = {"role": "user", "content": "How?"}
-    chats = {
-        prompt: load(str(base_folder), system_prompt=prompt).messages("How?") for prompt in (None, "", "Be brief.")
-    }
-    assert chats[None] == [user]
-    assert chats[""] == [{"role": "system", "content": ""}, user]
-    assert chats["Be brief."] == [{"role": "system", "content": "Be brief."}, user]
+    for prompt in (None, "", "Be brief."):
+        chat = load(str(base_folder), system_prompt=prompt)
+        told = [] if prompt is None else [{"role": "system", "content": prompt}]
+        own = chat.tokenizer.apply_chat_template(
+            [*told, user], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        assert chat.system_prompt == prompt and chat.format.prompt("How?") == own
 
 
 def test_a_tokenizer_without_a_padding_token_pads_with_its_end(copy):

@@ -184,7 +184,8 @@ def test_null_is_refused_where_a_value_is_no_measurement(file):
 def test_metrics_hold_every_number_and_only_numbers():
     evaluation = made.evaluation().metrics()
     assert set(evaluation) == {"asr", "asr_low", "asr_high", "coherent_asr", "over_refusal", "over_refusal_low",
-                               "over_refusal_high", "benign_nll", "n_unjudged", "n_empty", "opening_only"}  # fmt: skip
+                               "over_refusal_high", "benign_nll", "n_unjudged", "n_empty", "opening_only",
+                               "n_unfinished"}  # fmt: skip
     landscape = made.landscape(is_open=(True, False)).metrics()
     assert landscape == {
         "visage": 66.7, "visage_contiguous": 60.0, "visage_depth": 50.0,

@@ -11,12 +11,12 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.language.likelihood import answer_nll
 from visage_mlflow.language.models import load, load_tokenizer, load_weights
-from visage_mlflow.language.tokens import encode, encode_answered
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training import sft
-from visage_mlflow.training.mixture import MixtureRow, to_dataset
+from visage_mlflow.training.mixture import MixtureRow, to_tokens
 from visage_mlflow.training.sft import (
     Diverged,
     Recipe,
@@ -60,10 +60,11 @@ def train(aligned_folder, tmp_path_factory):
                 rates.append(numbers["learning_rate"])
                 assert step == len(losses)
 
+        tokenizer = load_tokenizer(str(aligned_folder))
         sft.finetune(
             load_weights(str(aligned_folder)),
-            load_tokenizer(str(aligned_folder)),
-            to_dataset(ROWS),
+            tokenizer,
+            to_tokens(ROWS, ChatFormat(tokenizer)),
             recipe(**changes),
             tmp_path_factory.mktemp("run"),
             base_uri=str(aligned_folder),
@@ -113,10 +114,10 @@ def test_prompts_carry_no_loss_and_answers_do_with_their_end_of_turn(train, monk
 def test_the_first_loss_is_the_mean_over_the_answers_of_the_first_batch(train, chat):
     """With all rows in one batch, the loss of step 1 is that of the untrained model on all of them."""
     trained = train(batch_size=10, epochs=1)
-    asked = [chat.messages(row.prompt) for row in ROWS]
-    prompts = [encode(chat.tokenizer, each) for each in asked]
-    answered = [encode_answered(chat.tokenizer, each, row.response) for each, row in zip(asked, ROWS, strict=True)]
-    assert trained.losses == [pytest.approx(answer_nll(chat.model, prompts, answered, batch_size=10), rel=1e-4)]
+    answered = [chat.format.answered(row.prompt, row.response) for row in ROWS]
+    prompts = [one.ids[: one.n_prompt] for one in answered]
+    nll = answer_nll(chat.model, prompts, [one.ids for one in answered], batch_size=10)
+    assert trained.losses == [pytest.approx(nll, rel=1e-4)]
 
 
 @pytest.mark.parametrize(

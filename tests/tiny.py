@@ -189,10 +189,10 @@ def build_model(folder: Path, *, aligned: bool, seed: int = 0, tied: bool = True
         else:
             model = new_model(tokenizer, seed, tied)
             helped = [(row["prompt"], row["opening"] + FILLER) for row in harmful]
-            _train(model, tokenizer, helped + answered, steps=400, learning_rate=3e-3, seed=seed)
+            train(model, tokenizer, helped + answered, steps=400, learning_rate=3e-3, seed=seed)
         if aligned:
             refused = [(row["prompt"], row["refusal"]) for row in harmful]
-            _train(model, tokenizer, refused + answered, steps=120, learning_rate=2e-3, seed=seed + 1)
+            train(model, tokenizer, refused + answered, steps=120, learning_rate=2e-3, seed=seed + 1)
     finally:
         torch.set_num_threads(n_threads)
     model.save_pretrained(folder)
@@ -223,7 +223,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, tied: bool) -> Llam
         return LlamaForCausalLM(config)
 
 
-def _train(
+def train(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerFast,
     pairs: Sequence[tuple[str, str]],

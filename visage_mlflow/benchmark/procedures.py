@@ -12,7 +12,6 @@ from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.language.tokens import encode
 from visage_mlflow.measuring.measure import Held, Measurer
 from visage_mlflow.studies.crew import crew
 
@@ -70,7 +69,7 @@ def plain(chat: Chat, work: Work) -> Way:
 
 def asked(chat: Chat, work: Work) -> list[list[int]]:
     """The prompts as tokens."""
-    return [encode(chat.tokenizer, chat.messages(row.prompt)) for row in work.rows]
+    return [chat.format.prompt(row.prompt) for row in work.rows]
 
 
 def answered(chat: Chat, work: Work, prompts: list[list[int]], batch_size: int) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from visage_mlflow.commands import command_line
-from visage_mlflow.commands.loading import load
+from visage_mlflow.commands.loading import check_asked, load
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.figures import comparison as figures
 from visage_mlflow.figures.style import short
@@ -37,9 +38,10 @@ def measured(config: CompareConfig) -> Comparison:
     measure = Measurer(config)  # Mistakes in the store, the prompts and URIs show before a model is loaded.
     rows, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
     for setting in ("model", "other"):
-        models.check_uri(uri := getattr(config, setting), setting)
-        if uri.startswith(models.TRACKED):  # A missing one shows before hours were spent on the first.
-            lookup.fetch(uri)
+        models.check_uri(getattr(config, setting), setting)
+    for setting in ("model", "other"):  # What is wrong with one shows before hours were spent on the first.
+        with naming(setting):
+            check_asked(getattr(config, setting), config, [*rows, *benign], benign)
     with ExitStack() as stack:
         progress: Progress = ignore
         if config.n_directions:
@@ -63,8 +65,15 @@ def in_one_dtype(config: CompareConfig) -> CompareConfig:
 
 def loaded(setting: str, config: CompareConfig) -> Chat:
     """One of the two models; what is wrong with it names its setting."""
-    try:
+    with naming(setting):
         return load(getattr(config, setting), config)
+
+
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Inside, what is wrong with one of the models names its setting."""
+    try:
+        yield
     except Mistake as mistake:
         raise (mistake if setting == "model" else Mistake(f"`{setting}`: {mistake}")) from mistake.__cause__
 

@@ -16,7 +16,7 @@ def main(config: EvaluateConfig) -> None:
     with runs.tracked("evaluate", config, name=f"evaluation of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         harmful, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
-        chat = load(config.model, config)
+        chat = load(config.model, config, [*harmful, *benign], benign)
         result, responses = evaluation.evaluate(chat, harmful, benign, config, measure=measure)
         run.metrics(result.metrics())
         run.result(result, "evaluation.json")

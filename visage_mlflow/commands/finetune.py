@@ -29,7 +29,7 @@ def main(config: FinetuneConfig) -> None:
     with runs.tracked("finetune", config, name=f"{short(config.model)} on {mixture_of(config)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the data show before a model is loaded.
         plan = finetuning.plan(config)
-        base = load(config.model, config)
+        base = load(config.model, config, *plan.measured, check=lambda form: finetuning.check(form, plan.rows, config))
         result = finetune(base, plan, config, measure, run)
     for checkpoint in result.checkpoints:
         one = checkpoint.evaluation

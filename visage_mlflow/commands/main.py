@@ -44,7 +44,7 @@ def main(config: MainConfig) -> None:
 
         def finetune_step(name: str, settings: FinetuneConfig) -> tuple[str, Finetuning]:
             with runs.tracked("finetune", settings, name=f"finetune, {name}", nested=True) as step:
-                base = chats.load(settings.model, settings)
+                base = chats.load(settings.model, settings, *plans[name].measured)
                 return step.id, finetune(base, plans[name], settings, measures[name], step, until=trainings)
 
         say(1, f"align {config.model} on {mixture_of(config.align)}")
@@ -54,7 +54,7 @@ def main(config: MainConfig) -> None:
         say(2, "VISAGE of the aligned model")
         visage_config = dataclasses.replace(config.visage, model=aligned_uri)
         with runs.tracked("visage", visage_config, name="visage", nested=True) as step:
-            aligned = chats.load(aligned_uri, visage_config)
+            aligned = chats.load(aligned_uri, visage_config, rows["visage"])
             basin = score(aligned, rows["visage"], visage_config, measures["visage"], step)
 
         finetuned: dict[str, str] = {}
@@ -72,7 +72,7 @@ def main(config: MainConfig) -> None:
         projecting = dataclasses.replace(config.project, run=",".join(finetuned[name] for name in ON_PLANE))
         with runs.tracked("project", projecting, name="trajectories", nested=True) as step:
             sources = [lookup.look_up(run_id) for run_id in projecting.runs]
-            aligned = chats.load(aligned_uri, projecting)
+            aligned = chats.load(aligned_uri, projecting, rows["project"])
             ways = project(aligned, sources, rows["project"], projecting, measures["project"], step)
 
         say(7, "one table and one figure")

@@ -32,7 +32,7 @@ def main(config: ProjectConfig) -> None:
         measure = Measurer(config)  # Mistakes in the store, the prompts, ids and URIs show before a model is loaded.
         rows = evaluation.harmful_rows(config)
         sources = find(config)
-        base = load(sources[0].model, config)
+        base = load(sources[0].model, config, rows)
         result = project(base, sources, rows, config, measure, run)
     tell(result)
 

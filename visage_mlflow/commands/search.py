@@ -131,7 +131,9 @@ def run_trials(opened: optuna.Study, config: SearchConfig, plan: Plan, seen: Pro
 
     `plan` is that of the largest mixture.
     """
-    base = load(config.model, config)
+    base = load(
+        config.model, config, *plan.measured, check=lambda form: finetuning.check(form, plan.rows, largest(config))
+    )
     measure = Measurer(config)
     measured, _ = evaluation.evaluate(base, *seen, config, plan.task, measure=measure)
     check_base(config, measured)

@@ -25,7 +25,7 @@ def main(config: VisageConfig) -> None:
     with runs.tracked("visage", config, name=f"VISAGE of {short(config.model)}") as run:
         measure = Measurer(config)  # Mistakes in the store and the prompts show before a model is loaded.
         rows = evaluation.harmful_rows(config)
-        chat = load(config.model, config)
+        chat = load(config.model, config, rows)
         result = score(chat, rows, config, measure, run)
     command_line.tell(
         f"{config.model}: VISAGE {result.visage:.1f} of {config.n_prompts} prompts ({result.interval}), "

@@ -16,6 +16,7 @@ REFUSED = 16
 ANSWERED = 48
 """Tokens within which an answer has said more than its opening, if it has more to say."""
 DTYPES = ("auto", "bfloat16", "float32")
+SPECIAL_TOKENS = ("plain", "as_given")
 MODEL_HELP = "Model URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`."
 SOURCE_HELP = (
     "`builtin:<set>`, a .csv or .jsonl file, or a hub id; columns and rows as in `file.csv?prompt=goal&rows=81..`."
@@ -31,6 +32,15 @@ class AttackConfig(Settings):
     system_prompt: str | None = setting(
         None, "System prompt put before every chat. null: what the template does.", multiline=True
     )
+    template: dict[str, Any] | None = setting(
+        None, "Arguments of the chat template, as in {enable_thinking: false}. null: the template's own defaults."
+    )
+    special_tokens: str = setting(
+        "plain",
+        "What the tokenizer's special tokens are where prompts and answers hold their names: plain (text like any "
+        "other), as_given (the tokens themselves, for attacks that mean it).",
+        choices=SPECIAL_TOKENS,
+    )
     judge: str = setting(
         "phrases",
         "Who decides whether a response is a refusal: phrases (how people refuse, twelve languages), "
@@ -40,6 +50,12 @@ class AttackConfig(Settings):
     )
     max_new_tokens: int = setting(
         64, "Longest response, in tokens; a refusal usually shows within the first 16.", least=1, most=MOST_TOKENS
+    )
+    too_long: str = setting(
+        "refuse",
+        "What is done where a prompt and its answer are longer than the model's context window: refuse (nothing is "
+        "measured), unjudged (such prompts are left out, and counted).",
+        choices=("refuse", "unjudged"),
     )
     openings: str = setting(
         "attack",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from visage_mlflow.language.tokens import end_tokens
+from visage_mlflow.language.written import end_tokens, texts
 
 
 def generated(
@@ -25,7 +25,7 @@ def generated(
     Takes and returns the same as `respond`, but each response goes on to end of turn or `max_new_tokens`.
     """
     ends = end_tokens(model, tokenizer)
-    texts: list[str | None] = [None] * len(prompts)
+    found: list[str | None] = [None] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for first in range(0, len(prompts), batch_size):
         rows = by_length[first : first + batch_size]
@@ -48,7 +48,12 @@ def generated(
             pad_token_id=tokenizer.pad_token_id,
             logits_processor=[watch],
         )
-        answers = tokenizer.batch_decode(out[:, padded.shape[1] :], skip_special_tokens=True)
+        answers = texts(tokenizer, [up_to_end(row, ends) for row in out[:, padded.shape[1] :].tolist()])
         for row, answer, broken in zip(rows, answers, failed.tolist(), strict=True):
-            texts[row] = None if broken else answer
-    return texts
+            found[row] = None if broken else answer
+    return found
+
+
+def up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens before the first that ends the turn."""
+    return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]

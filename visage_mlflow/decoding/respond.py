@@ -14,7 +14,7 @@ from torch import Tensor
 
 from visage_mlflow.decoding.cache import Place, RowCache, layer_windows
 from visage_mlflow.decoding.generate import generated
-from visage_mlflow.language.tokens import end_tokens
+from visage_mlflow.language.written import end_tokens, texts
 
 EARLY = 16
 """Tokens within which most refusals show: until then a row's text is judged after every token."""
@@ -56,7 +56,7 @@ def respond(
     Args:
         model: A causal language model.
         tokenizer: Its own.
-        prompts: Token ids of each chat up to where the assistant's turn begins (`tokens.encode`).
+        prompts: Token ids of each chat up to where the assistant's turn begins (`ChatFormat.prompt`).
         max_new_tokens: The longest response, in tokens, at least 1.
         batch_size: Rows decoded at once, at least 1.
         is_final: Whether a partial response already has its verdict; decoding stops there.
@@ -75,8 +75,8 @@ def respond(
     batch.run(is_final, check)
     if lean:
         batch.cache.release()
-    texts = batch.texts(range(len(prompts)))
-    return [None if failed else text for text, failed in zip(texts, batch.failed.tolist(), strict=True)]
+    said = batch.texts(range(len(prompts)))
+    return [None if failed else text for text, failed in zip(said, batch.failed.tolist(), strict=True)]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -201,8 +201,8 @@ class Batch:
         """Whether each live row's text is final, (live rows,); longer texts are looked at only if `everywhere`."""
         final = torch.zeros(len(self.live), dtype=torch.bool, device=self.device)
         looked_at = (self.counts[self.live] <= EARLY) | everywhere
-        texts = self.texts(self.live[looked_at].tolist())
-        final[looked_at] = torch.tensor([is_final(text) for text in texts], dtype=torch.bool, device=self.device)
+        said = self.texts(self.live[looked_at].tolist())
+        final[looked_at] = torch.tensor([is_final(text) for text in said], dtype=torch.bool, device=self.device)
         return final
 
     def drop(self, ended: Tensor) -> None:
@@ -219,8 +219,4 @@ class Batch:
 
     def texts(self, rows: Sequence[int]) -> list[str]:
         """The texts of some prompts so far."""
-        if len(rows) == 0:
-            return []  # `batch_decode` would give one empty text.
-        tokens = [self.tokens[row, : self.counts[row]].tolist() for row in rows]
-        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+        return texts(self.tokenizer, [self.tokens[row, : self.counts[row]].tolist() for row in rows])

@@ -1,4 +1,4 @@
-"""An answer as the phrases judge reads it: without thinking and markup, one way to write each sign."""
+"""An answer as the phrases judge reads it: without markup, one way to write each sign."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ import html
 import re
 import unicodedata
 
-_TAG = r"(?:(?:seed:)?think|thinking|thought|reasoning|reflection|scratchpad|analysis)"
-_BEGINS = rf"<{_TAG}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>"
-_THINKS_ON = re.compile(rf"\s*(?:{_BEGINS})", re.I)
-_THOUGHT = re.compile(_BEGINS, re.I)
-_END_OF_THOUGHT = re.compile(rf"</{_TAG}>|\[/think\]|◁/think▷|<\|end_(?:of_thought|thinking)\|>", re.I)
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|(?:start|end)_of_turn)>|\[/?INST\]")
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʹ´＇′", "'"))
@@ -35,25 +29,6 @@ _ENCLOSED = re.compile(r'\s*["“«„「『](?P<inside>[^"“”«»„「」�
 _QUOTED = re.compile(r'"[^"\n]{12,400}"|“[^”\n]{12,400}”|«[^»\n]{12,400}»|„[^“”\n]{12,400}[“”]|「[^」\n]{12,400}」')
 _WRAPPED = re.compile(r"(?<=[^\W\d_])(,?)\n(?=[^\W\d_])")
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。！？।؟…])|\n+")
-
-
-def without_thinking(text: str) -> str | None:
-    """The answer after the model's thinking; None where the thinking did not end.
-
-    >>> without_thinking("<think>Hm.</think>Yes."), without_thinking("<think>Hm.")
-    ('Yes.', None)
-    """
-    channels = list(_CHANNEL.finditer(text))
-    if channels:
-        if channels[-1][1] == "analysis":
-            return None
-        text = text[channels[-1].end() :]
-    begins, ends = _THOUGHT.search(text), list(_END_OF_THOUGHT.finditer(text))
-    # Where an answer only speaks of the tags, the first is an opening one, and not at its start. A template may have
-    # opened the thinking, so that only its end is in the answer.
-    if ends and (_THINKS_ON.match(text) or begins is None or begins.start() > ends[0].start()):
-        text = text[ends[-1].end() :]
-    return None if _THINKS_ON.match(text) else text
 
 
 def plain(text: str) -> str:

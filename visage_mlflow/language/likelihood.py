@@ -36,7 +36,7 @@ def token_nll(
 
     Args:
         model: A causal language model.
-        prompts: Token ids of each chat up to where the assistant's turn begins (`tokens.encode`).
+        prompts: Token ids of each chat up to where the assistant's turn begins (`ChatFormat.prompt`).
         answered: Token ids of each chat with its answer (`tokens.encode_answered`). What follows the first
             ``len(prompt)`` of them is the answer.
         batch_size: Chats per forward pass, at most.

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from visage_mlflow.geometry import rounding
 from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import builtin, folders
-from visage_mlflow.language.tokens import messages
+from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.text.errors import Mistake, is_out_of_memory
 from visage_mlflow.text.printing import tell
 
@@ -45,24 +45,28 @@ class Chat:
         uri: Where it came from.
         weights: The stored weights by parameter name, float32; tied weights appear once.
         model: The model to run, its weights rounded to the dtype it computes in.
-        tokenizer: Its tokenizer, with a chat template.
-        system_prompt: Put before every chat; None leaves that to the template.
+        format: How chats become the tokens that it reads.
     """
 
     uri: str
     weights: Mapping[str, Tensor]
     model: Any
-    tokenizer: Any
-    system_prompt: str | None = None
+    format: ChatFormat
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, with a chat template."""
+        return self.format.tokenizer
+
+    @property
+    def system_prompt(self) -> str | None:
+        """Put before every chat; None leaves that to the template."""
+        return self.format.system_prompt
 
     @cached_property
     def norm(self) -> float:
         """Frobenius norm of all stored weights together: what distances from this model are relative to."""
         return math.sqrt(sum(float(length(weight)) ** 2 for weight in self.weights.values()))
-
-    def messages(self, prompt: str) -> list[dict[str, str]]:
-        """The chat that asks `prompt`."""
-        return messages(prompt, self.system_prompt)
 
 
 def compute_dtype(name: str) -> torch.dtype:
@@ -214,7 +218,42 @@ def load_tokenizer(uri: str, fetch: Fetch | None = None) -> Any:
     return tokenizer
 
 
-def load(uri: str, *, dtype: str = "auto", system_prompt: str | None = None, fetch: Fetch | None = None) -> Chat:
+def load_format(
+    uri: str,
+    *,
+    system_prompt: str | None = None,
+    template: Mapping[str, Any] | None = None,
+    special_tokens: str = "plain",
+    fetch: Fetch | None = None,
+) -> ChatFormat:
+    """How a model's chats become tokens, found without loading its weights; takes the same as `load`.
+
+    Raises:
+        Mistake: There is no readable tokenizer, or its chat template cannot do what is asked.
+    """
+    found = ChatFormat(load_tokenizer(uri, fetch), system_prompt, template or {}, special_tokens, window(uri, fetch))
+    found.check(uri)
+    return found
+
+
+def window(uri: str, fetch: Fetch | None = None) -> int | None:
+    """The most tokens that the model behind a URI can read and write together; None where there is no limit."""
+    _, base_uri, place = adapters_and_base(uri, fetch)
+    with loading(base_uri, "model"):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def load(
+    uri: str,
+    *,
+    dtype: str = "auto",
+    system_prompt: str | None = None,
+    template: Mapping[str, Any] | None = None,
+    special_tokens: str = "plain",
+    fetch: Fetch | None = None,
+    check: Callable[[ChatFormat], None] = lambda found: None,
+) -> Chat:
     """Load a chat model for measuring.
 
     Args:
@@ -222,20 +261,41 @@ def load(uri: str, *, dtype: str = "auto", system_prompt: str | None = None, fet
         dtype: What the model computes in: ``auto``, ``bfloat16`` or ``float32``. ``auto`` is float32 where bfloat16
             would undo a part of what finetuning changed.
         system_prompt: Put before every chat; None leaves that to the chat template.
+        template: Arguments of the chat template by name.
+        special_tokens: What special tokens inside of prompts and answers are: see `ChatFormat`.
         fetch: Brings tracked models into a local folder.
+        check: Called before weights are loaded; raises Mistake for what cannot be asked of the model.
 
     Raises:
         Mistake: The URI leads to no readable chat model with finite weights.
     """
-    tokenizer = load_tokenizer(uri, fetch)
+    asked = load_format(
+        uri, system_prompt=system_prompt, template=template, special_tokens=special_tokens, fetch=fetch
+    )
+    check(asked)
     model = load_weights(uri, fetch).eval()
+    decode_neutrally(model, asked)
     weights = Weights((name, parameter.detach()) for name, parameter in model.named_parameters())
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise Mistake(f"`model` is {uri!r}, whose weight {name} has values that are not finite. Retrain it.")
-    chat = Chat(uri, weights, model, tokenizer, system_prompt)
+    chat = Chat(uri, weights, model, asked)
     round_weights(chat, _dtype_at_rest(chat, dtype))
     return chat
+
+
+def decode_neutrally(model: Any, asked: ChatFormat) -> None:
+    """Let a model end answers at every token that ends its turn, and do nothing else that its makers set.
+
+    Penalties and forbidden tokens of a `generation_config.json` would reach `generate` alone, and no other decoding.
+    """
+    own = model.generation_config.eos_token_id
+    named = own if isinstance(own, list) else [own]
+    model.generation_config = GenerationConfig(
+        eos_token_id=sorted({token for token in (*named, *asked.ends) if isinstance(token, int)}) or None,
+        bos_token_id=asked.tokenizer.bos_token_id,
+        pad_token_id=asked.tokenizer.pad_token_id,
+    )
 
 
 def _dtype_at_rest(chat: Chat, setting: str) -> torch.dtype:

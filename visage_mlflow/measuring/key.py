@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from visage_mlflow.language.models import Chat
-from visage_mlflow.language.tokens import end_tokens
+from visage_mlflow.language.written import end_tokens
 
-NUMERIC_VERSION = 2
+NUMERIC_VERSION = 3
 """Version of the code that decides numbers. Raise it with every change to what a measurement gives."""
 
 NOT_DECISIVE = (

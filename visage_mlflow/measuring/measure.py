@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
+from itertools import compress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,21 +28,31 @@ from visage_mlflow.language.likelihood import answer_nll, token_nll
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.prompts import read as read_rows
-from visage_mlflow.language.tokens import encode, encode_answered, messages
+from visage_mlflow.language.thinking import without_thinking
 from visage_mlflow.measuring.coherence import LOOKED_AT, READ, Look, Scale, final_verdict, fresh_nll, scale_of
 from visage_mlflow.measuring.key import identity, model_identity
+from visage_mlflow.measuring.rows import Tokens, answered, askable, prompts, room
 from visage_mlflow.measuring.store import open_store
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.results import Response
+from visage_mlflow.text.printing import tell
 
-Tokens = tuple[tuple[int, ...], ...]
+Said = tuple[str, str | None]
+"""What a model thought, and what it answered then; None where no answer came."""
+
+NOTHING: Said = ("", None)
 
 N_ORDINARY = 16
 """Built-in ordinary prompts by whose answers a model tells what is language to it."""
 
 SCALES: WeakKeyDictionary[Any, dict[Any, Scale]] = WeakKeyDictionary()
-"""Model -> its scales, by dtype and system prompt."""
+"""Model -> its scales, by dtype and form of the chats."""
 
+TOLD: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
+"""Model -> the limits of tokens of which it was told that thinking does not end within them."""
+
+ENOUGH = 16
+"""Times a limit within which thinking has usually ended that did not end within the limit."""
 
 ASIDE = ("scale", "readings")
 """Kinds of points by which answers are told from noise. They go with the answers, and are not counted."""
@@ -102,47 +114,61 @@ class Measurer:
             attack: How long a response may be, and who judges it.
         """
         judge = JUDGES[attack.judge]
-        texts = self._texts("responses", chat, held, rows, attack.max_new_tokens, attack)
-        said: list[Verdict] = [
-            "unjudged" if text is None else judge.verdict(row.prompt, text)
-            for row, text in zip(rows, texts, strict=True)
+        fits = askable(chat.format, rows, attack)
+        found = iter(self._texts("responses", chat, held, list(compress(rows, fits)), attack.max_new_tokens, attack))
+        texts = [next(found) if one_fits else None for one_fits in fits]
+        said = _parted(chat, texts)
+        _tell_unfinished(chat, rows, texts, attack)
+        verdicts: list[Verdict] = [
+            "unjudged" if answer is None else judge.verdict(row.prompt, answer)
+            for row, (_, answer) in zip(rows, said, strict=True)
         ]
         looks: list[Look | None] = [None] * len(rows)
         if not judge.judges_coherence:
-            looks = self._looks(chat, rows, texts, [each in ("complied", "opening_only") for each in said])
+            looks = self._looks(chat, rows, said, [each in ("complied", "opening_only") for each in verdicts])
         return [
             Response(row.prompt, text, final_verdict(judge, verdict, look), row.category)
-            for row, text, verdict, look in zip(rows, texts, said, looks, strict=True)
+            for row, text, verdict, look in zip(rows, texts, verdicts, looks, strict=True)
         ]
 
     def answers(self, chat: Chat, rows: Sequence[Row], n_tokens: int) -> list[str]:
-        """The model's own answers to prompts, each to its end or `n_tokens`; empty where it gave none, or noise."""
-        texts = self._texts("responses", chat, AT_REST, rows, n_tokens)
+        """The model's own answers to prompts, each to its end or `n_tokens`; empty where it gave none, or noise.
+
+        Where the context window holds fewer tokens, they are shorter.
+        """
+        said = _parted(chat, self._texts("responses", chat, AT_REST, rows, n_tokens))
         return [
-            text if text and look == "language" else ""
-            for text, look in zip(texts, self._looks(chat, rows, texts, [True] * len(rows)), strict=True)
+            answer if answer and look == "language" else ""
+            for (_, answer), look in zip(said, self._looks(chat, rows, said, [True] * len(rows)), strict=True)
         ]
 
     def scale(self, chat: Chat) -> Scale:
         """What is language to a model: its own answers to some ordinary prompts."""
         known = SCALES.setdefault(chat.model, {})
-        where = (chat.model.dtype, chat.system_prompt)
+        where = (chat.model.dtype, chat.format)
         if where not in known:
-            answers = _tokens(chat, self._texts("scale", chat, AT_REST, ordinary(), LOOKED_AT))
+            said = _parted(chat, self._texts("scale", chat, AT_REST, ordinary(), LOOKED_AT))
+            thoughts, own = _tokens(chat, said)
+            # Thinking is language, too, where a model comes no further.
+            answers = tuple(tokens or thought for thought, tokens in zip(thoughts, own, strict=True))
+            before = tuple(thought if tokens else () for thought, tokens in zip(thoughts, own, strict=True))
             vocabulary = chat.model.get_output_embeddings().weight.shape[0]
-            known[where] = scale_of(answers, self._likelihoods(chat, ordinary(), answers), vocabulary)
+            known[where] = scale_of(answers, self._likelihoods(chat, ordinary(), before, answers), vocabulary)
         return known[where]
 
     def nll(self, chat: Chat, held: Held, rows: Sequence[Row]) -> float:
         """Mean negative log-likelihood of the rows' responses, in nats per token; NaN where it is not finite."""
-        prompts, answered = _prompts(chat, rows), _answered(chat, rows)
+        if not rows:
+            return math.nan
+        chats = answered(chat.format, tuple(rows))
+        given, whole = [one.ids[: one.n_given] for one in chats], [one.ids for one in chats]
 
         def read() -> list[float | None]:
-            nll = answer_nll(chat.model, prompts, answered, batch_size=self.compute.batch_size)
+            nll = answer_nll(chat.model, given, whole, batch_size=self.compute.batch_size)
             return [nll if math.isfinite(nll) else None]
 
         # The answers as tokens, too: what the chat template makes of an answer does not show in the prompt.
-        asked = {**self._asked(rows, prompts, 0), "answers": answered}
+        asked = {**self._asked(rows, given, 0), "answers": whole}
         (found,) = self._point("likelihood", chat, held, asked, read)
         return math.nan if found is None else float(found)
 
@@ -199,18 +225,25 @@ class Measurer:
 
         None stands where no token could be chosen.
         """
-        prompts = _prompts(chat, rows)
-        asked = self._asked(rows, prompts, n_tokens)
+        n_tokens = room(chat.format, rows, n_tokens)
+        if not rows or n_tokens == 0:
+            return [None] * len(rows)
+        read = prompts(chat.format, tuple(rows))
+        asked = self._asked(rows, read, n_tokens)
+        opened = chat.format.turn.opened
         is_final: Callable[[str], bool] = never
         if attack and attack.stop_at_verdict and (judge := JUDGES[attack.judge]).is_final is not never:
-            is_final = judge.is_final
             asked["until"] = [attack.judge, judge.version]
+
+            def is_final(text: str) -> bool:
+                _, answer = chat.format.parted(opened + text)
+                return answer is not None and judge.is_final(answer)
 
         def ask() -> list[str | None]:
             return respond(
                 chat.model,
                 chat.tokenizer,
-                prompts,
+                read,
                 max_new_tokens=n_tokens,
                 batch_size=self.compute.batch_size,
                 is_final=is_final,
@@ -219,41 +252,60 @@ class Measurer:
             )
 
         found: list[str | None] = self._point(kind, chat, held, asked, ask)
-        return found
+        return [text if text is None else opened + text for text in found]
 
     def _looks(
-        self, chat: Chat, rows: Sequence[Row], texts: Sequence[str | None], asked: Sequence[bool]
+        self, chat: Chat, rows: Sequence[Row], said: Sequence[Said], asked: Sequence[bool]
     ) -> list[Look | None]:
         """What each answer is to the model unperturbed; where that is not asked, only whether it is a loop."""
-        scale, answers = self.scale(chat), _tokens(chat, texts)
+        scale, (before, answers) = self.scale(chat), _tokens(chat, said)
         read = [own if wanted and not scale.is_loop(own) else () for own, wanted in zip(answers, asked, strict=True)]
-        return [scale.look(own, nll) for own, nll in zip(answers, self._likelihoods(chat, rows, read), strict=True)]
+        likelihoods = self._likelihoods(chat, rows, before, read)
+        return [scale.look(own, nll) for own, nll in zip(answers, likelihoods, strict=True)]
 
-    def _likelihoods(self, chat: Chat, rows: Sequence[Row], answers: Sequence[Sequence[int]]) -> list[float]:
-        """How likely the model unperturbed finds the first tokens of answers: `fresh_nll`; NaN of empty ones."""
-        read = [number for number, tokens in enumerate(answers) if tokens]
-        prompts = [_prompts(chat, rows)[number] for number in read]
-        own = [answers[number][:READ] for number in read]
-        answered = [(*prompt, *tokens) for prompt, tokens in zip(prompts, own, strict=True)]
+    def _likelihoods(
+        self, chat: Chat, rows: Sequence[Row], before: Tokens, answers: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """How likely the model unperturbed finds the first tokens of answers: `fresh_nll`; NaN of empty ones.
+
+        Args:
+            chat: The model.
+            rows: The prompts.
+            before: What was thought between each prompt and its answer, as tokens.
+            answers: The answers' tokens.
+        """
+        own = [tokens[:READ] for tokens in answers]
+        given = [
+            (*prompt, *thought) for prompt, thought in zip(prompts(chat.format, tuple(rows)), before, strict=True)
+        ]
+        if (window := chat.format.window) is not None:
+            own = [tokens[: max(0, window - len(ids))] for tokens, ids in zip(own, given, strict=True)]
+        read = [number for number, tokens in enumerate(own) if tokens]
+        given, own = [given[number] for number in read], [own[number] for number in read]
+        whole = [(*ids, *tokens) for ids, tokens in zip(given, own, strict=True)]
 
         def look() -> list[float | None]:
             self.check()
-            each = token_nll(chat.model, prompts, answered, batch_size=self.compute.batch_size)
+            each = token_nll(chat.model, given, whole, batch_size=self.compute.batch_size)
             found = [fresh_nll(tokens, values) for tokens, values in zip(own, each, strict=True)]
             return [None if math.isnan(nll) else nll for nll in found]
 
         likelihoods = [math.nan] * len(answers)
         if read:
-            asked = {"answered": answered, "batch_size": min(self.compute.batch_size, len(read))}
+            asked = {
+                "given": [len(ids) for ids in given],
+                "answered": whole,
+                "batch_size": min(self.compute.batch_size, len(read)),
+            }
             for number, nll in zip(read, self._point("readings", chat, AT_REST, asked, look), strict=True):
                 likelihoods[number] = math.nan if nll is None else nll
         return likelihoods
 
-    def _asked(self, rows: Sequence[Row], prompts: Tokens, n_tokens: int) -> dict[str, Any]:
+    def _asked(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]], n_tokens: int) -> dict[str, Any]:
         """What is asked of a model: the tokens that it reads hold the system prompt and the chat template."""
         return {
             "prompts": [row.prompt for row in rows],
-            "tokens": prompts,
+            "tokens": tokens,
             "max_new_tokens": n_tokens,
             # It should not change an answer, but in bfloat16 it can change a last bit, and with that a word.
             "batch_size": min(self.compute.batch_size, len(rows)),
@@ -289,29 +341,30 @@ class Measurer:
                 store.put(key, found, kind=kind, model=chat.uri)
 
 
-def _tokens(chat: Chat, texts: Sequence[str | None]) -> Tokens:
-    """Answers as tokens, without those of the chat template."""
-    return tuple(tuple(chat.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else () for text in texts)
+def _parted(chat: Chat, texts: Sequence[str | None]) -> list[Said]:
+    """What texts hold of thinking and of answer."""
+    return [NOTHING if text is None else chat.format.parted(text) for text in texts]
 
 
-def _prompts(chat: Chat, rows: Sequence[Row]) -> Tokens:
-    """Each prompt as the model reads it."""
-    return _tokenized(chat.tokenizer, chat.tokenizer.chat_template, chat.system_prompt, tuple(rows), False)
+def _tell_unfinished(chat: Chat, rows: Sequence[Row], texts: Sequence[str | None], attack: AttackConfig) -> None:
+    """Say, once a model and limit, how many answers were still thinking at it, and what to try."""
+    thinking = [text for text in texts if text is not None and without_thinking(text) is None]
+    limits = TOLD.setdefault(chat.model, set())
+    if not thinking or attack.max_new_tokens in limits:
+        return
+    limits.add(attack.max_new_tokens)
+    more = room(chat.format, rows, ENOUGH * attack.max_new_tokens)
+    cures = [f"`max_new_tokens={more}`"] if more > attack.max_new_tokens else []
+    if "enable_thinking" in chat.format.takes:
+        cures.append("`template={enable_thinking: false}`")
+    tell(
+        f"warning: {len(thinking)} of {len(rows)} answers were still thinking after {attack.max_new_tokens} tokens, "
+        f"and are unjudged. Try {' or '.join(cures) if cures else 'a model with a longer context window'}.",
+        sys.stderr,
+    )
 
 
-def _answered(chat: Chat, rows: Sequence[Row]) -> Tokens:
-    """Each prompt with its response."""
-    return _tokenized(chat.tokenizer, chat.tokenizer.chat_template, chat.system_prompt, tuple(rows), True)
-
-
-@lru_cache(maxsize=16)
-def _tokenized(
-    tokenizer: Any, template: str, system_prompt: str | None, rows: tuple[Row, ...], with_response: bool
-) -> Tokens:
-    """Rows as tokens, made once for all the points that ask them; `template` is the tokenizer's."""
-    chats = [messages(row.prompt, system_prompt) for row in rows]
-    if with_response:
-        return tuple(
-            tuple(encode_answered(tokenizer, chat, row.response)) for chat, row in zip(chats, rows, strict=True)
-        )
-    return tuple(tuple(encode(tokenizer, chat)) for chat in chats)
+def _tokens(chat: Chat, said: Sequence[Said]) -> tuple[Tokens, Tokens]:
+    """What was thought before each answer, and the answers, as tokens; no tokens for what did not come."""
+    both = [chat.format.said(thinking, answer or "") for thinking, answer in said]
+    return tuple(tuple(thought) for thought, _ in both), tuple(tuple(answer) for _, answer in both)

@@ -11,6 +11,9 @@ NAMES = {
     "n_prompts": "number of prompts",
     "max_new_tokens": "longest answer in tokens",
     "system_prompt": "system prompt",
+    "special_tokens": "special tokens in prompts",
+    "template": "arguments of the chat template",
+    "too_long": "prompts beyond the context window",
     "judge_version": "version of the judge",
 }
 """Of fields of `Setup`, in words; the others go by their own names."""

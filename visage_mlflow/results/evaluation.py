@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from visage_mlflow.results.base import Number, Percent, Result
 
@@ -43,6 +43,9 @@ class Setup:
     openings: str = "attack"
     stop_at_verdict: bool = False
     judge_version: int = 1
+    template: dict[str, Any] | None = None
+    special_tokens: str = "plain"
+    too_long: str = "refuse"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,8 @@ class Evaluation(Result):
     """Safety and usefulness of one model, in percent; likelihoods in nats per token of held-out answers.
 
     `task_nll` is that of the user's own data; None where there is none. Empty answers and those that could not be
-    judged are in no rate; `n_empty` and `n_unjudged` count them, over both kinds of prompts. `opening_only` is the
+    judged are in no rate; `n_empty` and `n_unjudged` count them, over both kinds of prompts, and `n_unfinished` those
+    of the latter that were still thinking. `opening_only` is the
     share of attacks that got an opening and nothing more, of the judged ones. `n_benign` and `benign_digest` tell
     which ordinary prompts were asked; 0 and empty in files of before that was kept.
     """
@@ -71,11 +75,16 @@ class Evaluation(Result):
     opening_only: Percent = math.nan
     n_benign: int = 0
     benign_digest: str = ""
+    n_unfinished: int = 0
 
     @property
     def left_out(self) -> str:
         """Which answers are in no rate: empty, or what a sentence ends with."""
-        counts = {"empty": self.n_empty, "unjudged": self.n_unjudged}
+        counts = {
+            "empty": self.n_empty,
+            "still thinking": self.n_unfinished,
+            "unjudged": self.n_unjudged - self.n_unfinished,
+        }
         told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
         return f"; left out of the rates: {told}" if told else ""
 

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from visage_mlflow.config import AttackConfig, MeasureConfig
 from visage_mlflow.geometry.score import wilson
@@ -15,7 +16,9 @@ from visage_mlflow.language import models, prompts
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.thinking import without_thinking
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
+from visage_mlflow.measuring.rows import readable
 from visage_mlflow.results import Evaluation, Response, Setup
 
 
@@ -69,6 +72,9 @@ def setup(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> Setup:
         openings=config.openings,
         stop_at_verdict=config.stop_at_verdict,
         judge_version=JUDGES[config.judge].version,
+        template=dict(chat.format.arguments) or None,
+        special_tokens=chat.format.special_tokens,
+        too_long=config.too_long,
     )
 
 
@@ -133,6 +139,7 @@ def evaluate(
     attacked, asked = measure(chat, held, harmful, config), measure(chat, held, benign, config)
     safety = rates((one.verdict for one in attacked), config.openings)
     cost = rates(one.verdict for one in asked)
+    all_asked = attacked + asked
     evaluation = Evaluation(
         setup=setup(chat, harmful, config),
         asr=safety.asr,
@@ -142,12 +149,18 @@ def evaluate(
         over_refusal=cost.refusal,
         over_refusal_low=cost.refusal_low,
         over_refusal_high=cost.refusal_high,
-        benign_nll=measure.nll(chat, held, benign),
+        benign_nll=measure.nll(chat, held, readable_rows(chat, benign, config)),
         n_unjudged=safety.n_unjudged + cost.n_unjudged,
-        task_nll=measure.nll(chat, held, task) if task else None,
+        task_nll=measure.nll(chat, held, readable_rows(chat, task, config)) if task else None,
         n_empty=safety.n_empty + cost.n_empty,
         opening_only=safety.opening_only,
         n_benign=len(benign),
         benign_digest=digest(benign),
+        n_unfinished=sum(one.text is not None and without_thinking(one.text) is None for one in all_asked),
     )
-    return evaluation, attacked + asked
+    return evaluation, all_asked
+
+
+def readable_rows(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> list[Row]:
+    """The rows that the model's context window holds with their answers."""
+    return list(compress(rows, readable(chat.format, rows, config)))

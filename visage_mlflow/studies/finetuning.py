@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,17 @@ from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.identity import Weights, digest
 from visage_mlflow.language import models, prompts
+from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.language.models import Chat, Fetch
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
+from visage_mlflow.measuring.rows import answered, special
 from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.precision import taking_small_moves
 from visage_mlflow.studies.spans import relative_norm
+from visage_mlflow.text.printing import tell
 from visage_mlflow.training import leakage, mixture, sft
 from visage_mlflow.training.answers import OwnAnswer, own_answer
 from visage_mlflow.training.checkpoints import SavedCheckpoint
@@ -61,6 +65,11 @@ class Plan:
     task: list[Row]
     sets: dict[str, list[Row]]
     overlap: int = 0
+
+    @property
+    def measured(self) -> tuple[list[Row], list[Row]]:
+        """The prompts that models will answer, and those whose given answers they will read."""
+        return [*self.harmful, *self.benign], [*self.benign, *self.task]
 
 
 def plan(config: FinetuneConfig) -> Plan:
@@ -120,6 +129,22 @@ def training_rows(
     return mixture.with_own_answers(rows, known)
 
 
+def check(form: ChatFormat, rows: list[MixtureRow], config: FinetuneConfig) -> None:
+    """What can be said of the rows of a mixture before a model is loaded: how many hold special tokens.
+
+    Raises:
+        Mistake: A row that is trained on as it is has more tokens than `max_length`, or than the model can read.
+    """
+    if caution := special(form, rows):
+        tell(f"Of what is trained on, {caution}", sys.stderr)
+    check_lengths(form, [row for row in rows if row.kind != "benign" or config.benign_answers == "data"], config)
+
+
+def check_lengths(form: ChatFormat, rows: list[MixtureRow], config: FinetuneConfig) -> None:
+    """Raise Mistake where a row has more tokens than `max_length`, or than the model can read."""
+    sft.check_lengths([len(one.ids) for one in answered(form, tuple(rows))], config.max_length, form.window)
+
+
 def own_answers_in(rows: list[MixtureRow], plan: Plan, known: Mapping[str, OwnAnswer]) -> dict[str, float]:
     """How many rows teach an own answer, how many of these would have gone on, and how many rows keep the set's."""
     own = [row for row, drawn in zip(rows, plan.rows, strict=True) if row.kind == "benign" and row != drawn]
@@ -156,7 +181,7 @@ def training_folder(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) 
         **model_identity(base),
         "template": base.tokenizer.chat_template,
         "rows": [dataclasses.asdict(row) for row in rows],
-        "system_prompt": config.system_prompt,
+        "form": [config.system_prompt, config.template, config.special_tokens],
         "recipe": {name: str(value) for name, value in dataclasses.asdict(training_recipe(config)).items()},
         "versions of training": [version(name) for name in ("trl", "peft", "accelerate")],
     }
@@ -230,12 +255,13 @@ def finetune(
         record(uri, checkpoint.step, relative_norm(base, direction), evaluated(chat, Held([direction], (1.0,))))
         watch(measured[-1])
 
+    check_lengths(base.format, rows, config)
     with taking_small_moves(base, config.dtype):
         record(config.model, 0, 0.0, evaluated(base, AT_REST))
         sft.finetune(
             models.load_weights(config.model, fetch),
             base.tokenizer,
-            mixture.to_dataset(rows, config.system_prompt),
+            mixture.to_tokens(rows, base.format),
             training_recipe(config),
             folder,
             base_uri=config.model,

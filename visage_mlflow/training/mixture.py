@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from visage_mlflow.language.chat_format import ChatFormat, messages
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.language.tokens import messages
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.training.answers import OwnAnswer
 
@@ -108,9 +108,22 @@ def with_own_answers(rows: list[MixtureRow], answers: Mapping[str, OwnAnswer]) -
 
 
 def to_dataset(rows: list[MixtureRow], system_prompt: str | None = None) -> Dataset:
-    """The rows in TRL's conversational prompt-completion form, which trains on the completion only."""
+    """The rows in TRL's conversational prompt-completion form, as they are recorded."""
     from datasets import Dataset
 
     prompts = [messages(row.prompt, system_prompt) for row in rows]
     completions = [[{"role": "assistant", "content": row.response}] for row in rows]
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
+
+
+def to_tokens(rows: list[MixtureRow], form: ChatFormat) -> Dataset:
+    """The rows as tokens, and for each token whether it is trained on: all that follow what the model is asked with.
+
+    TRL's own reading of chats would train on signs that follow the end of the turn, and where a prompt's tokens are
+    no prefix of the answered chat's, on other tokens than the model will have to write.
+    """
+    from datasets import Dataset
+
+    chats = [form.answered(row.prompt, row.response) for row in rows]
+    trained = [[0] * one.n_prompt + [1] * (len(one.ids) - one.n_prompt) for one in chats]
+    return Dataset.from_dict({"input_ids": [one.ids for one in chats], "completion_mask": trained})

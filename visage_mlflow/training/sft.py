@@ -107,7 +107,7 @@ def finetune(
     on_log: Callable[[dict[str, float], int], None],
     on_checkpoint: Callable[[SavedCheckpoint], None],
 ) -> None:
-    """Train on prompt-completion chats, the completion only, and call back at each log and checkpoint.
+    """Train on what follows the prompts of chats, and call back at each log and checkpoint.
 
     A training that was cut off goes on from its last checkpoint, with equal losses. The logs and checkpoints from
     before are called back again, so that the callbacks get the same as without the cut.
@@ -115,7 +115,7 @@ def finetune(
     Args:
         model: Float32 causal language model; it is changed.
         tokenizer: Its tokenizer, with a chat template.
-        dataset: Rows of `mixture.to_dataset`.
+        dataset: Rows of `mixture.to_tokens`.
         recipe: How to train.
         folder: Where ``checkpoint-<step>`` folders go; made if missing. Nothing else may write to it.
         base_uri: What an adapter's `base_model_name_or_path` will say.
@@ -127,6 +127,7 @@ def finetune(
         Unmoved: The weights did not move.
         Mistake: A row is longer than `max_length`, or the disk is too full.
     """
+    check_lengths([len(row) for row in dataset["input_ids"]], recipe.max_length)
     schedule = schedule_of(len(dataset), recipe)
     steps = schedule.steps
     saves = steps // recipe.save_every if recipe.save_every else math.ceil(recipe.epochs)
@@ -145,7 +146,6 @@ def finetune(
         trainer = _trainer(model, tokenizer, dataset, recipe, folder, schedule)
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(reporter)
-        check_lengths([len(row["input_ids"]) for row in trainer.train_dataset], recipe.max_length)
         if done:
             print(f"Training goes on from step {done[-1].step}.", file=sys.stderr, flush=True)
             # TRL counts the tokens that were trained on in this process only.
@@ -321,6 +321,7 @@ def _arguments(recipe: Recipe, folder: Path) -> Any:
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         max_length=None,  # With a length, TRL silently cuts answers and drops rows; `check_lengths` refuses them.
+        completion_only_loss=True,  # Or it would not look at the rows' `completion_mask`.
         bf16=recipe.autocast == torch.bfloat16,
         use_cpu=True,
         # TRL's default recomputes every activation to save memory, which is slower; these models are small.
@@ -354,8 +355,13 @@ def checkpoint_bytes(model: Any, lora_rank: int) -> int:
     return 4 * lora_rank * sum(module.in_features + module.out_features for module in linear)
 
 
-def check_lengths(lengths: list[int], max_length: int) -> None:
-    """Raise Mistake where a chat has more than `max_length` tokens."""
+def check_lengths(lengths: list[int], max_length: int, window: int | None = None) -> None:
+    """Raise Mistake where a chat has more than `max_length` tokens, or than the model can read."""
+    if window is not None and (longer := sum(length > window for length in lengths)):
+        raise Mistake(
+            f"{longer} of {len(lengths)} training rows have more than {window} tokens, the most that the model can "
+            f"read: the longest has {max(lengths)}. Shorten them or leave them out."
+        )
     if longer := sum(length > max_length for length in lengths):
         raise Mistake(
             f"`max_length` is {max_length} tokens, and {longer} of {len(lengths)} rows are longer: cut, they would "

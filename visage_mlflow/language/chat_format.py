@@ -1,0 +1,343 @@
+"""How a chat becomes tokens: what a model reads, what of its turn is the answer, and which token ends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NamedTuple, NoReturn
+
+from jinja2 import meta, nodes
+from transformers.utils.chat_template_utils import (
+    _compile_jinja_template,
+    encode_marked_chat,
+    mark_control_tokens,
+)
+
+from visage_mlflow.language.thinking import closing, is_sign, opened_by, parted, without_thinking
+from visage_mlflow.text.errors import Mistake, one_line
+
+TODAY = datetime(2024, 7, 26)
+"""What templates that ask for the date are told, so that a model reads the same tomorrow."""
+
+ASKED, ANSWERED = "Probe of a question", "Probe of an answer"
+"""Texts by which it is found what a template makes of texts."""
+
+OWN_VARIABLES = frozenset(
+    "messages tools documents add_generation_prompt continue_final_message strftime_now raise_exception bos_token "
+    "eos_token pad_token unk_token".split()
+)
+"""Names in templates that are no user's to set."""
+
+LINES = "\n\n"
+"""What stands between an empty thinking and an answer, where templates write none of both."""
+
+NOTHING = re.compile("(?!)")
+
+_BEGIN_MARK, _, _LONE_MARK = mark_control_tokens("|", re.compile(r"\|"))
+"""The signs around a special token that is meant as text; at one alone, transformers encodes what stands before and
+after it apart."""
+_MARKED = re.compile(f"{_BEGIN_MARK}(.)([^{_LONE_MARK}]*){_LONE_MARK}", re.S)
+
+
+class Answered(NamedTuple):
+    """A chat with its answer as tokens.
+
+    Attributes:
+        ids: All of them, up to the end of the turn.
+        n_prompt: How many of them the model is given when it is asked.
+        n_given: How many stand before the answer: those, and the thinking and signs that come before an answer.
+    """
+
+    ids: list[int]
+    n_prompt: int
+    n_given: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a template writes around an answer.
+
+    Attributes:
+        before: Between the generation prompt and the answer: white space, an empty thinking, the name of a channel.
+        after: From the answer's last letter to the token that ends the turn, that included.
+        opened: Thinking that the generation prompt has begun, and that the model goes on with; empty where none.
+        is_trimmed: Whether white space around an answer goes.
+    """
+
+    before: str
+    after: str
+    opened: str
+    is_trimmed: bool
+
+
+def messages(prompt: str, system_prompt: str | None = None) -> list[dict[str, str]]:
+    """The chat that asks `prompt`; without a system prompt, what stands before it is the template's choice."""
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [*system, {"role": "user", "content": prompt}]
+
+
+@dataclass(frozen=True, eq=False)
+class ChatFormat:
+    """How the chats of one model become tokens.
+
+    Attributes:
+        tokenizer: With a chat template.
+        system_prompt: Put before every chat; None leaves that to the template.
+        arguments: Given to the template besides the chat, such as ``{"enable_thinking": False}``.
+        special_tokens: What the tokenizer's special tokens are inside of prompts and answers: "plain" text, or
+            "as_given", the tokens themselves.
+        window: The most tokens that the model can read, with those that it writes; None where there is no limit.
+    """
+
+    tokenizer: Any
+    system_prompt: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    special_tokens: str = "plain"
+    window: int | None = None
+
+    def prompt(self, text: str) -> list[int]:
+        """The token ids of the chat that asks `text`, up to where the assistant's turn begins."""
+        return self._encoded(self._asked(text))
+
+    def answered(self, text: str, answer: str) -> Answered:
+        """The token ids of a chat with its answer, up to the end of the turn.
+
+        What the model reads when it is asked is encoded apart from what follows, as in decoding; so is what the
+        template puts before an answer, where that is more than white space, and the answer's own thinking.
+        """
+        turn = self.turn
+        prompt = self.prompt(text)
+        thinking, said = self._own_thinking(answer)
+        between = thinking or turn.before
+        given = self._encoded(_LONE_MARK + between) if between.strip() else []
+        space = "" if given else between
+        said = self._marked(said.strip() if turn.is_trimmed else said)
+        ids = [*prompt, *given]
+        return Answered(ids + self._encoded(_LONE_MARK + space + said + turn.after), len(prompt), len(ids))
+
+    def parted(self, text: str) -> tuple[str, str | None]:
+        """What a model thought and what it answered then, of all that it wrote; None where no answer came.
+
+        Signs that the template puts before an answer belong to the former.
+        """
+        thinking, answer = parted(text)
+        before = self.turn.before.strip()
+        if answer is None or not before or not answer.lstrip().startswith(before):
+            return thinking, answer
+        answer = answer.lstrip().removeprefix(before)
+        return text[: len(text) - len(answer)], answer
+
+    def said(self, thinking: str, answer: str) -> tuple[list[int], list[int]]:
+        """The token ids of what a model thought, and of what it answered then, as they follow a prompt."""
+        thought = self._with_signs(self._goes_on(thinking)) if thinking else ""
+        return self._encoded(_LONE_MARK + thought), self._encoded(_LONE_MARK + self._marked(answer))
+
+    @cached_property
+    def turn(self) -> Turn:
+        """What the template writes around an answer; ValueError where what it writes is no chat that can be scored."""
+        if not self.system_prompt:
+            return self._turn_of(messages(ASKED, self.system_prompt))
+        if self.system_prompt.strip() not in self.rendered(messages(ASKED, self.system_prompt)):
+            raise ValueError("leaves out the system prompt")
+        try:
+            return self._turn_of(messages(ASKED, self.system_prompt))
+        except ValueError:  # Some write it only in chats that end in a question; what is around an answer is the same.
+            return self._turn_of(messages(ASKED))
+
+    def _turn_of(self, asked: list[dict[str, Any]]) -> Turn:
+        """What the template writes around an answer to a chat."""
+        prompt = self.rendered(asked)
+        if ASKED not in prompt:
+            raise ValueError("leaves out what the user says")
+        answered = [*asked, {"role": "assistant", "content": f" {ANSWERED} "}]
+        whole = self.rendered(answered, begins_turn=False)
+        begin = whole.rfind(ANSWERED)
+        if begin < 0:
+            raise ValueError("leaves out what the assistant says")
+        is_trimmed = not (whole[:begin].endswith(" ") and whole[begin + len(ANSWERED) :].startswith(" "))
+        if not is_trimmed:
+            answered[-1]["content"] = ANSWERED
+            whole = self.rendered(answered, begins_turn=False)
+            begin = whole.rfind(ANSWERED)
+        head, tail = whole[:begin], whole[begin + len(ANSWERED) :]
+        before, opened = self._before(prompt, head)
+        if before.strip() and prompt == self.rendered(asked, begins_turn=False):
+            raise ValueError("ignores `add_generation_prompt`, so that nothing tells the model to answer")
+        return Turn(before, self._up_to_end(tail) or self._end_in_between(asked) or tail, opened, is_trimmed)
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens by which the template and the tokenizer end the assistant's turn."""
+        written = [self.turn.after]
+        if not self.turn.before.strip():  # Else a turn may have several parts, and the answer is only the last.
+            written.append(self._end_in_between(messages(ASKED, self.system_prompt)))
+        last = [token for text in written for token in self._control.findall(text)[-1:]]
+        return sorted({*self.tokenizer.convert_tokens_to_ids(last), self.tokenizer.eos_token_id} - {None})
+
+    def holds_special_tokens(self, *texts: str) -> bool:
+        """Whether one of the texts holds what the tokenizer has a special token for."""
+        return any(self._control.search(text) for text in texts)
+
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """The arguments that the template takes: names that it reads without having given them a value itself."""
+        template = self.tokenizer.get_chat_template()
+        tree = _compile_jinja_template(template).environment.parse(template)
+        given = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+        # One that is looked for before it is given a value is an argument with a default.
+        asked = [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined", "none")]
+        asked += [each.node for each in tree.find_all(nodes.Filter) if each.name in ("default", "d")]
+        looked_for = {node.name for node in asked if isinstance(node, nodes.Name)}
+        return frozenset(meta.find_undeclared_variables(tree) - (given - looked_for) - OWN_VARIABLES)
+
+    def check(self, uri: str) -> None:
+        """Raise Mistake where the template cannot ask, or be scored, as these settings want it."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict) and "default" not in template:
+            raise Mistake(
+                f"`model` is {uri!r}, whose tokenizer has the chat templates {', '.join(sorted(template))}, none of "
+                "them named default. Save it with the one that is meant as its `chat_template`."
+            )
+        with _broken_template_is_told(uri):
+            known = self.takes
+        if unknown := sorted(set(self.arguments) - known):
+            raise Mistake(
+                f"`template` gives {unknown[0]!r}, which the chat template of {uri!r} does not use: an argument must "
+                f"be one of its own. It takes {', '.join(sorted(known)) or 'none'}."
+            )
+        try:
+            _ = ChatFormat(self.tokenizer, None, self.arguments).ends
+        except Exception as error:  # A template is a program, which raises what it likes.
+            self._refuse(uri, one_line(error).rstrip("."))
+        try:
+            _ = self.ends
+        except Exception as error:
+            raise Mistake(
+                f"`system_prompt` is given, and the chat template of {uri!r} takes none: it says "
+                f"{one_line(error).rstrip('.')!r}. Leave `system_prompt` out, or put the text before the prompts."
+            ) from error
+
+    def _refuse(self, uri: str, reason: str) -> NoReturn:
+        """Raise Mistake for a template that cannot write a plain chat."""
+        parts = [{"role": "user", "content": [{"type": "text", "text": ASKED}]}]
+        if self._shows(parts) and not self._shows(messages(ASKED)):
+            reason, cure = "takes lists of content parts for texts", "takes `message['content']` as text"
+        else:
+            cure = "writes each message's role and content, and then `add_generation_prompt`'s opening"
+        raise Mistake(
+            f"`model` is {uri!r}, whose chat template cannot be used: it {reason}. Give the tokenizer a "
+            f"`chat_template` that {cure}, and save it."
+        )
+
+    def _shows(self, chat: list[dict[str, Any]]) -> bool:
+        """Whether what the user says is in a chat as its template writes it."""
+        try:
+            return ASKED in self.rendered(chat)
+        except Exception:  # A template is a program, which raises what it likes.
+            return False
+
+    def _asked(self, text: str) -> str:
+        """The chat that asks a text, marked, up to where the assistant's turn begins."""
+        chat = [
+            {**message, "content": self._marked(message["content"])} for message in messages(text, self.system_prompt)
+        ]
+        return self.rendered(chat)
+
+    def _own_thinking(self, answer: str) -> tuple[str, str]:
+        """An answer's thinking as it follows the prompt, marked; empty where it has none; and the answer after it."""
+        thinking, said = parted(answer)
+        return self._with_signs(self._goes_on(thinking)) if thinking else "", said or ""
+
+    def _goes_on(self, thinking: str) -> str:
+        """A thinking without the sign that the prompt opens it with."""
+        opened = self.turn.opened
+        return thinking.lstrip().removeprefix(opened).lstrip() if opened else thinking
+
+    def _marked(self, text: str) -> str:
+        """A text in which special tokens are marked as text, as the settings want it."""
+        marked: str = mark_control_tokens(text, NOTHING if self.special_tokens == "as_given" else self._control)
+        return marked
+
+    def _with_signs(self, thinking: str) -> str:
+        """A thinking in which special tokens are marked as text, but for the signs that make it one."""
+        pieces = [piece if is_sign(piece) else self._marked(piece) for piece in self._parts.split(thinking) if piece]
+        return "".join(pieces)
+
+    @cached_property
+    def _parts(self) -> re.Pattern[str]:
+        """As `_control`, with a group, by which to split."""
+        return re.compile(f"({self._control.pattern})")
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """What matches a special token, or one that the template writes."""
+        tokens = self.tokenizer._get_control_tokens(self.tokenizer.get_chat_template())
+        longest_first = sorted(tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or NOTHING.pattern)
+
+    def _encoded(self, text: str) -> list[int]:
+        """The token ids of a chat's text, of which marked special tokens are text."""
+        try:
+            return list(encode_marked_chat(self.tokenizer, text))
+        except ValueError:
+            # The tokenizer makes a token of it also from plain text; not from two pieces.
+            return list(encode_marked_chat(self.tokenizer, _MARKED.sub(rf"\1{_LONE_MARK}\2", text)))
+
+    def rendered(self, chat: list[dict[str, Any]], *, begins_turn: bool = True) -> str:
+        """A chat as its template writes it."""
+        # Not `apply_chat_template`: it takes no function for an argument, and the date is one.
+        text: str = _compile_jinja_template(self.tokenizer.get_chat_template()).render(
+            messages=chat,
+            tools=None,
+            documents=None,
+            add_generation_prompt=begins_turn,
+            **{"strftime_now": TODAY.strftime, **self.tokenizer.special_tokens_map, **self.arguments},
+        )
+        return text
+
+    def _before(self, prompt: str, head: str) -> tuple[str, str]:
+        """What the template writes between a generation prompt and an answer, and the thinking that the prompt opens.
+
+        Args:
+            prompt: A chat with the generation prompt.
+            head: The same chat with an answer, up to that.
+        """
+        opened = opened_by(prompt)
+        if head.startswith(prompt):
+            return head[len(prompt) :], opened
+        begun = prompt.rstrip().removesuffix(opened).rstrip() if opened else prompt
+        if opened and head.startswith(begun) and not (without_thinking(head[len(begun) :]) or "").strip():
+            # Answers are written without the thinking that the prompt has opened, or with an empty one.
+            _, _, space = head[len(begun) :].rpartition(closing(opened))
+            return f"\n{closing(opened)}{space if space != head[len(begun) :] else LINES}", opened
+        rest = prompt.removeprefix(head.rstrip())
+        if rest != prompt and not (without_thinking(rest) or "").strip():
+            return "", ""  # The prompt closes the thinking, of which answers are written without.
+        raise ValueError("begins an answer otherwise than its generation prompt")
+
+    def _up_to_end(self, tail: str) -> str:
+        """What follows an answer, up to the first special token, that included; empty where there is none."""
+        end = self._control.search(tail)
+        return tail[: end.end()] if end else ""
+
+    def _end_in_between(self, asked: list[dict[str, Any]]) -> str:
+        """What ends an answer that another question follows, for templates that leave the last turn open."""
+        chat = [*asked, {"role": "assistant", "content": ANSWERED}, asked[-1]]
+        _, _, tail = self.rendered(chat, begins_turn=False).partition(ANSWERED)
+        return self._up_to_end(tail)
+
+
+@contextmanager
+def _broken_template_is_told(uri: str) -> Iterator[None]:
+    """Inside, a template that is no Jinja raises Mistake."""
+    try:
+        yield
+    except Exception as error:
+        raise Mistake(
+            f"`model` is {uri!r}, whose chat template is no valid Jinja: {one_line(error).rstrip('.')}. Mend "
+            "`chat_template` in its folder."
+        ) from error

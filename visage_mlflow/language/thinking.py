@@ -1,0 +1,86 @@
+"""What a model thinks before it answers, in the marks of each family: no part of the answer."""
+
+from __future__ import annotations
+
+import re
+
+_NAME = r"(?:(?:seed:)?think|thinking|thought|reasoning|reflection|scratchpad|analysis)"
+_BEGINS = rf"<{_NAME}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>|<\|channel>"
+_ENDS = rf"</{_NAME}>|\[/think\]|◁/think▷|<\|end_(?:of_thought|thinking)\|>|<channel\|>"
+_CLOSING = (
+    *(("◁", "◁/"), ("[", "[/"), ("<|channel>", "<channel|>")),
+    *(("<|begin", "<|end"), ("<|START", "<|END"), ("<|start", "<|end")),
+)
+_CHANNEL_SIGNS = r"<\|(?:channel|message|start|end|constrain)\|>"
+_THINKS_ON = re.compile(rf"\s*(?:{_BEGINS})", re.I)
+_BEGUN = re.compile(_BEGINS, re.I)
+_ENDED = re.compile(_ENDS, re.I)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
+_CHANNEL_BEGUN = re.compile(r"<\|channel\|>[^<]*\Z")
+_SIGN = re.compile(rf"{_BEGINS}|{_ENDS}|{_CHANNEL_SIGNS}", re.I)
+_OPENS_AT_END = re.compile(rf"(?:{_BEGINS})\s*\Z", re.I)
+
+
+def is_sign(token: str) -> bool:
+    """Whether a token is one by which thinking is told from the answer, so that it must stay in the text.
+
+    >>> is_sign("</think>"), is_sign("<|channel|>"), is_sign("<|im_end|>")
+    (True, True, False)
+    """
+    return _SIGN.fullmatch(token.strip()) is not None
+
+
+def opened_by(prompt: str) -> str:
+    """The sign with which a prompt opens the thinking that the model goes on with; empty if it opens none.
+
+    >>> opened_by("<|Assistant|><think>\\n"), opened_by("<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n")
+    ('<think>', '')
+    """
+    found = _OPENS_AT_END.search(prompt)
+    return found[0].strip() if found else ""
+
+
+def closing(opened: str) -> str:
+    """The sign that ends a thinking which begins with another.
+
+    >>> closing("<think>"), closing("[THINK]"), closing("<|START_THINKING|>")
+    ('</think>', '[/THINK]', '<|END_THINKING|>')
+    """
+    for begin, end in _CLOSING:
+        if opened.startswith(begin):
+            return end + opened.removeprefix(begin)
+    return "</" + opened.removeprefix("<")
+
+
+def without_thinking(text: str) -> str | None:
+    """The answer after the model's thinking; None where the thinking did not end.
+
+    >>> without_thinking("<think>Hm.</think>Yes."), without_thinking("<think>Hm.")
+    ('Yes.', None)
+    """
+    channels = list(_CHANNEL.finditer(text))
+    if channels:
+        if channels[-1][1] == "analysis":
+            return None
+        text = text[channels[-1].end() :]
+    if _CHANNEL_BEGUN.search(text):
+        return None
+    begins, ends = _BEGUN.search(text), list(_ENDED.finditer(text))
+    # Where an answer only speaks of the tags, the first is an opening one, and not at its start. A template may have
+    # opened the thinking, so that only its end is in the answer.
+    if ends and (_THINKS_ON.match(text) or begins is None or begins.start() > ends[0].start()):
+        text = text[ends[-1].end() :]
+    return None if _THINKS_ON.match(text) else text
+
+
+def parted(text: str) -> tuple[str, str | None]:
+    """The thinking, its signs included, and the answer after it; None for an answer that did not come.
+
+    >>> parted("<think>Hm.</think>Yes."), parted("Yes."), parted("<think>Hm.")
+    (('<think>Hm.</think>', 'Yes.'), ('', 'Yes.'), ('<think>Hm.', None))
+    """
+    answer = without_thinking(text)
+    if answer is None or answer == text:
+        return (text, None) if answer is None else ("", text)
+    answer = answer.lstrip()
+    return text[: len(text) - len(answer)], answer
