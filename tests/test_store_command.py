@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from visage_mlflow.commands.store import choose, main
+from visage_mlflow.commands.store import choose
+from visage_mlflow.commands.terminal import main
 from visage_mlflow.measuring.store import DAY, Store
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +98,7 @@ def test_mistakes_are_one_line_and_a_status(path, capsys, tmp_path):
 
 def test_the_command_runs_as_a_module_and_needs_no_heavy_package(path):
     code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'mlflow', 'transformers'])); "
-    code += f"from visage_mlflow.commands.store import main; sys.exit(main(['store', '--store', {str(path)!r}]))"
+    code += f"from visage_mlflow.commands.terminal import main; sys.exit(main(['store', '--store', {str(path)!r}]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "3 points" in done.stdout, done.stderr
     environment = os.environ | {"VISAGE_STORE": str(path)}

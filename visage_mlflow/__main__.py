@@ -2,7 +2,7 @@
 
 import sys
 
-from visage_mlflow.commands.store import main
+from visage_mlflow.commands.terminal import main
 
 if __name__ == "__main__":
     sys.exit(main())

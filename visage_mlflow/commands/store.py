@@ -1,49 +1,16 @@
-"""The `visage` command: the points already computed, which the store on this machine keeps.
-
-visage store
-visage store --prune --unused 30
-"""
+"""The points already computed, which the store on this machine keeps: listed, or forgotten."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from itertools import groupby
 
 from visage_mlflow.measuring.store import DAY, Entry, Store, open_store, store_folder
-from visage_mlflow.text.errors import Mistake, explained
-from visage_mlflow.text.printing import tell
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status."""
-    arguments = _parser().parse_args(argv)
-    try:
-        tell(arguments.run(arguments))
-    except OSError as error:
-        tell(f"error: The store cannot be used: {error.strerror or error}. Name another one by --store.", sys.stderr)
-        return 2
-    except Exception as error:
-        tell(f"error: {explained(error)}", sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="visage", description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="command")
-    store = commands.add_parser("store", help="List the points already computed, or forget some.")
-    store.add_argument("--store", default="", help="The folder, as in the setting `store` of the entry points.")
-    store.add_argument("--prune", action="store_true", help="Forget the points that the other flags choose.")
-    store.add_argument("--unused", type=float, metavar="DAYS", help="Those that were not used for so many days.")
-    store.add_argument("--model", help="Those of the model with this URI.")
-    store.add_argument("--all", action="store_true", help="All of them.")
-    store.set_defaults(run=show_store)
-    return parser
+from visage_mlflow.text.errors import Mistake
 
 
 def show_store(arguments: argparse.Namespace) -> str:
