@@ -119,14 +119,13 @@ def child(
     import mlflow
 
     from visage_mlflow.measuring import measure
-    from visage_mlflow.measuring.coherence import LOOKED_AT
 
     mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
     respond = measure.respond
 
     def counted(*arguments: Any, **settings: Any) -> Any:
         """A mark for each point that is begun, which nothing takes back; a model's scale is none."""
-        if settings["max_new_tokens"] != LOOKED_AT:
+        if len(arguments[2]) != measure.N_ORDINARY:
             with open("begun", "a") as file:
                 file.write(".")
         return respond(*arguments, **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,11 @@ from visage_mlflow.text.errors import Mistake, ServerAway, explained, one_line
 from visage_mlflow.text.printing import shown, tell
 
 BOOLEANS = ("true", "false")
-KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false value"}
+KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false value", "dict": "mapping"}
+UNION = re.compile(
+    r'": Does not validate against any of the Union subtypes .*?Errors: (.*?) Given value type: .*?: ', re.S
+)
+"""How jsonargparse begins to say that a value is none of several kinds."""
 ONLY_FLAGS = ("config", "budget", "debug")
 """What no recipe sets: `mlflow run` passes the first two on, given or not, and would win over a recipe's."""
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -190,10 +195,17 @@ def _checked(parse: Callable[..., Namespace], given: object) -> Namespace:
         return parse(given, defaults=False)
     except ArgumentError as error:
         text = one_line(error)
+        text = UNION.sub(_in_kinds, text)
         for python, plain in KINDS.items():
             text = text.replace(f"<class '{python}'>", plain)
         text = text.replace('Parser key "', "`").replace('": Expected', "`: expected")
         raise Mistake(f"{text} `--help` lists the settings and what they take.") from error
+
+
+def _in_kinds(match: re.Match[str]) -> str:
+    """That a value is none of several kinds, in one phrase; null, which leaves a setting out, is no kind."""
+    kinds = [kind for kind in re.findall(r"<class '(\w+)'>", match[1]) if kind != "NoneType"]
+    return '": Expected a ' + " or a ".join(f"<class '{kind}'>" for kind in dict.fromkeys(kinds)) + ". Given value: "
 
 
 def _build(config_class: Any, values: dict[str, Any]) -> Any:
