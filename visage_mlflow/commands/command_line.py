@@ -24,6 +24,7 @@ from visage_mlflow.config.fields import one_of
 from visage_mlflow.language.folders import exists
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.text.errors import Mistake, ServerAway, explained, one_line
+from visage_mlflow.text.names import check_decodable, undecodable
 from visage_mlflow.text.printing import shown, tell
 
 BOOLEANS = ("true", "false")
@@ -62,6 +63,7 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
     except (Exception, ServerAway) as error:
         if _is_debugging(flags):
             tell("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
+        error = undecodable(error) or error
         tell(f"error: {explained(error)}", sys.stderr)
         return 2 if isinstance(error, Mistake) else 3 if isinstance(error, ServerAway) else 1
     if TALLY.read or TALLY.differing:
@@ -104,7 +106,9 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
         Mistake: A flag or a recipe's line is not one of the settings, or a value breaks the rules of its setting.
     """
     parser = _parser(config_class)
-    flags = _checked(parser.parse_args, list(sys.argv[1:] if argv is None else argv))
+    typed = list(sys.argv[1:] if argv is None else argv)
+    check_flags(typed)
+    flags = _checked(parser.parse_args, typed)
     one_of("debug", flags.pop("debug", "true"), BOOLEANS)
     name, setting = flags.pop("config", ""), "config"
     if not name and config_class is MainConfig:  # `main` takes the recipe that its budget names.
@@ -116,6 +120,17 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
         flags = recipe
     config: Config = _build(config_class, flags.as_dict())
     return config
+
+
+def check_flags(typed: Sequence[str]) -> None:
+    """Raise Mistake for a flag or its value that holds bytes which are not UTF-8: the parser would name neither."""
+    flag = "A flag"
+    for text in typed:
+        name, is_assigned, value = text.partition("=")
+        if name.startswith("--"):
+            check_decodable("A flag", name, "Check the spelling; `--help` lists the settings")
+            flag, text = f"`{name.removeprefix('--')}`", value if is_assigned else ""
+        check_decodable(flag, text)
 
 
 def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.names import check_decodable
 
 ALL_CHECKPOINTS = re.compile(r"runs:/([^/]+)/?")
 """A URI that stands for all checkpoints of a finetune run."""
@@ -93,6 +94,7 @@ def check_number(declared: Field[Any], value: float) -> None:
 
 def plain_text(name: str, value: str, is_multiline: bool = False) -> None:
     """Raise Mistake for a text with control characters or halves of characters, or one that is too long."""
+    check_decodable(f"`{name}`", value)
     allowed = "\n\t" if is_multiline else ""
     for character in value:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in allowed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import TextIO
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
 
@@ -34,9 +34,39 @@ spelled."""
 FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"
 
 
+SHORTEST_SECRET = 4
+"""Characters of a secret that is hidden wherever it stands; a shorter one is part of too many words."""
+
+_secrets: set[str] = set()
+
+
+def hide(url: str) -> None:
+    """From now on, show the password of a URL in no text: errors may quote it alone, or a part of it.
+
+    >>> hide("http://ann:opens%61me@host")
+    >>> shown("no port: 'opensame'")
+    "no port: '***'"
+    """
+    try:
+        parts = urlsplit(url)
+        user, password = parts.username, parts.password
+        parts.port  # noqa: B018
+    except (
+        ValueError
+    ):  # A password with an unquoted slash, say, makes a port of its beginning. It is quoted in pieces.
+        user, _, password = url.partition("://")[2].rpartition("@")[0].partition(":")
+    if not password and not url.lower().startswith(DATABASES):
+        password = user  # A token.
+    for secret in (password or "", *re.split(r"[/?#@:]", password or "")):
+        _secrets.update(each for each in (secret, unquote(secret)) if len(each) >= SHORTEST_SECRET)
+
+
 def shown(text: str) -> str:
     """What may be printed, logged or tagged of a text that holds names, answers or errors of others."""
-    return printable(masked(text))
+    text = masked(text)
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return printable(text)
 
 
 def tell(text: str, file: TextIO | None = None) -> None:

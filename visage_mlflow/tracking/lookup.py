@@ -17,6 +17,7 @@ from visage_mlflow.config.fields import ALL_CHECKPOINTS
 from visage_mlflow.results import Response
 from visage_mlflow.results.finetuning import in_words
 from visage_mlflow.text.errors import Mistake, is_full_disk, one_line
+from visage_mlflow.tracking.active import DELETED, check_active, is_deleted
 from visage_mlflow.tracking.connection import client
 from visage_mlflow.tracking.retries import ask
 
@@ -50,6 +51,7 @@ def look_up(run_id: str, setting: str = "run") -> FinetuneRun:
     except MlflowException as error:
         why = f"{one_line(error)} Check the id, and MLFLOW_TRACKING_URI."
         raise Mistake(f"`{setting}` is {run_id!r}: {why}") from error
+    check_active(found, f"`{setting}`", "give the id of another run")
     kind = found.data.tags.get("visage.kind", "another project's")
     if kind not in KINDS:
         raise Mistake(
@@ -77,6 +79,7 @@ def kind_of(run_id: str, setting: str = "run") -> str:
     except MlflowException as error:
         why = f"{one_line(error)} Check the id, and MLFLOW_TRACKING_URI."
         raise Mistake(f"`{setting}` is {run_id!r}, which the tracking server does not have: {why}") from error
+    check_active(found, f"`{setting}`", "give the id of another run")
     if found.info.status != "FINISHED":
         raise Mistake(f"`{setting}` is {run_id!r}, which is not finished but {found.info.status}. Run it again.")
     return str(found.data.tags.get("visage.kind", "another run"))
@@ -120,11 +123,12 @@ def settings_of(run_id: str) -> dict[str, Any]:
 
 
 def status_of(run_id: str) -> str:
-    """Status of a run; "" if the tracking server does not have it."""
+    """Status of a run; "" if the tracking server does not have it, `DELETED` if it is in the trash."""
     try:
-        return str(ask(lambda: client().get_run(run_id)).info.status)
+        found = ask(lambda: client().get_run(run_id))
     except MlflowException:
         return ""
+    return DELETED if is_deleted(found) else str(found.info.status)
 
 
 def experiments() -> list[str]:
@@ -166,7 +170,9 @@ def _model_status(uri: str) -> str:
     first, _, path = rest.partition("/")
     if scheme == "models":
         return str(client().get_logged_model(first).status) if first.startswith("m-") and not path else ""
-    experiment = client().get_run(first).info.experiment_id
+    run = client().get_run(first)
+    check_active(run, f"`model` is {uri!r}, whose run", "give another model")
+    experiment = run.info.experiment_id
     models = client().search_logged_models([experiment], f"source_run_id = '{first}'")
     return next((str(model.status) for model in models if model.name == path.partition("/")[0]), "")
 

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import mlflow
@@ -39,7 +40,23 @@ Answer = TypeVar("Answer")
 _is_known_to_be_away = False
 
 
-def ask(call: Callable[[], Answer]) -> Answer:
+@dataclass(frozen=True)
+class Place:
+    """What is asked, and what to check where it is away; by default the tracking server."""
+
+    name: str = "tracking server"
+    setting: str = ""
+
+    @property
+    def check(self) -> str:
+        """What names it."""
+        return self.setting or f"MLFLOW_TRACKING_URI, which is {place()}"
+
+
+TRACKING = Place()
+
+
+def ask(call: Callable[[], Answer], where: Place = TRACKING) -> Answer:
     """What a call to the tracking server returns, tried again for ``VISAGE_WAIT`` seconds while the server is away.
 
     A server that was waited for in vain is not waited for again until it has answered: a process that ends because of
@@ -47,6 +64,7 @@ def ask(call: Callable[[], Answer]) -> Answer:
 
     Args:
         call: May be called several times.
+        where: What it asks.
 
     Raises:
         ServerAway: The server stays away.
@@ -67,11 +85,11 @@ def ask(call: Callable[[], Answer]) -> Answer:
             if left <= 0:
                 _is_known_to_be_away = True
                 raise ServerAway(
-                    f"The tracking server does not answer: {reason(error)} Check MLFLOW_TRACKING_URI, which is "
-                    f"{place()}, and its server; then give the same command again, which goes on where this one was."
+                    f"The {where.name} does not answer: {reason(error)} Check {where.check}, and its server; then "
+                    "give the same command again, which goes on where this one was."
                 ) from error
             if not _is_known_to_be_away:
-                tell(f"The tracking server is away, trying again for {left:.0f} s: {reason(error)}", sys.stderr)
+                tell(f"The {where.name} is away, trying again for {left:.0f} s: {reason(error)}", sys.stderr)
             _is_known_to_be_away = True
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
 from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
@@ -20,9 +20,13 @@ from mlflow.tracking.context.registry import resolve_tags
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.results import Result
 from visage_mlflow.results.base import flat
-from visage_mlflow.text.errors import ServerAway, one_line
+from visage_mlflow.text.errors import Mistake, ServerAway, one_line
+from visage_mlflow.text.printing import masked, shown
+from visage_mlflow.tracking.active import check_active, check_experiment, while_active
+from visage_mlflow.tracking.artifacts import check_arrived, keep
 from visage_mlflow.tracking.connection import checked, client
 from visage_mlflow.tracking.dead_runs import close_dead_runs, process_tag
+from visage_mlflow.tracking.lookup import settings_of
 from visage_mlflow.tracking.retries import ask
 
 if TYPE_CHECKING:
@@ -32,10 +36,13 @@ if TYPE_CHECKING:
 EXPERIMENT = "visage_mlflow"
 RUN_ID = "MLFLOW_RUN_ID"
 """Variable with the run that `mlflow run` made for this process."""
+CONFIG = "config.json"
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 """How MLflow names a run that nobody named."""
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 8000
 """Characters that MLflow takes."""
+
+Answer = TypeVar("Answer")
 
 _open: list[Run] = []
 """Runs that are open in this process, the innermost last."""
@@ -71,11 +78,11 @@ class Run:
 
     def text(self, text: str, name: str) -> None:
         """Keep a text file."""
-        ask(lambda: client().log_text(self.id, text, name))
+        keep(lambda: client().log_text(self.id, text, name), self.id)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Keep a figure."""
-        ask(lambda: client().log_figure(self.id, figure, name))
+        keep(lambda: client().log_figure(self.id, figure, name), self.id)
 
     def dataset(self, dataset: Dataset, counts: Mapping[str, int]) -> None:
         """Record what was trained on: digest, and rows by kind."""
@@ -84,18 +91,18 @@ class Run:
         entity = mlflow.entities.Dataset(**{name: content.get(name) for name in names})
         tags = {f"visage.{kind}": str(count) for kind, count in counts.items()} | {"mlflow.data.context": "training"}
         inputs = [DatasetInput(entity, [InputTag(*pair) for pair in tags.items()])]
-        ask(lambda: client().log_inputs(self.id, inputs))
+        self._ask(lambda: client().log_inputs(self.id, inputs))
 
     def checkpoint(self, folder: Path, step: int) -> str:
         """Keep a checkpoint's files as a LoggedModel of this run; returns its URI, ``models:/m-…``.
 
         It is READY, and among the run's outputs, only when all files are there.
         """
-        about = {"tags": resolve_tags(), "params": {"step": str(step)}, "model_type": "chat"}
-        made = ask(lambda: client().create_logged_model(self.experiment, folder.name, self.id, **about))
-        ask(lambda: client().log_model_artifacts(made.model_id, str(folder)))
-        ask(lambda: client().finalize_logged_model(made.model_id, "READY"))
-        ask(lambda: client().log_outputs(self.id, [LoggedModelOutput(made.model_id, step)]))
+        about = {"tags": _all_tags({}), "params": {"step": str(step)}, "model_type": "chat"}
+        made = self._ask(lambda: client().create_logged_model(self.experiment, folder.name, self.id, **about))
+        keep(lambda: client().log_model_artifacts(made.model_id, str(folder)), self.id)
+        self._ask(lambda: client().finalize_logged_model(made.model_id, "READY"))
+        self._ask(lambda: client().log_outputs(self.id, [LoggedModelOutput(made.model_id, step)]))
         return f"models:/{made.model_id}"
 
     def _measured(self, numbers: Mapping[str, float], step: int, model_id: str | None = None) -> list[Metric]:
@@ -103,6 +110,17 @@ class Run:
         return [
             Metric(name, float(value), now, step, model_id=model_id, run_id=self.id) for name, value in numbers.items()
         ]
+
+    def _settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Keep settings, with which it shows at the start whether files can be kept; they are returned as kept."""
+        settings = without_secrets(settings)
+        text = json.dumps(settings, indent=1, sort_keys=True)
+        keep(lambda: client().log_text(self.id, text, CONFIG), self.id, is_first=True)
+        return settings
+
+    def _ask(self, call: Callable[[], Answer]) -> Answer:
+        with while_active(self.id):
+            return ask(call)
 
     def _log(
         self,
@@ -112,7 +130,7 @@ class Run:
     ) -> None:
         all_params = [Param(*pair) for pair in (params or {}).items()]
         all_tags = [RunTag(*pair) for pair in (tags or {}).items()]
-        ask(lambda: client().log_batch(self.id, metrics, all_params, all_tags))
+        self._ask(lambda: client().log_batch(self.id, metrics, all_params, all_tags))
 
 
 @contextmanager
@@ -146,8 +164,9 @@ def tracked(
     with _ending(run, goes_on):
         if is_first:
             close_dead_runs()
-        settings = asdict(config)
-        run.text(json.dumps(settings, indent=1, sort_keys=True), "config.json")
+        settings = run._settings(asdict(config))
+        if is_first:
+            check_arrived(begun, CONFIG)
         # `mlflow run` has logged some already, as they were typed; logging those again with another text would raise.
         texts = {setting: str(value) for setting, value in flat(settings) if setting not in begun.data.params}
         run._log(params={setting: text[:LONGEST_PARAMETER] for setting, text in texts.items()})
@@ -176,13 +195,24 @@ def joined(run_id: str, config: Any, *, goes_on: Callable[[], bool]) -> Iterator
             worker = stack.enter_context(tracked("worker", config, name="worker"))
             worker._log(tags={"mlflow.parentRunId": run_id})
         with checked():
-            run = Run(run_id, ask(lambda: client().get_run(run_id)).info.experiment_id)
+            found = ask(lambda: client().get_run(run_id))
+            check_active(found, "The study's run", "give `study` another name")
+            run = Run(run_id, found.info.experiment_id)
             run._log(tags=process_tag())
             ask(lambda: client().update_run(run_id, "RUNNING"))
         stack.enter_context(_ending(run, goes_on))
         if is_first:
             close_dead_runs()
+        run._settings(_begun_with(run_id) or asdict(config))
         yield run
+
+
+def _begun_with(run_id: str) -> dict[str, Any] | None:
+    """The settings that a run was begun with; None if they cannot be read."""
+    try:
+        return settings_of(run_id)
+    except Exception:  # Each kind of store raises its own types. Whether it can be written to shows next.
+        return None
 
 
 def _begin(name: str | None, tags: Mapping[str, str], outer: Run | None) -> mlflow.entities.Run:
@@ -198,17 +228,33 @@ def _experiment() -> str:
     """Id of the experiment that the user named for MLflow, or else this project's, which is made if need be."""
     client()  # Makes a new store in a way that lets several processes begin at once.
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    check_experiment(name)
     return str(ask(lambda: mlflow.set_experiment(name)).experiment_id)
 
 
 def _new_run(experiment: str, name: str | None, tags: Mapping[str, str]) -> mlflow.entities.Run:
     """A run with MLflow's own tags, too, of who runs what."""
-    return ask(lambda: client().create_run(experiment, tags=resolve_tags(dict(tags)), run_name=name))
+    return ask(lambda: client().create_run(experiment, tags=_all_tags(tags), run_name=name))
+
+
+def _all_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """These tags and MLflow's own, which hold names of users and files as the system has them."""
+    return {key: shown(text) for key, text in resolve_tags(dict(tags)).items()}
+
+
+def without_secrets(settings: Any) -> Any:
+    """Settings, nested as they are, whose texts show no password."""
+    if isinstance(settings, dict):
+        return {name: without_secrets(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_secrets(value) for value in settings]
+    return masked(settings) if isinstance(settings, str) else settings
 
 
 def _adopt(run_id: str, name: str | None, tags: Mapping[str, str]) -> mlflow.entities.Run:
     """The run that `mlflow run` made, with the name that the user gave it, or else this one."""
     made = ask(lambda: client().get_run(run_id))
+    check_active(made, f"`{RUN_ID}`", "unset it")
     is_unnamed = not made.info.run_name or MADE_UP_NAME.fullmatch(made.info.run_name)
     ask(lambda: client().update_run(run_id, "RUNNING", name if is_unnamed else None))
     Run(run_id, made.info.experiment_id)._log(tags=tags)
@@ -227,11 +273,11 @@ def _ending(run: Run, goes_on: Callable[[], bool]) -> Iterator[None]:
     except KeyboardInterrupt as error:
         # The interrupt may have hit a write to SQLite, and the frames of that would keep the database locked.
         traceback.clear_frames(error.__traceback__)
-        with suppress(ServerAway):
+        with suppress(ServerAway, Mistake):
             _end(run, "KILLED", goes_on)
         raise
     except BaseException as error:
-        with suppress(ServerAway):
+        with suppress(ServerAway, Mistake):
             run.tag("reason", one_line(error))
             _end(run, "FAILED", goes_on)
         raise
@@ -241,4 +287,4 @@ def _ending(run: Run, goes_on: Callable[[], bool]) -> Iterator[None]:
 
 def _end(run: Run, status: str, goes_on: Callable[[], bool]) -> None:
     if not goes_on():
-        ask(lambda: client().set_terminated(run.id, status))
+        run._ask(lambda: client().set_terminated(run.id, status))
