@@ -89,12 +89,12 @@ def ended(pid: int, seconds: float) -> int | None:
         time.sleep(0.005)
 
 
-def serve_tracking(serve: str, port: int) -> None:
+def serve_tracking(serve: str, port: int, **artifacts: Any) -> None:
     """Be a tracking server over a folder."""
     import server
 
     os.setpgid(0, 0)
-    server.serve(serve, port)
+    server.serve(serve, port, **artifacts)
 
 
 def child(

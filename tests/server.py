@@ -15,7 +15,17 @@ import faults
 class Server:
     """MLflow's server over one folder, always on one port; forked from the process that has imported it."""
 
-    def __init__(self, prepared: faults.Server, folder: Path) -> None:
+    def __init__(
+        self,
+        prepared: faults.Server,
+        folder: Path,
+        *,
+        root: str = "mlflow-artifacts:/",
+        destination: str = "",
+        serves: bool = True,
+    ) -> None:
+        """By default it serves artifacts from its folder; else `root` is where its clients find theirs."""
+        self.artifacts = {"root": root, "destination": destination or f"{folder}/artifacts", "serves": serves}
         self.prepared = prepared
         self.folder = folder
         folder.mkdir()
@@ -26,7 +36,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self.pid = self.prepared.ask(serve=str(self.folder), port=self.port)
+        self.pid = self.prepared.ask(serve=str(self.folder), port=self.port, **self.artifacts)
         while not self.answers():
             assert self.prepared.ask(wait=self.pid, seconds=0.1) is None, (self.folder / "log").read_text()[-3000:]
 
@@ -44,14 +54,14 @@ class Server:
             return False
 
 
-def serve(folder: str, port: int) -> None:
+def serve(folder: str, port: int, *, root: str, destination: str, serves: bool) -> None:
     """What `mlflow server` starts, in this process."""
     os.environ |= {
         "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{folder}/artifacts",
-        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": root,
     }
+    if serves:
+        os.environ |= {"_MLFLOW_SERVER_ARTIFACT_DESTINATION": destination, "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true"}
     with open(f"{folder}/log", "a") as log:
         for number in (1, 2):
             os.dup2(log.fileno(), number)

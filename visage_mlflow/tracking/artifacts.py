@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -50,6 +51,8 @@ def keep(call: Callable[[], Answer], run_id: str, *, is_first: bool = False) -> 
             return call()
         except MlflowException as error:
             if is_first and _is_proxied(root) and (found := DOES_NOT_SERVE.search(str(error))):
+                with suppress(MlflowException):  # The server left the file unread, and ends the connection with it.
+                    client().get_run(run_id)
                 raise _mistake(root, f"the server answers {found[1]}.") from error
             raise
 

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.folders import cache_folder
 from visage_mlflow.text.names import check_decodable
-from visage_mlflow.text.printing import hide, shown
 from visage_mlflow.tracking.retries import ask, place, reason
+from visage_mlflow.tracking.secrecy import mask_logs, silence
 
 # A new store's 40 lines of schema migration say nothing to somebody who waits for a result, nor does a traceback of
 # an error that is told in a line.
@@ -24,24 +24,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-
-class Masking(logging.Formatter):
-    """What another formatter makes of a record, its traceback included, as it may be shown."""
-
-    def __init__(self, other: logging.Formatter) -> None:
-        super().__init__()
-        self.other = other
-
-    def format(self, record: logging.LogRecord) -> str:
-        """A text without secrets."""
-        return shown(self.other.format(record))
-
-
-# MLflow's own log quotes URIs, and so do the libraries that it asks, whose warnings Python prints by `lastResort`.
-for handler in (*logging.getLogger("mlflow").handlers, logging.lastResort):
-    if handler is not None and not isinstance(handler.formatter, Masking):
-        handler.setFormatter(Masking(handler.formatter or logging.Formatter()))
+mask_logs()
 
 
 def store() -> str:
@@ -50,9 +33,8 @@ def store() -> str:
     Raises:
         Mistake: It, or another of MLflow's variables, holds bytes that are not UTF-8.
     """
-    for name, text in os.environ.items():
-        if name.startswith("MLFLOW_"):
-            check_decodable(f"`{name}`", text)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        check_decodable(f"`{name}`", os.environ.get(name, ""))
     if not mlflow.is_tracking_uri_set():
         there = "Rename it in UTF-8, or set MLFLOW_TRACKING_URI to a store in another place"
         check_decodable("The working folder, in which MLflow keeps its store by default,", os.getcwd(), there)
@@ -68,7 +50,8 @@ def client() -> MlflowClient:
         Mistake: The store cannot be used.
         ServerAway: Its server stays away.
     """
-    return _opened(store())
+    silence(uri := store())
+    return _opened(uri)
 
 
 @cache
@@ -78,9 +61,6 @@ def _opened(uri: str) -> MlflowClient:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 1  # Ten tries, each after twice the pause, would be two minutes.
-    hide(uri)
-    if place() != uri:  # "View run … at", which MLflow prints, would show the password.
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     with checked(), _alone() if is_file else nullcontext():
         made = MlflowClient(uri)
         ask(lambda: made.search_experiments(max_results=1))

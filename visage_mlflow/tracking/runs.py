@@ -217,6 +217,7 @@ def _begun_with(run_id: str) -> dict[str, Any] | None:
 
 def _begin(name: str | None, tags: Mapping[str, str], outer: Run | None) -> mlflow.entities.Run:
     """A new run inside the outer one; without that, the one that `mlflow run` made; without that, one at the top."""
+    client()  # Makes a new store in a way that lets several processes begin at once.
     if outer:
         return _new_run(outer.experiment, name, {**tags, "mlflow.parentRunId": outer.id})
     if run_id := os.environ.pop(RUN_ID, ""):
@@ -226,7 +227,6 @@ def _begin(name: str | None, tags: Mapping[str, str], outer: Run | None) -> mlfl
 
 def _experiment() -> str:
     """Id of the experiment that the user named for MLflow, or else this project's, which is made if need be."""
-    client()  # Makes a new store in a way that lets several processes begin at once.
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     check_experiment(name)
     return str(ask(lambda: mlflow.set_experiment(name)).experiment_id)
