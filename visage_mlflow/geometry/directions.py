@@ -6,6 +6,7 @@ appears once. A direction yields one tensor at a time; only `Materialized` ever 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import threading
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from visage_mlflow.geometry import blocks
 from visage_mlflow.geometry.blocks import Term, whole
+from visage_mlflow.geometry.parts import Part, Parts, known_parts, part_by_name
 
 PARALLEL_SINE = 1e-6
 """Directions at an angle with a sine up to this count as parallel: float32 rounding alone makes one of 6e-8."""
@@ -33,6 +35,10 @@ class Direction(ABC):
 
         They are added in order, in float64; there are none if the tensor does not move.
         """
+
+    def among(self, parts: Parts | None) -> Direction:
+        """The same direction among parameters of which it is known what they are, or None: by their names."""
+        return self
 
     def displacement(self, name: str, weight: Tensor) -> Tensor:
         """The sum of the `terms`: float64, of the shape of `weight`."""
@@ -59,42 +65,58 @@ def seed_of(seed: int, number: int) -> int:
 class RandomDirection(Direction):
     """A Gaussian direction with each tensor (or row) as long as the weights it moves (Peng et al., 2024).
 
-    A pure function of seed and tensor name: nothing drawn before or after changes it. Tensors whose name contains
-    ``norm`` do not move, as in the paper's code.
+    A pure function of seed and tensor name: nothing drawn before or after changes it. Parameters of normalization
+    layers do not move. Experts that are stacked in one tensor are scaled each by itself, as if they were tensors.
 
     Args:
         seed: Which direction.
         norm: How long the noise is. "layer" gives each tensor's noise the Frobenius norm of that tensor; "row" gives
-            each output row (index of dimension 0, in tensors of two or more dimensions) the norm of that row.
+            each output row, in tensors of two or more dimensions, the norm of that row.
+        parts: What each parameter is. By default the weights that the direction is used with tell it (`among`), and
+            where they do not, the names do: as in the paper's code, but for more families of models.
 
     Raises:
         ValueError: `norm` is unknown; or, when used, a tensor holds NaN or infinity.
     """
 
-    def __init__(self, seed: int = 0, norm: str = "layer") -> None:
+    def __init__(self, seed: int = 0, norm: str = "layer", parts: Parts | None = None) -> None:
         if norm not in ("layer", "row"):
             raise ValueError(f"`norm` must be 'layer' or 'row', got {norm!r}.")
         self.seed = seed
         self.norm = norm
+        self.parts = parts
+
+    def among(self, parts: Parts | None) -> Direction:
+        if parts is None or self.parts is not None:
+            return self
+        known = copy.copy(self)
+        known.parts = parts
+        return known
 
     def terms(self, name: str, weight: Tensor) -> list[Term]:
-        if "norm" in name or not weight.is_floating_point():
+        part = (self.parts or {}).get(name) or part_by_name(name, weight)
+        if part.is_norm or not weight.is_floating_point():
             return []
         noise = _gaussian(f"{self.seed}:{name}", weight.shape).to(weight.device)
-        if self.norm == "layer" or weight.ndim < 2:
-            length, noise_length = blocks.length(weight.detach()), blocks.length(noise)
-        else:
-            dims = tuple(range(1, weight.ndim))
-            length, noise_length = (
-                torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float64)
-                for tensor in (weight.detach(), noise)
-            )
+        length, noise_length = (self._lengths(part, tensor) for tensor in (weight.detach(), noise))
         if not torch.isfinite(length).all():
             raise ValueError(f"Tensor `{name}` holds NaN or infinity, so it has no norm to scale a direction to.")
         # The quotient is rounded to float32, so that a last bit of the norms, which depends on the number of
         # threads that summed them, cannot reach the noise.
         scale = torch.where(noise_length > 0, length / noise_length, 0.0).float()
-        return [(float(scale), noise)] if scale.ndim == 0 else [(1.0, noise.float().mul_(scale))]
+        if scale.numel() == 1:
+            return [(float(scale), noise)]
+        return [(1.0, part.split(noise.float()).mul_(scale).reshape(weight.shape))]
+
+    def _lengths(self, part: Part, tensor: Tensor) -> Tensor:
+        """Norms of what is scaled by itself, float64, of a shape that stretches to that of `part.split(tensor)`."""
+        experts = part.split(tensor)
+        if self.norm == "layer" or experts.ndim < 3:
+            each = torch.stack([blocks.length(expert) for expert in experts])
+            return each.view(-1, *[1] * (experts.ndim - 1))
+        dims = tuple(dim for dim in range(1, experts.ndim) if dim != 1 + part.output)
+        norms: Tensor = torch.linalg.vector_norm(experts, dim=dims, keepdim=True, dtype=torch.float64)
+        return norms
 
 
 def _gaussian(key: str, shape: torch.Size) -> Tensor:
@@ -172,13 +194,17 @@ class Combination(Direction):
             for factor, tensor in direction.terms(name, weight)
         ]
 
+    def among(self, parts: Parts | None) -> Combination:
+        return Combination([(coefficient, direction.among(parts)) for coefficient, direction in self.parts])
+
 
 class Materialized(Direction):
     """A direction kept in memory from its first use on, so that it is computed only once.
 
-    A `RandomDirection` takes 2 bytes for each weight that moves (4 with ``norm="row"``), which is 0.27 GB for 135M
-    parameters and 14 GB for 7B, and stays the same to the last bit. Other directions take 4 bytes and are rounded to
-    float32, so that a step of 1 along a materialized `Difference` reaches its end only to about 1e-7.
+    A `RandomDirection` takes 2 bytes for each weight that moves (4 with ``norm="row"`` and for stacked experts), which
+    is 0.27 GB for 135M parameters and 14 GB for 7B, and stays the same to the last bit. Other directions take 4 bytes
+    and are rounded to float32, so that a step of 1 along a materialized `Difference` reaches its end only to about
+    1e-7.
     """
 
     def __init__(self, direction: Direction, weights: Mapping[str, Tensor]) -> None:
@@ -189,7 +215,8 @@ class Materialized(Direction):
     def terms(self, name: str, weight: Tensor) -> list[Term]:
         with self._lock:
             if self._kept is None:
-                self._kept = {each: self._keep(each, held) for each, held in self.weights.items()}
+                drawn = self.direction.among(known_parts(self.weights))
+                self._kept = {each: _keep(drawn, each, held) for each, held in self.weights.items()}
         shape, terms = self._kept.get(name, (None, []))
         if shape != weight.shape:
             raise ValueError(
@@ -198,12 +225,14 @@ class Materialized(Direction):
             )
         return terms
 
-    def _keep(self, name: str, weight: Tensor) -> tuple[torch.Size, list[Term]]:
-        terms = self.direction.terms(name, weight)
-        if len(terms) > 1 or any(tensor.data_ptr() == weight.data_ptr() for _, tensor in terms):
-            terms = [(1.0, whole(weight, terms).float())]
-        # All zeros take no memory.
-        return weight.shape, [(factor, tensor) for factor, tensor in terms if factor != 0 and bool(tensor.any())]
+
+def _keep(direction: Direction, name: str, weight: Tensor) -> tuple[torch.Size, list[Term]]:
+    """What is kept of a direction for one tensor, and the tensor's shape."""
+    terms = direction.terms(name, weight)
+    if len(terms) > 1 or any(tensor.data_ptr() == weight.data_ptr() for _, tensor in terms):
+        terms = [(1.0, whole(weight, terms).float())]
+    # All zeros take no memory.
+    return weight.shape, [(factor, tensor) for factor, tensor in terms if factor != 0 and bool(tensor.any())]
 
 
 def primitives(parts: Sequence[tuple[float, Direction]]) -> list[tuple[float, Direction]]:
@@ -226,6 +255,7 @@ def gram(weights: Mapping[str, Tensor], directions: Sequence[Direction]) -> NDAr
 
     Raises ValueError if a displacement holds NaN or infinity; the message names the tensor.
     """
+    directions = [direction.among(known_parts(weights)) for direction in directions]
     total = np.zeros((len(directions), len(directions)))
     for name, weight in weights.items():
         for _, parts in blocks.blocks(weight, [direction.terms(name, weight) for direction in directions]):

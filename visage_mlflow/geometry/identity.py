@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visage_mlflow.geometry.blocks import split
 from visage_mlflow.geometry.directions import (
@@ -19,10 +20,28 @@ from visage_mlflow.geometry.directions import (
     RandomDirection,
     primitives,
 )
+from visage_mlflow.geometry.parts import PLAIN, Parts, known_parts, parts_of
 
 
 class Weights(dict[str, Tensor]):
-    """Weights that are never changed again, so that their digest is computed only once."""
+    """Weights that are never changed again, so that their digest is computed only once.
+
+    Args:
+        tensors: Name and tensor, or a mapping.
+        parts: What each of them is to a direction; None leaves that to their names.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] = (), parts: Parts | None = None
+    ) -> None:
+        super().__init__(tensors)
+        self.parts = parts
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Weights:
+        """The parameters of a model that count (`parts_of`), detached, and what they are."""
+        parts = parts_of(model)
+        return cls(((name, each.detach()) for name, each in model.named_parameters() if name in parts), parts)
 
     @cached_property
     def digest(self) -> str:
@@ -73,16 +92,23 @@ def definition(direction: Direction, weights: Mapping[str, Tensor]) -> list[Any]
     ['random', 3, 'layer']
     """
     if type(direction) is RandomDirection:
-        return ["random", direction.seed, direction.norm]
+        known = known_parts(weights) if direction.parts is None else direction.parts
+        return ["random", direction.seed, direction.norm, *([] if known is None else [_digest_of_parts(known)])]
     if type(direction) is Difference:
         return ["difference", digest(direction.end_weights)]
     if type(direction) is Materialized:
         if digest(direction.weights) != digest(weights):
             return None  # It holds the displacement of other weights.
-        inside = definition(direction.direction, weights)
+        inside = definition(direction.direction, direction.weights)
         # A materialized random direction keeps every bit; others are rounded to float32.
         return inside if isinstance(direction.direction, RandomDirection) or inside is None else ["rounded", inside]
     if type(direction) is Combination:
         parts = [(factor, definition(each, weights)) for factor, each in direction.parts]
         return None if any(what is None for _, what in parts) else ["sum", [[factor, what] for factor, what in parts]]
     return None
+
+
+def _digest_of_parts(parts: Parts) -> str:
+    """SHA-256, in hexadecimal, of what moves as anything but a tensor of its own with its output rows first."""
+    described = {name: [part.is_norm, part.experts, part.output] for name, part in parts.items() if part != PLAIN}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

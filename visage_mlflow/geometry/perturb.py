@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from visage_mlflow.geometry.blocks import LARGE_BLOCK, Term, blocks, merged, whole
 from visage_mlflow.geometry.directions import Direction, primitives
+from visage_mlflow.geometry.parts import known_parts, parts_of
 
 PROBE = 64
 """How many leading values of each tensor are compared to check that a model holds its stored weights, rounded."""
@@ -27,8 +28,8 @@ def perturbed(
 
     Every value is computed in float64 and rounded once to the parameter's dtype, so a step of 1 along a `Difference`
     gives the end weights exactly. Restoring is exact, also after an exception or an interrupt. Parameters that no
-    direction moves, and parameters that are not floating point, are never written. Tied weights move once. Blocks
-    nest if `weights` is left out: the inner one then starts from the perturbed values.
+    direction moves, that are not floating point, or that do not count (`parts_of`) are never written. Tied weights
+    move once. Blocks nest if `weights` is left out: the inner one then starts from the perturbed values.
 
     Args:
         model: Changed in place, on whatever device and in whatever dtype it is.
@@ -47,8 +48,12 @@ def perturbed(
     if not all(map(math.isfinite, steps)):
         raise ValueError(f"`steps` must be finite numbers, got {list(steps)}.")
     moves = primitives([(float(step), direction) for step, direction in zip(steps, directions, strict=True)])
+    own = parts_of(model)
+    # The directions and their lengths were told from `weights`, so these decide, be it by their names.
+    parts = own if weights is None else known_parts(weights)
+    moves = [(step, direction.among(parts)) for step, direction in moves]
     # Detached views, unlike `.data`, show autograd the writes, so that a backward pass across them fails.
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if name in own}
     absent = [name for name, parameter in parameters.items() if parameter.is_meta]
     if absent:
         raise ValueError(f"Parameter `{absent[0]}` is offloaded (meta device) and cannot be moved. Load it in memory.")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from visage_mlflow.geometry.axes import Steps
 from visage_mlflow.geometry.directions import Direction
+from visage_mlflow.geometry.parts import known_parts
 
 SAMPLE = 2**21
 """Weights that are looked at, of all tensors together: a share comes out to a thousandth where displacements are as
@@ -55,6 +56,7 @@ def realised(
         One share for each displacement: 1 if it is wholly realised, 0 if nothing moves; above 1 if too much does. NaN
         for a displacement of length zero.
     """
+    directions = [direction.among(known_parts(weights)) for direction in directions]
     shares = [_Share() for _ in steps]
     for name, weight, chosen in _samples(weights):
         base = _picked(weight, chosen)

@@ -43,7 +43,8 @@ class Chat:
 
     Attributes:
         uri: Where it came from.
-        weights: The stored weights by parameter name, float32; tied weights appear once.
+        weights: The stored weights by parameter name, float32; tied weights appear once, and of a multimodal model
+            only those of the text decoder and its head do.
         model: The model to run, its weights rounded to the dtype it computes in.
         format: How chats become the tokens that it reads.
     """
@@ -275,7 +276,7 @@ def load(
     check(asked)
     model = load_weights(uri, fetch).eval()
     decode_neutrally(model, asked)
-    weights = Weights((name, parameter.detach()) for name, parameter in model.named_parameters())
+    weights = Weights.of(model)
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise Mistake(f"`model` is {uri!r}, whose weight {name} has values that are not finite. Retrain it.")
@@ -323,7 +324,8 @@ def round_weights(chat: Chat, dtype: torch.dtype) -> None:
     for name, parameter in chat.model.named_parameters():
         # Always a new storage, so `weights` keep the stored one and perturbing needs no copy of it. `model.to` would
         # round the rotary frequencies, too.
-        parameter.data = chat.weights[name].to(parameter.device, dtype, copy=True)
+        # Other towers of a multimodal model have no weights here, and no text reaches them: only their dtype matters.
+        parameter.data = chat.weights.get(name, parameter.data).to(parameter.device, dtype, copy=True)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def stored_weights(uri: str, folder: Path, fetch: Fetch | None = None, setting: 
     Raises:
         Mistake: The URI leads to no readable chat model, or the folder has no room for its weights.
     """
-    weights = {name: parameter.detach() for name, parameter in load_weights(uri, fetch, setting).named_parameters()}
+    weights = Weights.of(load_weights(uri, fetch, setting))
+    parts = weights.parts
     needed, free = sum(weight.nbytes for weight in weights.values()), shutil.disk_usage(folder).free
     if needed > free:
         raise Mistake(
@@ -33,4 +34,4 @@ def stored_weights(uri: str, folder: Path, fetch: Fetch | None = None, setting: 
     save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
     del weights
     gc.collect()  # A model is full of cycles, and the next one would be loaded beside it.
-    return Weights(load_file(path))
+    return Weights(load_file(path), parts)

@@ -248,8 +248,7 @@ def finetune(
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
     def on_checkpoint(checkpoint: SavedCheckpoint) -> None:
-        weights = models.load_weights(str(checkpoint.folder), fetch, "output_dir").named_parameters()
-        direction = Difference(Weights(weights))
+        direction = Difference(Weights.of(models.load_weights(str(checkpoint.folder), fetch, "output_dir")))
         uri = keep(checkpoint.folder, checkpoint.step)
         chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
         record(uri, checkpoint.step, relative_norm(base, direction), evaluated(chat, Held([direction], (1.0,))))
