@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
-from safetensors.torch import load_file
+from families import GEMMA, PICTURES, wrapper
+from moved import bitwise, copy_of
+from safetensors.torch import load_file, save_file
 
-from visage_mlflow.geometry.directions import Difference, norm
+from visage_mlflow.geometry.directions import Difference, RandomDirection, norm
 from visage_mlflow.geometry.perturb import perturbed
 from visage_mlflow.language import models
 from visage_mlflow.language.weights import stored_weights
@@ -129,3 +132,47 @@ def test_a_model_that_cannot_be_read_is_refused_with_the_settings_name(tmp_path)
     with pytest.raises(ValueError, match="^`to` ") as caught:
         stored_weights(str(tmp_path / "empty"), tmp_path, setting="to")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def multimodal_folder(tmp_path):
+    """A saved Gemma 3 with a tower for pictures, whose text decoder has the vocabulary of the tiny tokenizer."""
+    tokenizer = tiny.build_tokenizer()
+    text = {**GEMMA, "vocab_size": len(tokenizer)}
+    model = wrapper("gemma3", text_config=text, vision_config=PICTURES, image_token_index=len(tokenizer) - 1)
+    model.save_pretrained(tmp_path / "wrapper")
+    tokenizer.save_pretrained(tmp_path / "wrapper")
+    return tmp_path / "wrapper"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_multimodal_model_is_its_text_decoder_to_all_that_measures_it(multimodal_folder, tmp_path, dtype):
+    chat = models.load(str(multimodal_folder), dtype=dtype)
+    every = load_file(multimodal_folder / "model.safetensors")
+    text = {name: tensor for name, tensor in every.items() if "language_model" in name}
+    assert len(text) < len(every) and sum("vision_tower" in name for name in every) > 10
+    # The model names its parameters otherwise than the file does. The head is the embedding.
+    assert {name.removeprefix("model.language_model.") for name in chat.weights} == {
+        name.removeprefix("language_model.model.") for name in text
+    }
+    squares = sum(float(tensor.double().square().sum()) for tensor in text.values())
+    assert chat.norm == pytest.approx(squares**0.5, rel=1e-9)
+    assert {parameter.dtype for parameter in chat.model.parameters()} == {getattr(torch, dtype)}
+    before = copy_of(chat.model)
+    with perturbed(chat.model, [RandomDirection(seed=1)], [0.1], weights=chat.weights):
+        moved = {name for name, each in chat.model.named_parameters() if not torch.equal(each, before[name])}
+    assert moved == {name for name in chat.weights if "norm" not in name}
+    assert bitwise(copy_of(chat.model), before)
+    (tmp_path / "stored").mkdir()
+    stored = stored_weights(str(multimodal_folder), tmp_path / "stored")
+    assert same(stored, chat.weights) and stored.parts == chat.weights.parts
+    Difference(stored).check(chat.weights)
+    assert norm(chat.weights, Difference(stored)) == 0
+
+
+def test_another_tower_makes_no_other_weights(multimodal_folder):
+    first = models.load(str(multimodal_folder), dtype="float32").weights
+    path = multimodal_folder / "model.safetensors"
+    every = load_file(path)
+    save_file({n: t if "language_model" in n else -t for n, t in every.items()}, path, metadata={"format": "pt"})
+    assert models.load(str(multimodal_folder), dtype="float32").weights.digest == first.digest

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from visage_mlflow.geometry import blocks
 from visage_mlflow.geometry.blocks import Term, whole
-from visage_mlflow.geometry.parts import Part, Parts, known_parts, part_by_name
+from visage_mlflow.geometry.parts import Part, Parts, known_parts, part_of
 
 PARALLEL_SINE = 1e-6
 """Directions at an angle with a sine up to this count as parallel: float32 rounding alone makes one of 6e-8."""
@@ -94,7 +94,7 @@ class RandomDirection(Direction):
         return known
 
     def terms(self, name: str, weight: Tensor) -> list[Term]:
-        part = (self.parts or {}).get(name) or part_by_name(name, weight)
+        part = part_of(self.parts, name, weight)
         if part.is_norm or not weight.is_floating_point():
             return []
         noise = _gaussian(f"{self.seed}:{name}", weight.shape).to(weight.device)

@@ -20,7 +20,7 @@ from visage_mlflow.geometry.directions import (
     RandomDirection,
     primitives,
 )
-from visage_mlflow.geometry.parts import PLAIN, Parts, known_parts, parts_of
+from visage_mlflow.geometry.parts import PLAIN, Parts, known_parts, part_of, parts_of
 
 
 class Weights(dict[str, Tensor]):
@@ -93,7 +93,12 @@ def definition(direction: Direction, weights: Mapping[str, Tensor]) -> list[Any]
     """
     if type(direction) is RandomDirection:
         known = known_parts(weights) if direction.parts is None else direction.parts
-        return ["random", direction.seed, direction.norm, *([] if known is None else [_digest_of_parts(known)])]
+        return [
+            "random",
+            direction.seed,
+            direction.norm,
+            *_described({n: part_of(known, n, w) for n, w in weights.items()}),
+        ]
     if type(direction) is Difference:
         return ["difference", digest(direction.end_weights)]
     if type(direction) is Materialized:
@@ -108,7 +113,7 @@ def definition(direction: Direction, weights: Mapping[str, Tensor]) -> list[Any]
     return None
 
 
-def _digest_of_parts(parts: Parts) -> str:
-    """SHA-256, in hexadecimal, of what moves as anything but a tensor of its own with its output rows first."""
+def _described(parts: Parts) -> list[str]:
+    """SHA-256, in hexadecimal, of what is more than one tensor with its output rows first; none if nothing is."""
     described = {name: [part.is_norm, part.experts, part.output] for name, part in parts.items() if part != PLAIN}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return [hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()] if described else []

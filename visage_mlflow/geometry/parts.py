@@ -67,6 +67,11 @@ def known_parts(weights: Mapping[str, Tensor]) -> Parts | None:
     return parts if isinstance(parts, Mapping) else None
 
 
+def part_of(parts: Parts | None, name: str, tensor: Tensor) -> Part:
+    """What a tensor is, as far as `parts` know it; else by its name."""
+    return (parts or {}).get(name) or part_by_name(name, tensor)
+
+
 def part_by_name(name: str, tensor: Tensor) -> Part:
     """What a tensor is, by its name and shape alone. Which way experts are stored is not told: output rows first."""
     if NORM_NAME.search(name):
