@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 from transformers.utils import logging
 
 from visage_mlflow.geometry import rounding
 from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
-from visage_mlflow.language import builtin, folders
+from visage_mlflow.language import adapters, builtin, folders, stored
 from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.text.errors import Mistake, is_out_of_memory
 from visage_mlflow.text.printing import tell
@@ -96,9 +95,18 @@ def check_uri(uri: str, setting: str = "model") -> None:
         folders.check_tracked(uri, setting)
         return
     if uri and folders.exists(uri):  # The empty path is the working folder; that is never meant.
-        folders.check_folder(Path(uri).expanduser(), setting)
+        check_folder(Path(uri).expanduser(), setting)
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
         raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is none of these. Check the spelling.")
+
+
+def check_folder(folder: Path, setting: str = "model") -> None:
+    """Refuse a folder that is no model, or an adapter that cannot be merged, by what its files say of themselves."""
+    folders.check_folder(folder, setting)
+    if folders.is_adapter(folder):
+        adapters.check_adapter(folder, setting)
+    else:
+        stored.check_stored(folder, setting)
 
 
 def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
@@ -110,45 +118,88 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         if fetch is None:
             raise Mistake(f"`{setting}` is {uri!r}: pass a `fetch` that downloads it, such as that of `tracking`.")
         folder = fetch(uri)
-        folders.check_folder(folder, setting)
+        check_folder(folder, setting)
         folders.check_links(folder, uri, setting)
         return str(folder)
     return str(Path(uri).expanduser()) if folders.exists(uri) else uri
 
 
-def adapters_and_base(uri: str, fetch: Fetch | None = None, setting: str = "model") -> tuple[list[Path], str, str]:
+def adapters_and_base(
+    uri: str, fetch: Fetch | None = None, setting: str = "model", base: str = ""
+) -> tuple[list[Path], str, str]:
     """What a URI leads to when each adapter is followed to its base.
+
+    Args:
+        uri: Of a model or an adapter.
+        fetch: Brings tracked models into a local folder.
+        setting: What named the URI.
+        base: The URI that adapters stand on in place of the one that they name, such as a folder that was moved;
+            an adapter that is named as a base, and is there, is followed first.
 
     Returns:
         The folders of the adapters, the topmost first; the URI of the model below them; and its folder or hub id.
 
     Raises:
-        Mistake: A URI leads to no model or adapter, or more than `MOST_ADAPTERS` adapters stand on each other.
+        Mistake: A URI leads to no model or adapter, more than `MOST_ADAPTERS` adapters stand on each other, or one
+            does not fit the model below it.
     """
-    adapters: list[Path] = []
-    while folders.is_adapter(folder := Path(place := locate(uri, fetch, setting))):
-        if len(adapters) == MOST_ADAPTERS:
+    found: list[Path] = []
+    place = locate(uri, fetch, setting)
+    while folders.is_adapter(folder := Path(place)):
+        if len(found) == MOST_ADAPTERS:
             raise Mistake(
                 f"`{setting}` is an adapter on more than {MOST_ADAPTERS} others: they may name each other as their "
                 f"base. Write the right `{folders.ADAPTER_BASE}` into {str(folder / folders.ADAPTER_CONFIG)!r}."
             )
-        adapters.append(folder)
-        uri = folders.adapter_base(folder, setting)
-    return adapters, uri, place
+        found.append(folder)
+        if base and not _names_adapter(folder, fetch, setting):
+            uri, base = base, ""
+            place = locate(uri, fetch, "base")
+        else:
+            uri = folders.adapter_base(folder, setting)
+            with _below(folder, setting):
+                place = locate(uri, fetch, setting)
+    if found and Path(place).is_dir():
+        below = stored.shapes(stored.weight_files(Path(place), setting), setting)
+        for folder in found:
+            adapters.check_fits(folder, below, uri, setting)
+    return found, uri, place
 
 
-def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model") -> Any:
-    """The model behind a URI in float32, adapters merged into their base.
+def _names_adapter(folder: Path, fetch: Fetch | None, setting: str) -> bool:
+    """Whether what an adapter names as its base is an adapter that is there."""
+    try:
+        return folders.is_adapter(Path(locate(folders.adapter_base(folder, setting), fetch, setting)))
+    except Mistake:
+        return False
+
+
+@contextmanager
+def _below(folder: Path, setting: str) -> Iterator[None]:
+    """Inside, a Mistake in the base of an adapter names the adapter, and the setting that replaces the base."""
+    try:
+        yield
+    except Mistake as mistake:
+        told = str(mistake).removeprefix(f"`{setting}` ")
+        raise Mistake(
+            f"`{setting}` is the adapter {str(folder)!r}, whose base {told} `base=<URI>` puts another in its place."
+        ) from mistake
+
+
+def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", base: str = "") -> Any:
+    """The model behind a URI in float32, adapters merged into their base (`base`, if that is given).
 
     Raises:
-        Mistake: The URI leads to no readable chat model, or weights are missing.
+        Mistake: The URI leads to no readable chat model, weights are missing, or there are some that it does not use.
     """
-    adapters, base_uri, place = adapters_and_base(uri, fetch, setting)
-    with loading(base_uri, setting):
-        model = _load_base(place)
-    for folder in reversed(adapters):
+    found, base_uri, place = adapters_and_base(uri, fetch, setting, base)
+    with _below(found[-1], setting) if found else nullcontext(), loading(base_uri, setting):
+        model = _load_base(place, setting)
+    for folder in reversed(found):
         with loading(str(folder), setting):
-            model = _merged(model, folder)
+            shapes = {name: tuple(each.shape) for name, each in model.named_parameters(remove_duplicate=False)}
+            adapters.check_fits(folder, shapes, base_uri, setting)
+            model = adapters.merged(model, folder, setting)
     return model
 
 
@@ -157,6 +208,8 @@ def loading(uri: str, setting: str) -> Iterator[None]:
     """Inside, where a library cannot load what a URI leads to, Mistake gives its reason in one line."""
     try:
         yield
+    except Mistake:
+        raise
     except Exception as error:  # Each library raises its own types for a damaged file.
         if is_out_of_memory(error):
             raise
@@ -166,49 +219,80 @@ def loading(uri: str, setting: str) -> Iterator[None]:
         raise Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.") from error
 
 
-def _load_base(place: str) -> Any:
+def _load_base(place: str, setting: str) -> Any:
     """The model of a folder or hub id, in float32."""
-    bars = logging.is_progress_bar_enabled()
-    if Path(place).is_dir():
+    config = PretrainedConfig.get_config_dict(place)[0]  # Of a hub id, only this file is brought here.
+    stored.check_quantization(config, place, setting)
+    bars, is_folder = logging.is_progress_bar_enabled(), Path(place).is_dir()
+    if is_folder:
         logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with adapters.quietly():
+            if is_folder:
+                _check_names(place, _read(place, device_map="meta")[1], setting)  # Reads the files' heads only.
+            model, loaded = _read(place)
     finally:
         if bars:
             logging.enable_progress_bar()
-    _check_missing(loaded["missing_keys"])
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError("it is an adapter, which is read from a folder only. Download it, and give the folder")
+    extra = _check_names(place, loaded, setting)
+    if extra:
+        tell(f"{place} stores {len(extra)} tensors that a text model leaves out: {stored.some(extra)}.", sys.stderr)
+    adapters.set_tied(model, adapters.is_tied(model))  # Where both sides are stored, and differ, the config may err.
     return model
 
 
-def _merged(base: Any, folder: Path) -> Any:
-    """A float32 model with a PEFT adapter added to its weights."""
-    from peft import PeftModel, get_peft_model_state_dict
-
-    model = PeftModel.from_pretrained(base, folder)
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        _check_missing(get_peft_model_state_dict(model).keys() - set(file.keys()))
-    return model.merge_and_unload()
+def _read(place: str, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """A model in float32, and what was missing or left over."""
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
+    )
+    return model, loaded
 
 
-def _check_missing(names: Collection[str]) -> None:
-    """Raise ValueError if weights are missing, for which a library takes random numbers, or none."""
-    if names:
-        raise ValueError(f"it lacks {len(names)} weights ({min(names)}, …), which would be random or have no effect")
+def _check_names(place: str, loaded: Mapping[str, Any], setting: str) -> list[str]:
+    """Hold the names of stored tensors against those of the model; returns the needless ones that do no harm.
+
+    Raises:
+        ValueError: One is missing.
+        Mistake: The model has no place for one that may matter.
+    """
+    adapters.check_missing(loaded["missing_keys"])
+    unused, folder = loaded["unexpected_keys"], Path(place)
+    sizes = stored.shapes(stored.weight_files(folder, setting), setting) if unused and folder.is_dir() else {}
+    harmless = stored.left_out(unused, sizes)
+    if lost := sorted(set(unused) - set(harmless)):
+        raise Mistake(
+            f"`{setting}` is {place!r}, which stores {len(lost)} tensors that a model of its config.json does not use "
+            f"({stored.some(lost)}): without them it answers otherwise. Mend config.json so that it has them, or save "
+            "the model again without them."
+        )
+    return harmless
 
 
-def load_tokenizer(uri: str, fetch: Fetch | None = None) -> Any:
+def _read_tokenizer(uri: str, place: str) -> Any:
+    with loading(uri, "model"):
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+
+
+def load_tokenizer(uri: str, fetch: Fetch | None = None, base: str = "") -> Any:
     """The tokenizer behind a URI; that of the base for adapters saved without one.
+
+    An adapter's tokenizer without a chat template takes the one of the model below it.
 
     Raises:
         Mistake: There is no readable tokenizer, or it has no chat template.
     """
-    adapters, base_uri, place = adapters_and_base(uri, fetch)
-    if own := [str(folder) for folder in adapters if (folder / "tokenizer_config.json").is_file()]:
-        base_uri = place = own[0]
-    with loading(base_uri, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    found, base_uri, place = adapters_and_base(uri, fetch, base=base)
+    own = [str(folder) for folder in found if (folder / "tokenizer_config.json").is_file()]
+    if own:
+        tokenizer = _read_tokenizer(own[0], own[0])
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = _read_tokenizer(base_uri, place).chat_template
+        base_uri = own[0]
+    else:
+        tokenizer = _read_tokenizer(base_uri, place)
     if not tokenizer.chat_template:
         raise Mistake(
             f"`model` is {base_uri!r}, whose tokenizer has no chat template, so it cannot be asked anything as a "

@@ -1,0 +1,228 @@
+"""PEFT adapters: whether one can be added to the weights of its base, and the model with it added."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from visage_mlflow.language.folders import ADAPTER_CONFIG, read_object
+from visage_mlflow.language.stored import Shapes, shapes, some
+from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.printing import tell
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+WITHOUT_WEIGHTS = {
+    "PROMPT_TUNING": "prompt tuning", "MULTITASK_PROMPT_TUNING": "multitask prompt tuning", "P_TUNING": "p-tuning",
+    "PREFIX_TUNING": "prefix tuning", "CPT": "context-aware prompt tuning", "CARTRIDGE": "a cartridge",
+    "ADAPTION_PROMPT": "an adaption prompt",
+}  # fmt: skip
+"""Kinds that put something before the text instead of changing weights, as PEFT names them, and in words."""
+BY_INPUT = {"XLORA": "X-LoRA", "POLY": "Poly"}
+"""Kinds whose change of the weights depends on the input."""
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
+HEADS = ("lm_head", "embed_out", "output")
+PART = re.compile(
+    r"(?P<module>.+?)\.(?:(?P<kind>lora_A|lora_B)\.weight|(?P<embedded>lora_embedding_[AB])|(?:base_layer\.)?weight)"
+)
+N_PROBED = 16
+AGREEING = 1e-3
+"""Logits of the merged model may differ from those of the adapter by this share of the greatest one: rounding makes
+about 1e-6, a kind that cannot be merged far more."""
+
+
+def check_adapter(folder: Path, setting: str = "model") -> None:
+    """Refuse an adapter of a kind that cannot be added to weights, from its config alone."""
+    config = read_object(folder / ADAPTER_CONFIG, setting)
+    kind = str(config.get("peft_type", "")).upper()
+    if kind in WITHOUT_WEIGHTS:
+        why = f"is {WITHOUT_WEIGHTS[kind]}: it puts vectors before the text and changes no weights"
+    elif kind in BY_INPUT:
+        why = f"is {BY_INPUT[kind]}, which changes the weights by what is asked"
+    elif config.get("alora_invocation_tokens") or config.get("arrow_config"):
+        why = "works from certain tokens on, or chooses among experts: it changes the weights by what is asked"
+    elif config.get("layer_replication"):
+        why = "repeats layers of its base (`layer_replication`), so that it has other weights than these"
+    else:
+        return
+    raise Mistake(
+        f"`{setting}` is the adapter {str(folder)!r}, which {why}. There is nothing to merge, so no place in weight "
+        "space. Give a LoRA adapter, or a model that was finetuned as a whole."
+    )
+
+
+def check_fits(folder: Path, base: Shapes, base_uri: str, setting: str = "model") -> None:
+    """Refuse an adapter that was trained on a model of other sizes, a resized embedding among them.
+
+    Args:
+        folder: The adapter's.
+        base: The shapes of the base's tensors, by name. Names that it does not have are passed over.
+        base_uri: What messages call it.
+        setting: That of the adapter.
+    """
+    for name, shape in shapes([folder / WEIGHTS], setting).items():
+        found = PART.fullmatch(name.removeprefix(PREFIX))
+        if not found or not (there := _shape(base, found["module"])):
+            continue
+        side = found["kind"] or found["embedded"]
+        if side is None:
+            expected, fits = shape, shape == there
+        else:
+            size = shape[-1] if side.endswith("A") else shape[0]
+            expected, fits = (size,), size in there
+        if fits:
+            continue
+        module = found["module"].rsplit(".", 1)[-1]
+        if module in (*EMBEDDINGS, *HEADS) and expected[0] != there[0] and expected[1:] in ((), there[1:]):
+            raise Mistake(
+                f"`{setting}` is the adapter {str(folder)!r}, trained on a vocabulary of {expected[0]} tokens, where "
+                f"{found['module']} of its base {base_uri!r} has {there[0]} rows: it was resized for training. Save "
+                f"the base with {expected[0]} rows, as it was trained on, and name that in `base`."
+            )
+        sizes = " × ".join(map(str, there))
+        raise Mistake(
+            f"`{setting}` is the adapter {str(folder)!r}, whose {name} of {' × '.join(map(str, shape))} does not fit "
+            f"{found['module']} of its base {base_uri!r}, which is {sizes}: it was trained on another model. Name "
+            "that one in `base`."
+        )
+
+
+def _shape(base: Shapes, module: str) -> tuple[int, ...]:
+    """The shape of a module's weight; a head that is not stored is its embedding."""
+    if (own := base.get(f"{module}.weight")) or module.rsplit(".", 1)[-1] not in HEADS:
+        return own or ()
+    return next((shape for name, shape in base.items() if name.split(".")[-2:-1] in ([e] for e in EMBEDDINGS)), ())
+
+
+def merged(base: Any, folder: Path, setting: str = "model") -> Any:
+    """A float32 model with a PEFT adapter added to its weights.
+
+    Where the adapter changes a matrix that is input embedding and output head at once, each side gets its own first:
+    the adapter means one of them.
+
+    Raises:
+        ValueError: It lacks tensors that an adapter of its config has.
+        Mistake: It has others, or the merged model answers otherwise than the adapter.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    was_tied = is_tied(base)
+    with quietly():
+        config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = True
+        live = PeftModel(base, config)
+        expected = set(get_peft_model_state_dict(live, save_embedding_layers=False))
+        stored = load_peft_weights(
+            str(folder), device="cpu", key_mapping=getattr(base, "_checkpoint_conversion_mapping", None) or {}
+        )
+        missing, unknown = expected - set(stored), set(stored) - expected - set(live.state_dict())
+        if not unknown:  # Else transformers may rename tensors of fused layers while it loads them.
+            check_missing(missing)
+        try:
+            found = set_peft_model_state_dict(live, stored)
+        except KeyError:  # A module that was saved as a whole is looked up by name.
+            check_missing(missing)
+            raise
+        if extra := set(found.unexpected_keys):
+            raise Mistake(
+                f"`{setting}` is the adapter {str(folder)!r}, which holds {len(extra)} tensors for which its base has "
+                f"no module ({some(extra)}): it was trained on another model. Name that one in `base`."
+            )
+        if unknown:
+            check_missing([name for name in found.missing_keys if "default" in name.split(".")])
+        live.eval()
+        probe = _probe(base)
+        before = _logits(live, probe)
+        _separate(live)
+        model = live.merge_and_unload()
+        if was_tied:
+            _tie_again(model, meant=bool(getattr(config, "ensure_weight_tying", False)))
+        difference, size = float((_logits(model, probe) - before).abs().max()), float(before.abs().max())
+    if not difference <= AGREEING * size:
+        raise Mistake(
+            f"`{setting}` is the adapter {str(folder)!r} ({config.peft_type.value}), which cannot be merged: added to "
+            f"the weights, its logits differ by {difference:.3g}. Give a LoRA adapter, or a model that was finetuned."
+        )
+    if was_tied and not is_tied(model):
+        tell(
+            f"{folder} changes only one of input embedding and output head, which its base shares: the model has one "
+            "matrix more now.",
+            sys.stderr,
+        )
+    return model
+
+
+def check_missing(names: Collection[str]) -> None:
+    """Raise ValueError if weights are missing, for which a library takes random numbers, or none."""
+    if names:
+        raise ValueError(f"it lacks {len(names)} weights ({min(names)}, …), which would be random or have no effect")
+
+
+def is_tied(model: Any) -> bool:
+    """Whether a model's input embedding is its output head, too."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and head.weight is embedding.weight
+
+
+def set_tied(model: Any, tied: bool) -> None:
+    """Say in a model's config, which is saved with it, whether embedding and head are one matrix."""
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = tied
+
+
+def _separate(live: nn.Module) -> None:
+    """Give each side of a shared matrix its own, where an adapter changes one of them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    adapted = {id(layer.get_base_layer()) for layer in live.modules() if isinstance(layer, BaseTunerLayer)}
+    for module in live.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((module, name))
+    for shared in owners.values():
+        if any(id(module) in adapted for module, _ in shared):
+            for module, name in shared[1:]:
+                setattr(module, name, nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False))
+
+
+def _tie_again(model: Any, meant: bool) -> None:
+    """Share one matrix where both sides of it were changed alike, as tokens that were trained are."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if meant or torch.equal(head.weight, embedding.weight):
+        head.weight = embedding.weight
+    set_tied(model, is_tied(model))
+
+
+def _probe(model: Any) -> Tensor:
+    """Token ids from all over the vocabulary, of shape (1, tokens)."""
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    return torch.linspace(0, n_rows - 1, min(N_PROBED, n_rows)).long()[None]
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids.to(model.device)).logits.float()
+    return logits
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, libraries say nothing: what matters of what they would say is told in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
