@@ -11,6 +11,7 @@ import numpy as np
 from visage_mlflow.config import AttackConfig, LandscapeConfig, LineConfig
 from visage_mlflow.geometry import score
 from visage_mlflow.geometry.axes import Steps, by_distance, grid, past_the_edge
+from visage_mlflow.language import tying
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
@@ -72,11 +73,13 @@ def measure(
         Mistake: The ends cannot span the plane, the prompts cannot be read, or no response could be judged.
     """
     measurer = measurer or Measurer(config)
-    plane = spans.span(chat, config.plane, config, measurer, ends)
-    axes = plane.grid_axes(config)
-    workers = crew(chat, config, math.prod(map(len, axes)), measurer)
-    rows = harmful_rows(config) if rows is None else rows
-    return landscape_on(workers, plane, axes, rows, config, progress=progress, salvage=salvage)
+    with tying.alike(chat, [end.weights for end in ends]) as (chat, matched):
+        ends = [replace(end, weights=weights) for end, weights in zip(ends, matched, strict=True)]
+        plane = spans.span(chat, config.plane, config, measurer, ends)
+        axes = plane.grid_axes(config)
+        workers = crew(chat, config, math.prod(map(len, axes)), measurer)
+        rows = harmful_rows(config) if rows is None else rows
+        return landscape_on(workers, plane, axes, rows, config, progress=progress, salvage=salvage)
 
 
 def landscape_on(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from visage_mlflow.config import ProjectConfig
 from visage_mlflow.config.grid import AXES
 from visage_mlflow.geometry.directions import Difference, Direction, Materialized, RandomDirection
 from visage_mlflow.geometry.plane import Projection
+from visage_mlflow.language import tying
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
@@ -76,8 +77,31 @@ def measure(
             raise Mistake(f"`run` is {config.run!r}: {one.name} has no checkpoints. Give a finetune run's id.")
     if not finetuned:
         raise Mistake(f"`run` is {config.run!r}, which has no checkpoints to project. Give a finetune run's id.")
+    everything = [checkpoint.weights for one in finetuned for checkpoint in one.checkpoints]
+    with tying.alike(base, [*everything, *(end.weights for end in ends)]) as (base, matched):
+        unused = iter(matched)
+        finetuned = [
+            replace(one, checkpoints=tuple(replace(each, weights=next(unused)) for each in one.checkpoints))
+            for one in finetuned
+        ]
+        ends = [replace(end, weights=next(unused)) for end in ends]
+        return _measured(
+            base, finetuned, config, harmful_rows(config) if rows is None else rows, ends, measurer, progress, salvage
+        )
+
+
+def _measured(
+    base: Chat,
+    finetuned: Sequence[Finetuned],
+    config: ProjectConfig,
+    rows: Sequence[Row],
+    ends: Sequence[End],
+    measurer: Measurer | None,
+    progress: Progress,
+    salvage: Keep,
+) -> tuple[Trajectory, list[Response]]:
+    """See `measure`; all models have tensors of the same names."""
     measurer = measurer or Measurer(config)
-    rows = harmful_rows(config) if rows is None else rows
     name = config.plane_for(len(finetuned))
     plane = spans.span(base, name, config, measurer, ends or _ends(name, finetuned))
     spanning = [id(end.weights) for end in plane.ends]  # Those were checked already.
