@@ -24,6 +24,7 @@ from visage_mlflow.config.fields import one_of
 from visage_mlflow.language.folders import exists
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.text.errors import Mistake, ServerAway, explained, one_line
+from visage_mlflow.text.folders import place_of
 from visage_mlflow.text.names import check_decodable, undecodable
 from visage_mlflow.text.printing import shown, tell
 
@@ -139,7 +140,8 @@ def read_recipe(name: str, setting: str = "config") -> dict[str, Any]:
     Raises:
         Mistake: There is no such recipe, or it is no UTF-8 YAML of settings; `setting` names it in the message.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    is_path = name.endswith((".yaml", ".yml")) and exists(name)
+    path = place_of(name) if is_path else RECIPES / f"{name}.yaml"
     if not exists(str(path)) or not path.is_file():
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
         raise Mistake(f"`{setting}` must be one of {known}, or the path of a .yaml file, got {name!r}. Check it.")

@@ -12,9 +12,15 @@ from typing import Any
 from urllib.parse import unquote
 
 from visage_mlflow.text.errors import Mistake, one_line
+from visage_mlflow.text.folders import caller_folder, place_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_BASE = "base_model_name_or_path"
+USUAL = (
+    "adapters", "checkpoints", "ckpt", "data", "experiments", "model", "models", "out", "output", "outputs", "results",
+    "runs", "saved", "tmp", "weights",
+)  # fmt: skip
+"""Folders in which models are kept; no organisation of the hub is meant by these."""
 
 
 def exists(path: str) -> bool:
@@ -24,9 +30,26 @@ def exists(path: str) -> bool:
     False
     """
     try:
-        return Path(path).expanduser().exists()
+        return place_of(path).exists()
     except (OSError, RuntimeError, ValueError):  # Too long, the home of an unknown user, a zero byte.
         return False
+
+
+def is_path(text: str) -> bool:
+    """Whether a text that leads to no file or folder was meant as a path, and not as a hub id (`org/name`).
+
+    >>> is_path("./aligned"), is_path("models/aligned"), is_path("C:\\\\aligned"), is_path("org/name")
+    (True, True, True, False)
+    """
+    parts = text.split("/")
+    if text.startswith((".", "/", "~")) or text.endswith("/") or "\\" in text:
+        return True
+    return ":" not in text and (len(parts) > 2 or (len(parts) == 2 and (parts[0] in USUAL or exists(parts[0]))))
+
+
+def counted_from(path: str) -> str:
+    """For a message on a path that leads nowhere: what it counts from, if it is relative."""
+    return "" if path.startswith(("/", "~")) else f" (relative paths count from {str(caller_folder())!r})"
 
 
 def check_tracked(uri: str, setting: str = "model") -> None:
@@ -119,10 +142,10 @@ def adapter_base(folder: Path, setting: str = "model") -> str:
 def point_adapter_at(folder: Path, base_uri: str) -> None:
     """Write the base's URI into an adapter's config, where PEFT wrote a folder that other machines do not have.
 
-    A local path with `..` is made absolute, as it would lead elsewhere from another working folder.
+    A relative path is made absolute, as it would lead elsewhere from another working folder.
     """
     if is_adapter(folder):
-        local = Path(base_uri).expanduser()
-        whole = str(local.resolve()) if ".." in local.parts and local.is_dir() else base_uri
+        is_relative = exists(base_uri) and not Path(base_uri).is_absolute()
+        whole = str(place_of(base_uri).resolve()) if is_relative else base_uri
         text = json.dumps({**read_object(folder / ADAPTER_CONFIG), ADAPTER_BASE: whole}, indent=2, sort_keys=True)
         (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import adapters, builtin, folders, stored
 from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.text.errors import Mistake, is_out_of_memory
+from visage_mlflow.text.folders import place_of
 from visage_mlflow.text.printing import tell
 
 Fetch = Callable[[str], Path]
@@ -95,7 +96,12 @@ def check_uri(uri: str, setting: str = "model") -> None:
         folders.check_tracked(uri, setting)
         return
     if uri and folders.exists(uri):  # The empty path is the working folder; that is never meant.
-        check_folder(Path(uri).expanduser(), setting)
+        check_folder(place_of(uri), setting)
+    elif uri and folders.is_path(uri):
+        raise Mistake(
+            f"`{setting}` is {uri!r}, a folder that does not exist{folders.counted_from(uri)}. Check the spelling: it "
+            f"must be {FORMS}."
+        )
     elif not HUB_ID.fullmatch(uri) or uri.startswith(".") or ".." in uri:
         raise Mistake(f"`{setting}` must be {FORMS}, got {uri!r}, which is none of these. Check the spelling.")
 
@@ -121,7 +127,7 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         check_folder(folder, setting)
         folders.check_links(folder, uri, setting)
         return str(folder)
-    return str(Path(uri).expanduser()) if folders.exists(uri) else uri
+    return str(place_of(uri)) if folders.exists(uri) else uri
 
 
 def adapters_and_base(
@@ -214,7 +220,8 @@ def loading(uri: str, setting: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-        cure = f"Check the network and the spelling: it must be {FORMS}"
+        nowhere = f"No folder has this name{folders.counted_from(uri)}"
+        cure = f"{nowhere}. Check the network and the spelling: it must be {FORMS}"
         cure = "Save or download it again" if folders.exists(uri) else cure
         raise Mistake(f"`{setting}` is {uri!r}, which could not be loaded: {reason}. {cure}.") from error
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from visage_mlflow.language.folders import exists
 from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.folders import place_of
 
 BUILTIN: dict[str, tuple[str, str]] = {
     "builtin:harmful_eval": ("harmful_eval.jsonl", ""),
@@ -157,7 +158,7 @@ def open_source(place: str, columns: Mapping[str, str]) -> tuple[str, str, Itera
 def read_text(path: str) -> str:
     """A text file's content, with the byte order mark that spreadsheets write removed."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+        return place_of(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Mistake(f"which is not UTF-8 (byte {error.start}). Save the file again as UTF-8.") from error
     except (OSError, RuntimeError, ValueError) as error:  # The last two: the home of an unknown user, a zero byte.
