@@ -12,10 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small import IDS, N_ROWS, logits, save_small
 from test_models import refusal
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MixtralConfig
 
 from visage_mlflow.language import adapters
-from visage_mlflow.language.models import adapters_and_base, check_uri, load_tokenizer, load_weights
+from visage_mlflow.language.models import adapters_and_base, check_uri, load, load_tokenizer, load_weights
 
 KINDS = {
     "embedding": LoraConfig(target_modules=["embed_tokens"]),
@@ -98,6 +98,39 @@ def test_adapters_on_each_other_are_merged_with_embedding_and_head_apart(tied, t
     assert torch.allclose(logits(load_weights(str(second))), logits(live), atol=1e-5)
 
 
+FAMILIES = {
+    "GPT-2": (GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=64), ["wte", "c_attn"]),
+    "Gemma 2": (
+        Gemma2Config(
+            vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8,
+        ),
+        ["embed_tokens", "q_proj"],
+    ),
+    "Mixtral": (
+        MixtralConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, num_local_experts=3, tie_word_embeddings=True,
+        ),
+        ["lm_head", "q_proj"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_have_their_sides_apart_as_well(tmp_path, family):
+    config, modules = FAMILIES[family]
+    torch.manual_seed(0)
+    config.initializer_range = 0.2
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "base", tmp_path / "adapter", LoraConfig(target_modules=modules))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        live = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), adapter))
+    model = load_weights(str(adapter))
+    assert torch.allclose(logits(model), live, atol=1e-5) and "lm_head.weight" in dict(model.named_parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_adapter_and_a_base_in_half_precision_give_float32(tmp_path, dtype):
     base = save_small(tmp_path / "base", tied=True, dtype=dtype)
@@ -144,6 +177,38 @@ def test_a_merge_that_answers_otherwise_is_refused(tied, tmp_path, monkeypatch):
     assert "(LORA), which cannot be merged" in message and "logits differ by" in message
 
 
+def test_a_kind_that_this_base_cannot_merge_says_why(tied, tmp_path):
+    """It trains biases, which a Llama does not have."""
+    adapter = save_adapter(tied, tmp_path / "adapter", peft.BeftConfig(target_modules=["q_proj"]))
+    message = refusal(load_weights, str(adapter))
+    assert "(BEFT), which cannot be merged: Base layer has no bias" in message and "Give a LoRA adapter" in message
+
+
+def test_an_adapter_for_modules_that_the_base_lacks_was_trained_on_another(tied, tmp_path):
+    adapter = save_adapter(tied, tmp_path / "adapter", LoraConfig(target_modules=["q_proj"]))
+    edit(adapter / "adapter_config.json", target_modules=["c_attn"])
+    message = refusal(load_weights, str(adapter))
+    assert "which does not fit its base" in message and "c_attn" in message and "name that one in `base`" in message
+
+
+def test_an_adapter_that_is_not_finite_is_no_matter_of_merging(base_folder, tmp_path):
+    adapter = save_adapter(base_folder, tmp_path / "adapter", LoraConfig(target_modules=["q_proj"]))
+    name = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+    with_tensors(adapter, **{name: torch.full((8, 64), torch.nan)})
+    assert "q_proj.weight has values that are not finite" in refusal(load, str(adapter))
+
+
+def test_one_token_of_others_may_go_another_way():
+    """As where rounding changes which expert it goes to."""
+    before = torch.ones(1, 5, 3)
+    logits = before.clone()
+    logits[0, 2] = 0
+    adapters._check_alike(logits, before)
+    logits[0, :3] = 0
+    with pytest.raises(ValueError, match="differ by 1"):
+        adapters._check_alike(logits, before)
+
+
 def with_tensors(adapter, **changes):
     path = adapter / "adapter_model.safetensors"
     weights = load_file(path)
@@ -155,7 +220,7 @@ def test_a_tensor_for_which_the_base_has_no_module_is_named(tied, tmp_path):
     name = "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"
     with_tensors(adapter, **{name: torch.zeros(8, 16)})
     message = refusal(load_weights, str(adapter))
-    assert f"1 tensors for which its base has no module ({name})" in message and "in `base`" in message
+    assert f"1 tensors without a module in its base ({name})" in message and "in `base`" in message
 
 
 @pytest.mark.parametrize("gone", ["lora_A", "lm_head"])

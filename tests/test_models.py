@@ -259,6 +259,13 @@ def test_a_folder_without_a_chat_template_is_refused(copy):
         assert repr(str(copy)) in (message := refusal(call, str(copy))) and "chat template" in message
 
 
+def test_a_folder_without_a_tokenizer_is_told_so(copy):
+    for path in (*copy.glob("tokenizer*"), copy / "chat_template.jinja"):
+        path.unlink()
+    message = refusal(load_tokenizer, str(copy))
+    assert repr(str(copy)) in message and "holds no tokenizer" in message and "save_pretrained" in message
+
+
 def test_a_template_in_the_tokenizers_config_is_one(copy):
     (copy / "chat_template.jinja").unlink()
     path = copy / "tokenizer_config.json"

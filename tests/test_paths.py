@@ -85,7 +85,9 @@ def test_an_adapters_base_is_written_as_a_whole_path_wherever_it_counts_from(cal
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     point_adapter_at(adapter, "base")
-    assert json.loads((adapter / "adapter_config.json").read_text()) == {"base_model_name_or_path": str(caller / "base")}
+    assert json.loads((adapter / "adapter_config.json").read_text()) == {
+        "base_model_name_or_path": str(caller / "base")
+    }
 
 
 # What is not there
@@ -93,7 +95,16 @@ def test_an_adapters_base_is_written_as_a_whole_path_wherever_it_counts_from(cal
 
 @pytest.mark.parametrize(
     "uri",
-    ["./aligned", "../aligned", "models/aligned", "out/run/model", "org/name/", "/no/such", "~/no-such", "C:\\aligned"],
+    [
+        "./aligned",
+        "../aligned",
+        "models/aligned",
+        "out/run/model",
+        "org/name/",
+        "/no/such",
+        "~/no-such",
+        "C:\\aligned",
+    ],
 )
 def test_what_looks_like_a_path_and_is_not_there_is_a_missing_folder(caller, uri):
     message = refusal(check_uri, uri)

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from visage_mlflow.language.folders import ADAPTER_CONFIG, read_object
 from visage_mlflow.language.stored import Shapes, shapes, some
-from visage_mlflow.text.errors import Mistake
+from visage_mlflow.text.errors import Mistake, is_out_of_memory, one_line
 from visage_mlflow.text.printing import tell
 
 WEIGHTS = "adapter_model.safetensors"
@@ -34,6 +34,8 @@ HEADS = ("lm_head", "embed_out", "output")
 PART = re.compile(
     r"(?P<module>.+?)\.(?:(?P<kind>lora_A|lora_B)\.weight|(?P<embedded>lora_embedding_[AB])|(?:base_layer\.)?weight)"
 )
+TRAINED_ON = "It was trained on another model: name that one in `base`."
+MERGEABLE = "Give a LoRA adapter, or a model that was finetuned as a whole."
 N_PROBED = 16
 AGREEING = 1e-3
 """Logits of the merged model may differ from those of the adapter by this share of the greatest one: rounding makes
@@ -56,7 +58,7 @@ def check_adapter(folder: Path, setting: str = "model") -> None:
         return
     raise Mistake(
         f"`{setting}` is the adapter {str(folder)!r}, which {why}. There is nothing to merge, so no place in weight "
-        "space. Give a LoRA adapter, or a model that was finetuned as a whole."
+        f"space. {MERGEABLE}"
     )
 
 
@@ -91,8 +93,8 @@ def check_fits(folder: Path, base: Shapes, base_uri: str, setting: str = "model"
         sizes = " × ".join(map(str, there))
         raise Mistake(
             f"`{setting}` is the adapter {str(folder)!r}, whose {name} of {' × '.join(map(str, shape))} does not fit "
-            f"{found['module']} of its base {base_uri!r}, which is {sizes}: it was trained on another model. Name "
-            "that one in `base`."
+            f"{found['module']} of its base {base_uri!r}, which is {sizes}. "
+            f"{TRAINED_ON}"
         )
 
 
@@ -111,48 +113,20 @@ def merged(base: Any, folder: Path, setting: str = "model") -> Any:
 
     Raises:
         ValueError: It lacks tensors that an adapter of its config has.
-        Mistake: It has others, or the merged model answers otherwise than the adapter.
+        Mistake: It does not fit the model, or cannot be merged: the merged model would answer otherwise than it does.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-    from peft.utils.save_and_load import load_peft_weights
-
-    was_tied = is_tied(base)
+    was_tied, probe = is_tied(base), _probe(base)
     with quietly():
-        config = PeftConfig.from_pretrained(folder)
-        config.inference_mode = True
-        live = PeftModel(base, config)
-        expected = set(get_peft_model_state_dict(live, save_embedding_layers=False))
-        stored = load_peft_weights(
-            str(folder), device="cpu", key_mapping=getattr(base, "_checkpoint_conversion_mapping", None) or {}
-        )
-        missing, unknown = expected - set(stored), set(stored) - expected - set(live.state_dict())
-        if not unknown:  # Else transformers may rename tensors of fused layers while it loads them.
-            check_missing(missing)
-        try:
-            found = set_peft_model_state_dict(live, stored)
-        except KeyError:  # A module that was saved as a whole is looked up by name.
-            check_missing(missing)
-            raise
-        if extra := set(found.unexpected_keys):
-            raise Mistake(
-                f"`{setting}` is the adapter {str(folder)!r}, which holds {len(extra)} tensors for which its base has "
-                f"no module ({some(extra)}): it was trained on another model. Name that one in `base`."
-            )
-        if unknown:
-            check_missing([name for name in found.missing_keys if "default" in name.split(".")])
-        live.eval()
-        probe = _probe(base)
-        before = _logits(live, probe)
-        _separate(live)
-        model = live.merge_and_unload()
-        if was_tied:
-            _tie_again(model, meant=bool(getattr(config, "ensure_weight_tying", False)))
-        difference, size = float((_logits(model, probe) - before).abs().max()), float(before.abs().max())
-    if not difference <= AGREEING * size:
-        raise Mistake(
-            f"`{setting}` is the adapter {str(folder)!r} ({config.peft_type.value}), which cannot be merged: added to "
-            f"the weights, its logits differ by {difference:.3g}. Give a LoRA adapter, or a model that was finetuned."
-        )
+        live = _attached(base, folder, setting).eval()
+        config = live.peft_config["default"]
+        kind = config.peft_type.value
+        with _refused(f"`{setting}` is the adapter {str(folder)!r} ({kind}), which cannot be merged", MERGEABLE):
+            before = _logits(live, probe)
+            _separate(live)
+            model = live.merge_and_unload()
+            if was_tied:
+                _tie_again(model, meant=bool(getattr(config, "ensure_weight_tying", False)))
+            _check_alike(_logits(model, probe), before)
     if was_tied and not is_tied(model):
         tell(
             f"{folder} changes only one of input embedding and output head, which its base shares: the model has one "
@@ -160,6 +134,46 @@ def merged(base: Any, folder: Path, setting: str = "model") -> Any:
             sys.stderr,
         )
     return model
+
+
+def _attached(base: Any, folder: Path, setting: str) -> Any:
+    """A model with an adapter beside its weights; each of the adapter's tensors is there, and has its place."""
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
+
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = True
+    name, mapping = f"`{setting}` is the adapter {str(folder)!r}", getattr(base, "_checkpoint_conversion_mapping", {})
+    with _refused(f"{name}, which does not fit its base", TRAINED_ON):
+        live = PeftModel(base, config)
+    stored = load_peft_weights(str(folder), device="cpu", key_mapping=mapping or {})
+    expected = set(get_peft_model_state_dict(live, save_embedding_layers=False))
+    missing, unknown = expected - set(stored), set(stored) - expected - set(live.state_dict())
+    if not unknown:  # Else transformers may rename tensors of fused layers while it loads them.
+        check_missing(missing)
+    try:
+        found = set_peft_model_state_dict(live, stored)
+    except KeyError:  # A module that was saved as a whole is looked up by name.
+        check_missing(missing)
+        raise
+    if extra := set(found.unexpected_keys):
+        raise Mistake(
+            f"{name}, which holds {len(extra)} tensors without a module in its base ({some(extra)}). {TRAINED_ON}"
+        )
+    if unknown:
+        check_missing([each for each in found.missing_keys if "default" in each.split(".")])
+    return live
+
+
+@contextmanager
+def _refused(problem: str, cure: str) -> Iterator[None]:
+    """Inside, what a library cannot do with an adapter is a Mistake that says so."""
+    try:
+        yield
+    except Exception as error:  # Each kind of adapter raises its own types.
+        if is_out_of_memory(error):
+            raise
+        raise Mistake(f"{problem}: {one_line(error)} {cure}") from error
 
 
 def check_missing(names: Collection[str]) -> None:
@@ -201,6 +215,16 @@ def _tie_again(model: Any, meant: bool) -> None:
     if meant or torch.equal(head.weight, embedding.weight):
         head.weight = embedding.weight
     set_tied(model, is_tied(model))
+
+
+def _check_alike(logits: Tensor, before: Tensor) -> None:
+    """Raise ValueError if most tokens have other logits, of shape (1, tokens, vocabulary), than before.
+
+    A single one may: rounding can send it to another expert. Weights that are not finite are found later, by name.
+    """
+    difference = float((logits - before).abs().amax(-1).median())
+    if torch.isfinite(before).all() and not difference <= AGREEING * float(before.abs().max()):
+        raise ValueError(f"added to the weights, its logits differ by {difference:.3g}")
 
 
 def _probe(model: Any) -> Tensor:

@@ -32,6 +32,8 @@ Fetch = Callable[[str], Path]
 BUILTIN = {"builtin:smollm2": builtin.smollm2}
 TRACKED = ("runs:/", "models:/")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOKENIZERS = ("tokenizer*", "vocab*", "spiece*", "*.model", "*.tiktoken")
+"""Files of which a folder with a tokenizer has one."""
 MOST_ADAPTERS = 8
 """How many adapters may stand on top of each other."""
 FORMS = "a hub id (`org/name`), a folder, `runs:/<run id>/<path>`, `models:/<name>@<alias>` or `builtin:smollm2`"
@@ -279,6 +281,12 @@ def _check_names(place: str, loaded: Mapping[str, Any], setting: str) -> list[st
 
 
 def _read_tokenizer(uri: str, place: str) -> Any:
+    folder = Path(place)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise Mistake(
+            f"`model` is {uri!r}, which holds no tokenizer. Save that of the model there, with "
+            "`tokenizer.save_pretrained(folder)`."
+        )
     with loading(uri, "model"):
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
