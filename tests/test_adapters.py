@@ -14,8 +14,11 @@ from small import IDS, N_ROWS, logits, save_small
 from test_models import refusal
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MixtralConfig
 
+from visage_mlflow.commands.loading import Chats
+from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.language import adapters
 from visage_mlflow.language.models import adapters_and_base, check_uri, load, load_tokenizer, load_weights
+from visage_mlflow.language.weights import stored_weights
 
 KINDS = {
     "embedding": LoraConfig(target_modules=["embed_tokens"]),
@@ -270,6 +273,20 @@ def test_a_base_that_moved_is_replaced_by_the_setting(tied, tmp_path):
     assert repr(str(adapter)) in message and repr(str(tied)) in message and "`base=<URI>`" in message
     assert torch.equal(logits(load_weights(str(adapter), base=str(moved))), expected)
     assert adapters_and_base(str(adapter), base=str(moved)) == ([adapter], str(moved), str(moved))
+
+
+def test_the_setting_reaches_the_model_that_a_command_loads(base_folder, tmp_path):
+    base = shutil.copytree(base_folder, tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", KINDS["rank-stabilized"])
+    moved = str(shutil.move(base, tmp_path / "moved"))
+    expected = load_weights(str(adapter), base=moved)
+    chats = Chats()
+    chat = chats.load(str(adapter), EvaluateConfig(base=moved, dtype="float32"))
+    stored = stored_weights(str(adapter), tmp_path, setting="to", base=moved)
+    for name, weight in expected.named_parameters():
+        assert torch.equal(chat.weights[name], weight) and torch.equal(stored[name], weight)
+    with pytest.raises(ValueError, match="`base=<URI>`"):
+        chats.load(str(adapter), EvaluateConfig(dtype="float32"))
 
 
 @pytest.mark.parametrize("named", ["./gone", "no-such-org/no-such-model", "../up", "", "runs:/0/../x"])

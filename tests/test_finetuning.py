@@ -213,7 +213,7 @@ def test_the_plan_holds_the_counts_and_what_is_measured_on(settings):
     ],
 )
 def test_mistakes_in_the_data_are_told_in_one_line_before_a_model_is_loaded(settings, changes, start, monkeypatch):
-    monkeypatch.setattr(models, "load_weights", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr(models, "load_weights", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(Mistake) as caught:
         finetuning.plan(settings(**{"harmful": 3, **changes}))
     assert str(caught.value).startswith(start) and "\n" not in str(caught.value)

@@ -27,7 +27,7 @@ def test_steps_share_a_model_only_where_they_agree_on_dtype_and_system_prompt(al
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_as_the_model() -> None:
-    with pytest.raises(ValueError, match="`model` must be"):
+    with pytest.raises(ValueError, match="`model` is .*does not exist"):
         Chats().load("./nowhere", EvaluateConfig())
 
 

@@ -35,7 +35,7 @@ def main(config: LandscapeConfig) -> None:
         for uri in uris:
             models.check_uri(uri, "to")
         chat = load(config.model, config, rows)
-        ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to")) for uri in uris]
+        ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to", config.base)) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:
             result, responses = landscape.measure(
                 chat,

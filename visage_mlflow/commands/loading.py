@@ -43,12 +43,12 @@ def load(
         if caution := special(form, list(dict.fromkeys([*asked, *read]))):
             tell(caution, sys.stderr)
 
-    return models.load(uri, dtype=attack.dtype, fetch=fetch, check=check_all, **_form(attack))
+    return models.load(uri, dtype=attack.dtype, fetch=fetch, base=attack.base, check=check_all, **_form(attack))
 
 
 def check_asked(uri: str, attack: AttackConfig, asked: Sequence[Asked], read: Sequence[Asked]) -> None:
     """Raise Mistake, without loading weights, where a model cannot be asked so; takes the same as `load`."""
-    check_rows(models.load_format(uri, fetch=fetch, **_form(attack)), attack, asked, read)
+    check_rows(models.load_format(uri, fetch=fetch, base=attack.base, **_form(attack)), attack, asked, read)
 
 
 def check_rows(form: ChatFormat, attack: AttackConfig, asked: Sequence[Asked], read: Sequence[Asked]) -> None:
@@ -64,14 +64,14 @@ def _form(attack: AttackConfig) -> dict[str, Any]:
 
 @dataclass
 class Chats:
-    """Loaded models: steps share one where they agree on the URI, the dtype and the form of the chats."""
+    """Loaded models: steps share one where they agree on the URI, the base, the dtype and the form of the chats."""
 
     loaded: dict[tuple[str, ...], Chat] = field(default_factory=dict)
 
     def load(self, uri: str, attack: AttackConfig, asked: Sequence[Asked] = (), read: Sequence[Asked] = ()) -> Chat:
         """The model as a step's settings want it."""
         form = json.dumps(_form(attack), sort_keys=True)
-        key = uri, attack.dtype, form
+        key = uri, attack.base, attack.dtype, form
         if key not in self.loaded:
             self.loaded[key] = load(uri, attack, asked, read)
         return self.loaded[key]

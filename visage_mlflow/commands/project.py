@@ -71,7 +71,7 @@ def project(
     with tempfile.TemporaryDirectory(prefix="visage-") as folder:
 
         def weights(uri: str, setting: str) -> trajectory.Weights:
-            return stored_weights(uri, Path(folder), lookup.fetch, setting)
+            return stored_weights(uri, Path(folder), lookup.fetch, setting, config.base)
 
         finetuned = [
             trajectory.Finetuned(

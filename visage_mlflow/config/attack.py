@@ -41,6 +41,9 @@ class AttackConfig(Settings):
         "other), as_given (the tokens themselves, for attacks that mean it).",
         choices=SPECIAL_TOKENS,
     )
+    base: str = setting(
+        "", "URI of the model that adapters stand on, in place of the base that they name. Empty: that one."
+    )
     judge: str = setting(
         "phrases",
         "Who decides whether a response is a refusal: phrases (how people refuse, twelve languages), "

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,9 @@ def merged(base: Any, folder: Path, setting: str = "model") -> Any:
                 _tie_again(model, meant=bool(getattr(config, "ensure_weight_tying", False)))
             _check_alike(_logits(model, probe), before)
     if was_tied and not is_tied(model):
-        tell(
+        tell_once(
             f"{folder} changes only one of input embedding and output head, which its base shares: the model has one "
-            "matrix more now.",
-            sys.stderr,
+            "matrix more now."
         )
     return model
 
@@ -237,6 +237,12 @@ def _probe(model: Any) -> Tensor:
 def _logits(model: Any, ids: Tensor) -> Tensor:
     logits: Tensor = model(input_ids=ids.to(model.device)).logits.float()
     return logits
+
+
+@cache
+def tell_once(line: str) -> None:
+    """Say a line on a model, which one command may load many times."""
+    tell(line, sys.stderr)
 
 
 @contextmanager

@@ -247,7 +247,7 @@ def _load_base(place: str, setting: str) -> Any:
         raise ValueError("it is an adapter, which is read from a folder only. Download it, and give the folder")
     extra = _check_names(place, loaded, setting)
     if extra:
-        tell(f"{place} stores {len(extra)} tensors that a text model leaves out: {stored.some(extra)}.", sys.stderr)
+        adapters.tell_once(f"{place} stores {len(extra)} tensors that a text model leaves out: {stored.some(extra)}.")
     adapters.set_tied(model, adapters.is_tied(model))  # Where both sides are stored, and differ, the config may err.
     return model
 
@@ -325,20 +325,22 @@ def load_format(
     template: Mapping[str, Any] | None = None,
     special_tokens: str = "plain",
     fetch: Fetch | None = None,
+    base: str = "",
 ) -> ChatFormat:
     """How a model's chats become tokens, found without loading its weights; takes the same as `load`.
 
     Raises:
         Mistake: There is no readable tokenizer, or its chat template cannot do what is asked.
     """
-    found = ChatFormat(load_tokenizer(uri, fetch), system_prompt, template or {}, special_tokens, window(uri, fetch))
+    tokenizer, limit = load_tokenizer(uri, fetch, base), window(uri, fetch, base)
+    found = ChatFormat(tokenizer, system_prompt, template or {}, special_tokens, limit)
     found.check(uri)
     return found
 
 
-def window(uri: str, fetch: Fetch | None = None) -> int | None:
+def window(uri: str, fetch: Fetch | None = None, base: str = "") -> int | None:
     """The most tokens that the model behind a URI can read and write together; None where there is no limit."""
-    _, base_uri, place = adapters_and_base(uri, fetch)
+    _, base_uri, place = adapters_and_base(uri, fetch, base=base)
     with loading(base_uri, "model"):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     return getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -352,6 +354,7 @@ def load(
     template: Mapping[str, Any] | None = None,
     special_tokens: str = "plain",
     fetch: Fetch | None = None,
+    base: str = "",
     check: Callable[[ChatFormat], None] = lambda found: None,
 ) -> Chat:
     """Load a chat model for measuring.
@@ -364,16 +367,17 @@ def load(
         template: Arguments of the chat template by name.
         special_tokens: What special tokens inside of prompts and answers are: see `ChatFormat`.
         fetch: Brings tracked models into a local folder.
+        base: What adapters stand on, in place of the base that they name; see `adapters_and_base`.
         check: Called before weights are loaded; raises Mistake for what cannot be asked of the model.
 
     Raises:
         Mistake: The URI leads to no readable chat model with finite weights.
     """
     asked = load_format(
-        uri, system_prompt=system_prompt, template=template, special_tokens=special_tokens, fetch=fetch
+        uri, system_prompt=system_prompt, template=template, special_tokens=special_tokens, fetch=fetch, base=base
     )
     check(asked)
-    model = load_weights(uri, fetch).eval()
+    model = load_weights(uri, fetch, base=base).eval()
     decode_neutrally(model, asked)
     weights = Weights.of(model)
     for name, weight in weights.items():

@@ -13,16 +13,18 @@ from visage_mlflow.language.models import Fetch, load_weights
 from visage_mlflow.text.errors import Mistake
 
 
-def stored_weights(uri: str, folder: Path, fetch: Fetch | None = None, setting: str = "model") -> Weights:
+def stored_weights(
+    uri: str, folder: Path, fetch: Fetch | None = None, setting: str = "model", base: str = ""
+) -> Weights:
     """The float32 weights behind a model URI, by parameter name, written to a file of their own in `folder`.
 
-    A tensor is a view of the file; its pages are read when it is used. An adapter is merged into its base first, so
-    all models read alike.
+    A tensor is a view of the file; its pages are read when it is used. An adapter is merged into its base first, or
+    into `base` if that is given, so all models read alike.
 
     Raises:
         Mistake: The URI leads to no readable chat model, or the folder has no room for its weights.
     """
-    weights = Weights.of(load_weights(uri, fetch, setting))
+    weights = Weights.of(load_weights(uri, fetch, setting, base))
     parts = weights.parts
     needed, free = sum(weight.nbytes for weight in weights.values()), shutil.disk_usage(folder).free
     if needed > free:
@@ -32,6 +34,6 @@ def stored_weights(uri: str, folder: Path, fetch: Fetch | None = None, setting: 
         )
     path = folder / f"{len(list(folder.iterdir()))}.safetensors"
     save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
-    del weights
+    del weights, model
     gc.collect()  # A model is full of cycles, and the next one would be loaded beside it.
     return Weights(load_file(path), parts)

@@ -177,5 +177,5 @@ def find_margin(
     is_inside = all(end <= getattr(config, f"max_{name}") for name, end in ends.items())
     if not is_inside or not base_asr < EDGE or config.margin_up_to == 0:
         return None
-    weights = Weights.of(models.load_weights(last.uri, fetch, "output_dir"))
+    weights = Weights.of(models.load_weights(last.uri, fetch, "output_dir", config.base))
     return find_edge(base, Difference(weights), rows, config, measure, up_to=config.margin_up_to)

@@ -248,7 +248,8 @@ def finetune(
         measured.append(Checkpoint(uri, step, distance, evaluation))
 
     def on_checkpoint(checkpoint: SavedCheckpoint) -> None:
-        direction = Difference(Weights.of(models.load_weights(str(checkpoint.folder), fetch, "output_dir")))
+        model = models.load_weights(str(checkpoint.folder), fetch, "output_dir", config.base)
+        direction = Difference(Weights.of(model))
         uri = keep(checkpoint.folder, checkpoint.step)
         chat = dataclasses.replace(base, uri=uri or checkpoint.folder.name)
         record(uri, checkpoint.step, relative_norm(base, direction), evaluated(chat, Held([direction], (1.0,))))
@@ -258,7 +259,7 @@ def finetune(
     with taking_small_moves(base, config.dtype):
         record(config.model, 0, 0.0, evaluated(base, AT_REST))
         sft.finetune(
-            models.load_weights(config.model, fetch),
+            models.load_weights(config.model, fetch, base=config.base),
             base.tokenizer,
             mixture.to_tokens(rows, base.format),
             training_recipe(config),
