@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, Mixtral
 from visage_mlflow.commands.loading import Chats
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.language import adapters
-from visage_mlflow.language.models import adapters_and_base, check_uri, load, load_tokenizer, load_weights
+from visage_mlflow.language.models import adapters_and_base, check_uri, check_whole, load, load_tokenizer, load_weights
 from visage_mlflow.language.weights import stored_weights
 
 KINDS = {
@@ -252,6 +252,17 @@ def test_an_adapter_of_a_resized_embedding_says_how_many_rows_its_base_lacks(tie
     assert f"has {N_ROWS} rows" in message and "name that in `base`" in message
     monkeypatch.undo()
     load_weights(str(adapter), base=str(tmp_path / "resized"))
+
+
+def test_an_adapter_that_misfits_is_found_without_loading_anything(tied, tmp_path):
+    adapter = save_adapter(save_small(tmp_path / "wide", hidden_size=32), tmp_path / "adapter", KINDS["head"])
+    check_whole(str(adapter))
+    check_uri(str(adapter))
+    with pytest.raises(ValueError, match="^`to` is the adapter .*`base`"):
+        check_whole(str(adapter), setting="to", base=str(tied))
+    shutil.rmtree(tmp_path / "wide")
+    with pytest.raises(ValueError, match="^`to` is the adapter .* whose base is .* a folder that does not exist"):
+        check_whole(str(adapter), setting="to")
 
 
 def test_an_adapter_of_another_model_is_refused_with_both_sizes(tied, tmp_path):

@@ -33,7 +33,7 @@ def main(config: LandscapeConfig) -> None:
         uris = lookup.unfolded(config.ends, "to")
         grid.check_ends(config.plane, uris)
         for uri in uris:
-            models.check_uri(uri, "to")
+            models.check_whole(uri, lookup.fetch, "to", config.base)
         chat = load(config.model, config, rows)
         ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to", config.base)) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:

@@ -42,7 +42,7 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
     if config.checkpoints:
         uris = lookup.unfolded(fields.listed(config.checkpoints), "checkpoints")
         for uri in uris:
-            models.check_uri(uri, "checkpoints")
+            models.check_whole(uri, lookup.fetch, "checkpoints", config.base)
         steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
         return [lookup.FinetuneRun("", config.model, steps, "checkpoints")]
     if not config.runs:

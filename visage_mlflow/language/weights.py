@@ -34,6 +34,6 @@ def stored_weights(
         )
     path = folder / f"{len(list(folder.iterdir()))}.safetensors"
     save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
-    del weights, model
+    del weights
     gc.collect()  # A model is full of cycles, and the next one would be loaded beside it.
     return Weights(load_file(path), parts)
