@@ -260,7 +260,8 @@ def _load_base(place: str, setting: str) -> Any:
     extra = _check_names(place, loaded, setting)
     if extra:
         adapters.tell_once(f"{place} stores {len(extra)} tensors that a text model leaves out: {stored.some(extra)}.")
-    adapters.set_tied(model, adapters.is_tied(model))  # Where both sides are stored, and differ, the config may err.
+    if model.get_output_embeddings() is not None and not adapters.is_tied(model):
+        adapters.set_tied(model, False)  # Its config may say otherwise, where both are stored and differ.
     return model
 
 
