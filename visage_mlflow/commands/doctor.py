@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from visage_mlflow.decoding.respond import unsupported
-from visage_mlflow.language import models
+from visage_mlflow.geometry.parts import parts_of
+from visage_mlflow.language import adapters, folders, models
 from visage_mlflow.language.chat_format import ASKED, ChatFormat, messages
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.text.printing import shown
@@ -26,33 +27,31 @@ class Finding:
     is_refused: bool = False
 
 
-def examine(uri: str, template: str | None = None, system_prompt: str | None = None) -> list[Finding]:
+def examine(uri: str, template: str | None = None, system_prompt: str | None = None, base: str = "") -> list[Finding]:
     """Each thing that measuring a model needs, in the order in which it is met.
 
     Args:
         uri: The model's.
         template: Arguments of its chat template, as YAML.
         system_prompt: One to try.
+        base: What adapters stand on, in place of the base that they name.
 
     Raises:
         Mistake: The URI leads to no model, or `template` is no YAML mapping.
     """
-    models.check_uri(uri)
     given = arguments_of(template)
-    adapters, base_uri, place = models.adapters_and_base(uri, fetch)
-    found = []
+    above, base_uri, _ = models.adapters_and_base(uri, fetch, base=base)
+    model, refused = None, []
     try:
-        form = models.load_format(uri, system_prompt=system_prompt, template=given, fetch=fetch)
+        model = models.outline(uri, fetch, base=base)
     except Mistake as mistake:
-        found.append(Finding("encode", one_line(mistake), is_refused=True))
-    else:
-        found += of_chats(form)
-    found.append(Finding("adapters", f"{len(adapters)}, on {base_uri}" if adapters else "none"))
+        refused = [Finding("weights", one_line(mistake), is_refused=True)]
     try:
-        found += of_weights(on_meta(place))
-    except Exception as error:  # Each library raises its own types for a config that it cannot use.
-        found.append(Finding("weights", f"refused: {one_line(error)}", is_refused=True))
-    return found
+        form = models.load_format(uri, system_prompt=system_prompt, template=given, fetch=fetch, base=base)
+        found = of_chats(form, model)
+    except Mistake as mistake:
+        found = [Finding("encode", one_line(mistake), is_refused=True)]
+    return [*found, *(refused if model is None else of_weights(model, above, base_uri))]
 
 
 def arguments_of(template: str | None) -> dict[str, Any]:
@@ -66,24 +65,24 @@ def arguments_of(template: str | None) -> dict[str, Any]:
     return given
 
 
-def of_chats(form: ChatFormat) -> list[Finding]:
-    """What a chat template makes of chats."""
-    turn = form.turn
-    room = "no limit" if form.window is None else f"{form.window} tokens"
-    ends = ", ".join(form.tokenizer.convert_ids_to_tokens(form.ends))
-    answered = form.answered(ASKED, "Yes.")
+def of_chats(form: ChatFormat, model: Any = None) -> list[Finding]:
+    """What a chat template makes of chats; `model`, if it is known, may name more tokens that end an answer."""
+    decode = form.tokenizer.decode
+    if model is not None:
+        models.decode_neutrally(model, form)
+    all_ends = form.ends if model is None else model.generation_config.eos_token_id or []
+    room = "any number of tokens" if form.window is None else f"{form.window} tokens"
+    ends = ", ".join(map(str, form.tokenizer.convert_ids_to_tokens(all_ends)))
+    ids, n_prompt, n_given = form.answered(ASKED, "Yes.")
+    after = f" after {decode(ids[n_prompt:n_given])!r}" if n_given > n_prompt else ""
     return [
-        Finding("encode", f"context window: {room}; special tokens inside of prompts are plain text"),
-        Finding("end", f"{shown(ends) or 'none'}, besides those of the model's generation_config.json"),
+        Finding("encode", f"exact; the context window holds {room}"),
+        Finding("end", shown(ends) or "none: answers are as long as they may be"),
         Finding("system", system_of(form)),
         Finding("thinking", thinking_of(form)),
-        Finding("template", f"arguments: {', '.join(sorted(form.takes)) or 'none'}"),
-        Finding(
-            "likelihood",
-            f"exact: {shown(form.tokenizer.decode(answered.ids[answered.n_given :]))!r} is scored after the prompt"
-            + (f" and {turn.before!r}" if answered.n_given > answered.n_prompt else ""),
-        ),
-        Finding("train", f"exact: on {shown(form.tokenizer.decode(answered.ids[answered.n_prompt :]))!r}"),
+        Finding("template", f"takes {', '.join(sorted(form.takes)) or 'no arguments'}"),
+        Finding("likelihood", f"exact; of an answer, {shown(repr(decode(ids[n_given:])))} is scored{shown(after)}"),
+        Finding("train", f"exact; of an answer, {shown(repr(decode(ids[n_prompt:])))} is learned"),
     ]
 
 
@@ -91,38 +90,58 @@ def system_of(form: ChatFormat) -> str:
     """Whether a system prompt may be given."""
     probe = "Probe of a system prompt"
     try:
-        _ = ChatFormat(form.tokenizer, probe, form.arguments).turn
-    except Exception as error:  # A template raises what it likes.
-        return f"refused: the template {one_line(error).rstrip('.')}"
-    own = form.rendered(messages(ASKED)).partition(ASKED)[0]
-    told = form.rendered(messages(ASKED, probe)).partition(ASKED)[0]
-    return "may be given" + ("; without one, the template writes its own" if len(own) > len(told) - len(probe) else "")
+        ChatFormat(form.tokenizer, probe, form.arguments).check("")
+    except Mistake:
+        return "refused: the template takes none"
+    # Is there more before the question than the signs that stand around a system prompt?
+    own, told = (form.rendered(messages(ASKED, each)).partition(ASKED)[0] for each in (None, probe))
+    return (
+        "may be given; without one, the template writes its own"
+        if len(own) > len(told) - len(probe)
+        else "may be given"
+    )
 
 
 def thinking_of(form: ChatFormat) -> str:
     """What the template does about thinking."""
     turn = form.turn
     if turn.opened:
-        said = f"the template opens it with {turn.opened}"
+        said = f"begun by the template with {turn.opened}, and left out of answers"
     elif turn.before.strip():
-        said = f"answers are read after {turn.before!r}"
+        said = f"left out of answers, as are the template's own signs {turn.before.strip()!r}"
     else:
-        said = "none that the template writes"
-    return said + ("; template={enable_thinking: false} leaves it out" if "enable_thinking" in form.takes else "")
+        said = "left out of answers, if there is any"
+    return shown(said) + (
+        "; `template={enable_thinking: false}` turns it off" if "enable_thinking" in form.takes else ""
+    )
 
 
-def on_meta(place: str) -> Any:
-    """The model of a folder or hub id without any weights."""
-    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def of_weights(model: Any) -> list[Finding]:
-    """What is known of a model's weights and of how it is decoded."""
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    reason = unsupported(model)
+def of_weights(model: Any, above: Sequence[Path], base_uri: str) -> list[Finding]:
+    """What is known of a model's weights: how they are tied, merged, moved and decoded."""
+    parts = parts_of(model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    still = [name for name, part in parts.items() if part.is_norm]
+    stacked = {part.experts for part in parts.values() if part.experts is not None}
+    moved = f"{sum(sizes[name] for name in parts) - sum(sizes[name] for name in still):,} weights move"
+    moved += f", {len(still)} tensors of normalization layers do not"
+    moved += f"; experts one by one ({', '.join(map(str, sorted(stacked)))} in a tensor)" if stacked else ""
+    left_out = sum(sizes.values()) - sum(sizes[name] for name in parts)
+    moved += f"; {left_out:,} weights of towers for other things than text do not count" if left_out else ""
+    is_tied, reason = adapters.is_tied(model), unsupported(model)
     return [
-        Finding("tied", "yes: embedding and head are one matrix" if tied else "no"),
-        Finding("decode", "own loop" if reason is None else f"by generate, which is slower: {reason}"),
+        Finding("tied", "yes, the embedding is the head" if is_tied else "no"),
+        Finding("adapters", adapters_of(above, base_uri, is_tied)),
+        Finding("landscape", moved),
+        Finding(
+            "decode", "in batches whose rows leave at their end" if reason is None else f"by `generate`: {reason}"
+        ),
     ]
+
+
+def adapters_of(above: Sequence[Path], base_uri: str, is_tied: bool) -> str:
+    """Which adapters stand on a model, and what becomes of them."""
+    if not above:
+        copies = "; one on the embedding or the head alone gives the two copies of their own" if is_tied else ""
+        return f"none; those of kinds that can be merged are exact{copies}"
+    kinds = [str(folders.read_object(folder / folders.ADAPTER_CONFIG).get("peft_type")) for folder in above]
+    return f"{', '.join(kinds)}, on {shown(base_uri)}: merged when loaded, and then held against the live adapter"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from visage_mlflow.commands.store import show_store
 from visage_mlflow.text.errors import Mistake, explained
-from visage_mlflow.text.printing import tell
+from visage_mlflow.text.printing import shown, tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "--template", metavar="YAML", help="Arguments of its chat template: '{enable_thinking: false}'."
     )
     doctor.add_argument("--system_prompt", help="A system prompt to try.")
+    doctor.add_argument("--base", default="", help="What an adapter stands on, in place of the base that it names.")
     doctor.set_defaults(run=_doctor)
     store = commands.add_parser("store", help="List the points already computed, or forget some.")
     store.add_argument("--store", default="", help="The folder, as in the setting `store` of the entry points.")
@@ -61,7 +62,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     """Say what can be measured on a model; 2 where something of it cannot."""
     from visage_mlflow.commands.doctor import examine  # Its imports take seconds, which listing a store need not wait.
 
-    findings = examine(arguments.model, arguments.template, arguments.system_prompt)
+    findings = examine(arguments.model, arguments.template, arguments.system_prompt, arguments.base)
     width = max(len(finding.what) for finding in findings)
-    tell("\n".join([arguments.model, *(f"  {one.what:<{width}}  {one.said}" for one in findings)]))
+    tell(
+        "\n".join(
+            [
+                shown(arguments.model),
+                *(f"  {one.what:<{width}}  {'refused: ' if one.is_refused else ''}{one.said}" for one in findings),
+            ]
+        )
+    )
     return 2 if any(one.is_refused for one in findings) else 0

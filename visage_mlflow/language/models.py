@@ -34,6 +34,8 @@ TRACKED = ("runs:/", "models:/")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZERS = ("tokenizer*", "vocab*", "spiece*", "*.model", "*.tiktoken")
 """Files of which a folder with a tokenizer has one."""
+OTHER_KIND = re.compile(r"Unrecognized configuration class <class '[\w.]*?(\w+)Config'>")
+"""How transformers says that a model is no language model, or one with more than text."""
 MOST_ADAPTERS = 8
 """How many adapters may stand on top of each other."""
 FORMS = "a hub id (`org/name`), a folder, `runs:/<run id>/<path>`, `models:/<name>@<alias>` or `builtin:smollm2`"
@@ -223,6 +225,22 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", b
     return model
 
 
+def outline(uri: str, fetch: Fetch | None = None, setting: str = "model", base: str = "") -> Any:
+    """The model behind a URI without weights, its tensors on torch's meta device; raises as `load_weights`.
+
+    Of a folder, the names of the stored tensors are held against those of the model.
+    """
+    _, base_uri, place = adapters_and_base(uri, fetch, setting, base)
+    with loading(base_uri, setting), adapters.quietly(), _without_bars(place):
+        stored.check_quantization(PretrainedConfig.get_config_dict(place)[0], place, setting)
+        if Path(place).is_dir():
+            model, loaded = _read(place, device_map="meta")
+            _check_names(place, loaded, setting)
+            return model
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, trust_remote_code=False))
+
+
 @contextmanager
 def loading(uri: str, setting: str) -> Iterator[None]:
     """Inside, where a library cannot load what a URI leads to, Mistake gives its reason in one line."""
@@ -233,6 +251,11 @@ def loading(uri: str, setting: str) -> Iterator[None]:
     except Exception as error:  # Each library raises its own types for a damaged file.
         if is_out_of_memory(error):
             raise
+        if kind := OTHER_KIND.search(str(error)):
+            raise Mistake(
+                f"`{setting}` is {uri!r}, of the kind {kind[1]}, which transformers does not load as a language "
+                "model. Save its text model by itself (often `model.language_model` with the head), and give that."
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         nowhere = f"No folder has this name{folders.counted_from(uri)}"
         cure = f"{nowhere}. Check the network and the spelling: it must be {FORMS}"
@@ -244,17 +267,10 @@ def _load_base(place: str, setting: str) -> Any:
     """The model of a folder or hub id, in float32."""
     config = PretrainedConfig.get_config_dict(place)[0]  # Of a hub id, only this file is brought here.
     stored.check_quantization(config, place, setting)
-    bars, is_folder = logging.is_progress_bar_enabled(), Path(place).is_dir()
-    if is_folder:
-        logging.disable_progress_bar()  # A local folder loads in a second or two; a download's bar stays.
-    try:
-        with adapters.quietly():
-            if is_folder:
-                _check_names(place, _read(place, device_map="meta")[1], setting)  # Reads the files' heads only.
-            model, loaded = _read(place)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    with adapters.quietly(), _without_bars(place):
+        if Path(place).is_dir():
+            _check_names(place, _read(place, device_map="meta")[1], setting)  # Reads the files' heads only.
+        model, loaded = _read(place)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError("it is an adapter, which is read from a folder only. Download it, and give the folder")
     extra = _check_names(place, loaded, setting)
@@ -263,6 +279,19 @@ def _load_base(place: str, setting: str) -> Any:
     if model.get_output_embeddings() is not None and not adapters.is_tied(model):
         adapters.set_tied(model, False)  # Its config may say otherwise, where both are stored and differ.
     return model
+
+
+@contextmanager
+def _without_bars(place: str) -> Iterator[None]:
+    """Inside, no progress bar is shown for a local folder, which loads in a second or two; a download's bar stays."""
+    bars = logging.is_progress_bar_enabled()
+    if Path(place).is_dir():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _read(place: str, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -1,0 +1,90 @@
+"""The doctor tells what can be measured on a model from its files alone."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from chat_families import FAMILIES, save
+from test_stored import no_reading  # noqa: F401
+
+from visage_mlflow.commands.doctor import examine
+from visage_mlflow.commands.terminal import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A function that gives a family's folder."""
+    made = {}
+
+    def get(name):
+        made.setdefault(name, None)
+        made[name] = made[name] or save(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+def told(uri, **settings):
+    return {one.what: one.said for one in examine(uri, **settings)}
+
+
+def test_a_row_of_the_table_is_told_without_reading_weights(folder, no_reading):  # noqa: F811
+    found = told(folder("qwen3"))
+    assert found["encode"] == "exact; the context window holds 512 tokens"
+    assert found["end"] == "<|endoftext|>, <|im_end|>" and found["system"] == "may be given"
+    assert found["template"] == "takes enable_thinking" and "`template={enable_thinking: false}`" in found["thinking"]
+    assert found["likelihood"] == r"exact; of an answer, 'Yes.<|im_end|>' is scored after '<think>\n\n</think>\n\n'"
+    assert found["tied"].startswith("yes") and "copies of their own" in found["adapters"]
+    assert "9 tensors of normalization layers do not" in found["landscape"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_can_be_examined(folder, name):
+    findings = examine(folder(name))
+    assert [one.what for one in findings] == [
+        *("encode", "end", "system", "thinking", "template", "likelihood", "train"),
+        *("tied", "adapters", "landscape", "decode"),
+    ]
+    assert not any(one.is_refused for one in findings)
+    assert FAMILIES[name].end in findings[1].said and "\n" not in "".join(one.said for one in findings)
+    assert ("refused" in findings[2].said) == (not FAMILIES[name].has_system)
+    assert ("experts one by one (4 in a tensor)" in findings[9].said) == (name == "gpt-oss")
+
+
+def test_what_is_refused_is_said_and_the_rest_is_told_as_well(folder, capsys):
+    assert main(["doctor", folder("gemma2"), "--system_prompt", "Be brief."]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == folder("gemma2") and lines[1].split()[:3] == ["encode", "refused:", "`system_prompt`"]
+    assert any(line.split()[0] == "landscape" for line in lines[1:])
+    assert main(["doctor", folder("gemma2")]) == 0
+
+
+def test_arguments_of_the_template_can_be_tried(folder, capsys):
+    found = told(folder("qwen3"), template="{enable_thinking: false}")
+    assert found["likelihood"] == "exact; of an answer, 'Yes.<|im_end|>' is scored"
+    for wrong in ("{thinks: 1}", "[1]", "{a: ", "x"):
+        assert main(["doctor", folder("qwen3"), "--template", wrong]) == 2
+        out, err = capsys.readouterr()
+        assert "`template`" in out + err and len(err.splitlines()) <= 1
+
+
+def test_weights_that_are_none_of_the_models_are_told(folder, tmp_path):
+    place = save("llama2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    found = examine(place)
+    assert [one.what for one in found if one.is_refused] == ["weights"]
+    assert "tensors that a model of its config.json does not use" in found[-1].said
+
+
+def test_no_model_is_one_line_and_no_table(capsys):
+    assert main(["doctor", "./nowhere"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and "a folder that does not exist" in err
+
+
+def test_it_runs_as_a_module(folder):
+    command = [sys.executable, "-m", "visage_mlflow", "doctor", folder("llama2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "context window holds 512 tokens" in done.stdout and done.stderr == ""
