@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import tiny
+from test_stored import no_reading  # noqa: F401
 
 from visage_mlflow.commands.loading import check_asked, load
 from visage_mlflow.config import FinetuneConfig, MeasureConfig
@@ -94,14 +95,13 @@ def test_training_rows_beyond_the_window_are_refused_whatever_the_longest_allowe
     )
 
 
-def test_rows_are_checked_before_weights_are_loaded(copy):
-    """The weights are no weights, so whatever loads them fails otherwise."""
-    next(copy.glob("*.safetensors")).write_bytes(b"none")
-    wide = Row("car " * 200 + "car")
-    assert "1 of 2 prompts leave no room" in refusal(load, str(copy), settings(), [SHORT, wide])
-    assert "1 of 1 prompts and their answers" in refusal(load, str(copy), settings(), (), [wide])
-    assert "could not be loaded" in refusal(load, str(copy), settings(), [SHORT])
-    assert "1 of 1 prompts" in refusal(check_asked, str(copy), settings(), [wide], ())
+def test_rows_are_checked_before_weights_are_loaded(base_folder, no_reading):  # noqa: F811
+    folder, wide = str(base_folder), Row("car " * 200 + "car")
+    assert "1 of 2 prompts leave no room" in refusal(load, folder, settings(), [SHORT, wide])
+    assert "1 of 1 prompts and their answers" in refusal(load, folder, settings(), (), [wide])
+    assert "1 of 1 prompts" in refusal(check_asked, folder, settings(), [wide], ())
+    with pytest.raises(Mistake, match="read weights"):
+        load(folder, settings(), [SHORT])
 
 
 # Special tokens
