@@ -11,9 +11,13 @@ from small import save_small
 from test_models import refusal
 
 from visage_mlflow.commands.command_line import read_recipe
+from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.language.folders import point_adapter_at
 from visage_mlflow.language.models import check_uri, load_weights
 from visage_mlflow.language.prompts import read
+from visage_mlflow.measuring.store import store_folder
+from visage_mlflow.search.storage import open_storage
+from visage_mlflow.studies import finetuning
 from visage_mlflow.text.folders import caller_folder, place_of
 
 
@@ -76,7 +80,16 @@ def test_models_data_and_recipes_are_found_in_the_callers_folder(caller):
 def test_what_is_only_in_the_working_folder_is_found_there_and_the_callers_comes_first(caller):
     Path("both").mkdir(), Path("here").mkdir(), (caller / "both").mkdir()
     assert place_of("both") == caller / "both" and place_of("here") == Path("here")
-    assert place_of("/both") == Path("/both") and place_of("nowhere") == Path("nowhere")
+    assert place_of("/both") == Path("/both") and place_of("nowhere") == caller / "nowhere"
+
+
+def test_what_is_written_goes_into_the_callers_folder(caller):
+    assert store_folder("points") == caller / "points"
+    open_storage("studies/search.db", heartbeat=5, on_dead=lambda trial: None)
+    assert (caller / "studies/search.db").is_file()
+    save_small(caller / "model")
+    finetuning.plan(FinetuneConfig(model="model", safe=1, output_dir="out"))
+    assert (caller / "out").is_dir() and {path.name for path in Path().iterdir()} == {"MLproject"}
 
 
 def test_an_adapters_base_is_written_as_a_whole_path_wherever_it_counts_from(caller):

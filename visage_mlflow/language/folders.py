@@ -31,7 +31,7 @@ def exists(path: str) -> bool:
     """
     try:
         return place_of(path).exists()
-    except (OSError, RuntimeError, ValueError):  # Too long, the home of an unknown user, a zero byte.
+    except (OSError, ValueError):  # Too long, a zero byte.
         return False
 
 

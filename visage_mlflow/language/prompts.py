@@ -161,7 +161,7 @@ def read_text(path: str) -> str:
         return place_of(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Mistake(f"which is not UTF-8 (byte {error.start}). Save the file again as UTF-8.") from error
-    except (OSError, RuntimeError, ValueError) as error:  # The last two: the home of an unknown user, a zero byte.
+    except (OSError, ValueError) as error:  # The latter: a zero byte.
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise Mistake(f"which cannot be read: {reason}. Check the path.") from error
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from visage_mlflow.text.errors import Mistake
-from visage_mlflow.text.folders import cache_folder
+from visage_mlflow.text.folders import cache_folder, place_of
 from visage_mlflow.text.printing import tell
 
 DAY = 86400.0
@@ -51,7 +51,7 @@ def store_folder(setting: str) -> Path | None:
     chosen = setting or os.environ.get("VISAGE_STORE", "")
     if chosen == OFF:
         return None
-    return (Path(os.path.expanduser(chosen)) if chosen else cache_folder() / "points").absolute()
+    return (place_of(chosen) if chosen else cache_folder() / "points").absolute()
 
 
 def open_store(setting: str) -> Store | None:

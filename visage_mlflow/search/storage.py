@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 
 from visage_mlflow.search.sampler import quietly
 from visage_mlflow.text.errors import Mistake, one_line
+from visage_mlflow.text.folders import place_of
 from visage_mlflow.text.printing import masked
 
 MISSED = 4
@@ -60,7 +61,7 @@ def open_storage(
         RDBStorage, heartbeat_interval=heartbeat, grace_period=MISSED * heartbeat, heartbeat_stale_trial_callback=retry
     )
     try:
-        if tracking_uri and _database(place) == _database(tracking_uri):
+        if tracking_uri and _database(str(place_of(place)) if is_file else place) == _database(tracking_uri):
             raise Mistake(f"`storage` is {shown!r}, which is MLflow's own database. Choose another one for studies.")
         if is_file:
             return _open_file(place, make)
@@ -78,7 +79,7 @@ def open_storage(
 
 
 def _open_file(place: str, make: Callable[..., RDBStorage]) -> RDBStorage:
-    path = Path(place).expanduser()
+    path = place_of(place)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def connect() -> sqlite3.Connection:

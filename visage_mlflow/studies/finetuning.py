@@ -27,6 +27,7 @@ from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.precision import taking_small_moves
 from visage_mlflow.studies.spans import relative_norm
+from visage_mlflow.text.folders import place_of
 from visage_mlflow.text.printing import tell
 from visage_mlflow.training import leakage, mixture, sft
 from visage_mlflow.training.answers import OwnAnswer, own_answer
@@ -80,7 +81,7 @@ def plan(config: FinetuneConfig) -> Plan:
             for checkpoints, or prompts that are measured on are trained on.
     """
     models.check_uri(config.model)
-    sft.check_disk(Path(config.output_dir), needed=0)
+    sft.check_disk(place_of(config.output_dir), needed=0)
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
         for kind, count in config.counts().items()
@@ -185,7 +186,7 @@ def training_folder(base: Chat, rows: list[MixtureRow], config: FinetuneConfig) 
         "recipe": {name: str(value) for name, value in dataclasses.asdict(training_recipe(config)).items()},
         "versions of training": [version(name) for name in ("trl", "peft", "accelerate")],
     }
-    folder = Path(config.output_dir) / f"training-{identity(decisive)[:16]}"
+    folder = place_of(config.output_dir) / f"training-{identity(decisive)[:16]}"
     sft.check_disk(folder, needed=0)
     lock = FileLock(f"{folder}.lock", blocking=False)
     try:

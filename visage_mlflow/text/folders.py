@@ -45,12 +45,9 @@ def _folder_of_mlflow(here: Path) -> Path:
 def place_of(path: str) -> Path:
     """Where a path that was given leads: ``~`` is the home, and a relative one counts from the caller's folder.
 
-    What is not there, but in the working folder, is that.
-
-    Raises:
-        RuntimeError: It begins with the home of an unknown user.
+    What is only in the working folder is that.
     """
-    place = Path(path).expanduser()
-    if not place.is_absolute() and (caller := caller_folder()) != Path.cwd() and os.path.lexists(caller / place):
-        return caller / place
-    return place
+    place = Path(os.path.expanduser(path))  # Unlike Path's own, it leaves the home of an unknown user as it is.
+    if place.is_absolute() or (caller := caller_folder()) == Path.cwd():
+        return place
+    return place if os.path.lexists(place) and not os.path.lexists(caller / place) else caller / place
