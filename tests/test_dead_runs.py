@@ -12,6 +12,7 @@ import pytest
 from prepared import start
 
 from visage_mlflow.config import EvaluateConfig
+from visage_mlflow.language.models import locate
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import connection, dead_runs, lookup, processes, runs
 
@@ -105,4 +106,4 @@ def test_the_next_command_closes_the_runs_of_a_killed_process_and_no_other(clien
     assert str(client.get_logged_model(model).status) == "FAILED" and not ended[1].outputs.model_outputs
     for uri in (f"models:/{model}", f"runs:/{inner}/checkpoint-4"):
         with pytest.raises(Mistake, match=r"cut off while it was kept \(FAILED\)"):
-            lookup.fetch(uri)
+            locate(uri, lookup.fetch)

@@ -3,6 +3,7 @@
 import pytest
 
 from visage_mlflow.config import EvaluateConfig
+from visage_mlflow.language.models import locate
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import dead_runs, lookup, runs
 
@@ -42,7 +43,8 @@ USES = {
     "run": lambda run_id, _: lookup.look_up(run_id),
     "`run`": lambda run_id, _: lookup.kind_of(run_id),
     "to": lambda run_id, _: lookup.unfolded([f"runs:/{run_id}"], "to"),
-    "model": lambda run_id, _: lookup.fetch(f"runs:/{run_id}/model"),
+    "model": lambda run_id, _: locate(f"runs:/{run_id}/model", lookup.fetch),
+    "`checkpoints`": lambda run_id, _: locate(f"runs:/{run_id}/model", lookup.fetch, "checkpoints"),
 }
 
 

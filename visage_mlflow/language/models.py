@@ -27,7 +27,8 @@ from visage_mlflow.text.folders import place_of
 from visage_mlflow.text.printing import tell
 
 Fetch = Callable[[str], Path]
-"""Downloads the files behind a ``runs:/`` or ``models:/`` URI and returns their local folder (`tracking` has one)."""
+"""Downloads the files behind a ``runs:/`` or ``models:/`` URI and returns their local folder; the Mistake of one that
+is not there begins with "which" (`tracking` has such a function)."""
 
 BUILTIN = {"builtin:smollm2": builtin.smollm2}
 TRACKED = ("runs:/", "models:/")
@@ -127,7 +128,10 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
     if uri.startswith(TRACKED):
         if fetch is None:
             raise Mistake(f"`{setting}` is {uri!r}: pass a `fetch` that downloads it, such as that of `tracking`.")
-        folder = fetch(uri)
+        try:
+            folder = fetch(uri)
+        except Mistake as mistake:
+            raise Mistake(f"`{setting}` is {uri!r}, {mistake}") from mistake
         check_folder(folder, setting)
         folders.check_links(folder, uri, setting)
         return str(folder)

@@ -146,21 +146,21 @@ def fetch(uri: str) -> Path:
     """Bring the files behind ``runs:/…`` or ``models:/…`` into a local folder.
 
     Raises:
-        Mistake: There is no such run, model or path, or it is a checkpoint whose files are not all there.
+        Mistake: There is no such run, model or path, or it is a checkpoint whose files are not all there. It begins
+            with what is wrong; who asked says which setting named the URI.
     """
     # A run's files are copied: into a folder that goes when the process does.
     target = tempfile.mkdtemp(dir=_downloads().name) if uri.startswith("runs:/") else None
     try:
         status = ask(lambda: _model_status(uri))
         if status not in ("", "READY"):
-            raise Mistake(f"`model` is {uri!r}, which was cut off while it was kept ({status}). Finetune again.")
+            raise Mistake(f"which was cut off while it was kept ({status}). Finetune again.")
         return Path(ask(lambda: mlflow.artifacts.download_artifacts(uri, dst_path=target)))
     except (MlflowException, OSError) as error:
         if is_full_disk(error):
             raise
         raise Mistake(
-            f"`model` is {uri!r}, which the tracking server does not have: {one_line(error)} "
-            f"Check the id, and MLFLOW_TRACKING_URI."
+            f"which the tracking server does not have: {one_line(error)} Check the id, and MLFLOW_TRACKING_URI."
         ) from error
 
 
@@ -171,7 +171,7 @@ def _model_status(uri: str) -> str:
     if scheme == "models":
         return str(client().get_logged_model(first).status) if first.startswith("m-") and not path else ""
     run = client().get_run(first)
-    check_active(run, f"`model` is {uri!r}, whose run", "give another model")
+    check_active(run, "whose run", "give another model")
     experiment = run.info.experiment_id
     models = client().search_logged_models([experiment], f"source_run_id = '{first}'")
     return next((str(model.status) for model in models if model.name == path.partition("/")[0]), "")
