@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from visage_mlflow.geometry import rounding
 from visage_mlflow.geometry.blocks import length
@@ -37,6 +39,8 @@ TOKENIZERS = ("tokenizer*", "vocab*", "spiece*", "*.model", "*.tiktoken")
 """Files of which a folder with a tokenizer has one."""
 OTHER_KIND = re.compile(r"Unrecognized configuration class <class '[\w.]*?(\w+)Config'>")
 """How transformers says that a model is no language model, or one with more than text."""
+NO_ADAPTER = ["*/*", "*.bin", "*.pt", "*.pth"]
+"""Files beside an adapter on the hub that are none of it: checkpoints of its training, and pickles."""
 MOST_ADAPTERS = 8
 """How many adapters may stand on top of each other."""
 FORMS = "a hub id (`org/name`), a folder, `runs:/<run id>/<path>`, `models:/<name>@<alias>` or `builtin:smollm2`"
@@ -135,7 +139,19 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         check_folder(folder, setting)
         folders.check_links(folder, uri, setting)
         return str(folder)
-    return str(place_of(uri)) if folders.exists(uri) else uri
+    if folders.exists(uri):
+        return str(place_of(uri))
+    with loading(uri, setting):
+        return _hub_adapter(uri) or uri
+
+
+def _hub_adapter(uri: str) -> str:
+    """The folder of an adapter that the hub has, brought here; empty where what it has is no adapter."""
+    if not find_adapter_config_file(uri):
+        return ""
+    folder = snapshot_download(uri, ignore_patterns=NO_ADAPTER)
+    check_folder(Path(folder))
+    return folder
 
 
 def adapters_and_base(
@@ -275,8 +291,6 @@ def _load_base(place: str, setting: str) -> Any:
         if Path(place).is_dir():
             _check_names(place, _read(place, device_map="meta")[1], setting)  # Reads the files' heads only.
         model, loaded = _read(place)
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError("it is an adapter, which is read from a folder only. Download it, and give the folder")
     extra = _check_names(place, loaded, setting)
     if extra:
         adapters.tell_once(f"{place} stores {len(extra)} tensors that a text model leaves out: {stored.some(extra)}.")
