@@ -26,7 +26,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": WINDOW,
-    "initializer_range": 0.4,
+    "initializer_range": 0.2,
 }
 
 
