@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, Mixtral
 from visage_mlflow.commands.loading import Chats
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.language import adapters
-from visage_mlflow.language.models import adapters_and_base, check_uri, check_whole, load, load_tokenizer, load_weights
+from visage_mlflow.language.models import load, load_tokenizer, load_weights
+from visage_mlflow.language.uris import adapters_and_base, check_uri, check_whole
 from visage_mlflow.language.weights import stored_weights
 
 KINDS = {

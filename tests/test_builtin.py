@@ -4,7 +4,8 @@ import zipfile
 import pytest
 
 from visage_mlflow.language import builtin
-from visage_mlflow.language.models import check_uri, load
+from visage_mlflow.language.models import load
+from visage_mlflow.language.uris import check_uri
 from visage_mlflow.text import folders
 
 

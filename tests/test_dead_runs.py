@@ -12,7 +12,7 @@ import pytest
 from prepared import start
 
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.language.models import locate
+from visage_mlflow.language.uris import locate
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import connection, dead_runs, lookup, processes, runs
 

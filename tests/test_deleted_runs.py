@@ -3,7 +3,7 @@
 import pytest
 
 from visage_mlflow.config import EvaluateConfig
-from visage_mlflow.language.models import locate
+from visage_mlflow.language.uris import locate
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import dead_runs, lookup, runs
 

@@ -12,7 +12,8 @@ from test_models import refusal, save_adapter
 
 from visage_mlflow.language import models
 from visage_mlflow.language.folders import point_adapter_at
-from visage_mlflow.language.models import check_uri, load
+from visage_mlflow.language.models import load
+from visage_mlflow.language.uris import check_uri
 
 ROOT = Path(__file__).parent.parent
 FILES = [path for wing in ("visage_mlflow", "experiments") for path in sorted((ROOT / wing).rglob("*.py"))]

@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from visage_mlflow.language.models import check_uri, compute_dtype, load, load_tokenizer, load_weights, locate
+from visage_mlflow.language.models import compute_dtype, load, load_tokenizer, load_weights
+from visage_mlflow.language.uris import check_uri, locate
 from visage_mlflow.text.errors import Mistake
 
 

@@ -13,8 +13,9 @@ from test_models import refusal
 from visage_mlflow.commands.command_line import read_recipe
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.language.folders import point_adapter_at
-from visage_mlflow.language.models import check_uri, load_weights
+from visage_mlflow.language.models import load_weights
 from visage_mlflow.language.prompts import read
+from visage_mlflow.language.uris import check_uri
 from visage_mlflow.measuring.store import store_folder
 from visage_mlflow.search.storage import open_storage
 from visage_mlflow.studies import finetuning

@@ -10,7 +10,8 @@ from small import logits, save_small
 from test_models import refusal
 from transformers import AutoModelForCausalLM
 
-from visage_mlflow.language.models import check_uri, load_weights
+from visage_mlflow.language.models import load_weights
+from visage_mlflow.language.uris import check_uri
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from visage_mlflow.benchmark import race
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep
 from visage_mlflow.config import BenchmarkConfig
-from visage_mlflow.language import models
+from visage_mlflow.language import models, uris
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.studies import landscape
 from visage_mlflow.tracking import lookup, runs
@@ -21,7 +21,7 @@ def main(config: BenchmarkConfig) -> None:
 
     with runs.tracked("benchmark", config) as run:
         settings = config.landscape("auto", store=config.store)
-        place = str(models.locate(config.model, lookup.fetch))
+        place = str(uris.locate(config.model, lookup.fetch))
         config = replace(config, model=place)  # Fetched once, for this process and the one that measures memory.
         exact = models.load(place, dtype="float32")
         fast = models.load(place, dtype="auto")

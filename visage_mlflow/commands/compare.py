@@ -11,7 +11,7 @@ from visage_mlflow.commands.loading import check_asked, load
 from visage_mlflow.config import CompareConfig
 from visage_mlflow.figures import comparison as figures
 from visage_mlflow.figures.style import short
-from visage_mlflow.language import models
+from visage_mlflow.language import uris
 from visage_mlflow.language.models import Chat
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Comparison, Evaluation, Visage
@@ -38,7 +38,7 @@ def measured(config: CompareConfig) -> Comparison:
     measure = Measurer(config)  # Mistakes in the store, the prompts and URIs show before a model is loaded.
     rows, benign = evaluation.harmful_rows(config), evaluation.benign_rows(config)
     for setting in ("model", "other"):
-        models.check_uri(getattr(config, setting), setting)
+        uris.check_uri(getattr(config, setting), setting)
     for setting in ("model", "other"):  # What is wrong with one shows before hours were spent on the first.
         with naming(setting):
             check_asked(getattr(config, setting), config, [*rows, *benign], benign)

@@ -11,7 +11,7 @@ import yaml
 
 from visage_mlflow.decoding.respond import unsupported
 from visage_mlflow.geometry.parts import parts_of
-from visage_mlflow.language import adapters, folders, models
+from visage_mlflow.language import adapters, folders, models, uris
 from visage_mlflow.language.chat_format import ASKED, ChatFormat, messages
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.text.printing import shown
@@ -40,7 +40,7 @@ def examine(uri: str, template: str | None = None, system_prompt: str | None = N
         Mistake: The URI leads to no model, or `template` is no YAML mapping.
     """
     given = arguments_of(template)
-    above, base_uri, _ = models.adapters_and_base(uri, fetch, base=base)
+    above, base_uri, _ = uris.adapters_and_base(uri, fetch, base=base)
     model, refused = None, []
     try:
         model = models.outline(uri, fetch, base=base)

@@ -11,7 +11,8 @@ from visage_mlflow.commands.loading import load
 from visage_mlflow.config import LandscapeConfig, grid
 from visage_mlflow.figures import lines, maps
 from visage_mlflow.figures.style import short
-from visage_mlflow.language import models, weights
+from visage_mlflow.language import weights
+from visage_mlflow.language.uris import check_whole
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import landscape as pages
 from visage_mlflow.results import Landscape, Response
@@ -33,7 +34,7 @@ def main(config: LandscapeConfig) -> None:
         uris = lookup.unfolded(config.ends, "to")
         grid.check_ends(config.plane, uris)
         for uri in uris:
-            models.check_whole(uri, lookup.fetch, "to", config.base)
+            check_whole(uri, lookup.fetch, "to", config.base)
         chat = load(config.model, config, rows)
         ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to", config.base)) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:

@@ -11,9 +11,9 @@ from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.commands.loading import load
 from visage_mlflow.config import ProjectConfig, fields
 from visage_mlflow.figures import lines
-from visage_mlflow.language import models
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.uris import check_whole
 from visage_mlflow.language.weights import stored_weights
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import landscape as pages
@@ -42,7 +42,7 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
     if config.checkpoints:
         uris = lookup.unfolded(fields.listed(config.checkpoints), "checkpoints")
         for uri in uris:
-            models.check_whole(uri, lookup.fetch, "checkpoints", config.base)
+            check_whole(uri, lookup.fetch, "checkpoints", config.base)
         steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
         return [lookup.FinetuneRun("", config.model, steps, "checkpoints")]
     if not config.runs:

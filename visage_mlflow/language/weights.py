@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from visage_mlflow.geometry.identity import Weights
-from visage_mlflow.language.models import Fetch, load_weights
+from visage_mlflow.language.models import load_weights
+from visage_mlflow.language.uris import Fetch
 from visage_mlflow.text.errors import Mistake
 
 

@@ -15,8 +15,9 @@ from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.geometry.score import EDGE
 from visage_mlflow.language import models
-from visage_mlflow.language.models import Chat, Fetch
+from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.uris import Fetch
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.results import Checkpoint, Edge, Evaluation
 from visage_mlflow.search.limits import upper_ends

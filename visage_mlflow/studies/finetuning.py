@@ -16,10 +16,11 @@ from filelock import FileLock, Timeout
 from visage_mlflow.config import FinetuneConfig
 from visage_mlflow.geometry.directions import Difference
 from visage_mlflow.geometry.identity import Weights, digest
-from visage_mlflow.language import models, prompts
+from visage_mlflow.language import models, prompts, uris
 from visage_mlflow.language.chat_format import ChatFormat
-from visage_mlflow.language.models import Chat, Fetch
+from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
+from visage_mlflow.language.uris import Fetch
 from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.measuring.rows import answered, special
@@ -80,7 +81,7 @@ def plan(config: FinetuneConfig) -> Plan:
         Mistake: A source cannot be read or has too few rows, the model's URI cannot be one, or there is no place
             for checkpoints, or prompts that are measured on are trained on.
     """
-    models.check_uri(config.model)
+    uris.check_uri(config.model)
     sft.check_disk(place_of(config.output_dir), needed=0)
     sets = {
         kind: prompts.read(getattr(config, f"{kind}_data"), setting=f"{kind}_data", needs_response=True)
