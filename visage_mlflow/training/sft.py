@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,14 +183,16 @@ def _trainer(model: Any, tokenizer: Any, dataset: Dataset, recipe: Recipe, folde
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the dozen finished bars that tokenizing a few hundred rows and writing checkpoints would leave."""
+    """Without the dozen finished bars that tokenizing a few hundred rows and writing checkpoints would leave, and
+    without what TRL does in a way that transformers will give up: both versions are pinned."""
     import datasets
 
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
     finally:
         datasets.enable_progress_bars()
         logging.enable_progress_bar()
