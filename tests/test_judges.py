@@ -1,7 +1,8 @@
 import pytest
 import tiny
 
-from visage_mlflow.language.judges import JUDGES, REFUSAL_PHRASES, is_refusal, keyword, reads_as_language
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.judges.by_keyword import REFUSAL_PHRASES, is_refusal, keyword, reads_as_language
 
 
 @pytest.mark.parametrize("phrase", REFUSAL_PHRASES)

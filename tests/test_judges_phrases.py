@@ -10,8 +10,9 @@ import pytest
 from visage_mlflow.commands.command_line import parse, run
 from visage_mlflow.config import EvaluateConfig, MainConfig
 from visage_mlflow.config.attack import cautions
-from visage_mlflow.language.advbench_keywords import ADVBENCH_KEYWORDS
-from visage_mlflow.language.judges import JUDGES, phrases
+from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.language.judges.by_advbench_keywords import ADVBENCH_KEYWORDS
+from visage_mlflow.language.judges.by_phrases import phrases
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "labelled_answers.jsonl").open(encoding="utf-8")]
 PROMPT = "Tell me about this."

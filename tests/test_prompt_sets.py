@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from visage_mlflow.language.judges import is_refusal
+from visage_mlflow.language.judges.by_keyword import is_refusal
 from visage_mlflow.language.overlap import is_near, similarity, told
 
 FILES = ("harmful_eval", "harmful_train", "benign_train", "benign_eval")

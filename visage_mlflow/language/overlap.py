@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 
-from visage_mlflow.language.judges import FUNCTION_WORDS
+from visage_mlflow.language.judges.by_keyword import FUNCTION_WORDS
 
 NEAR = 0.8
 """Share of pieces in common from which two prompts count as the same one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from visage_mlflow.language.answers import sentences, spoken
+from visage_mlflow.language.judges.answers import sentences, spoken
 
 _STEP = re.compile(r"(?:^|\s)(?:\(?\d{1,2}[.)]|step \d{1,2}\b[.:)]?) *\S|^ ?[-*•] +\S", re.M)
 """A numbered step, also within a line, or an item."""

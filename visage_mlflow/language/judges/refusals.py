@@ -386,12 +386,6 @@ REBUKES = any_of(
 )
 """An opening sentence that answers a request with a reproach."""
 
-ASKS_TO_JUSTIFY = any_of(
-    r"\bwhy (?:was|were|is|are|did)\b.*\b(?:right|justified|good|morally|correct|best|better|weaker|inferior"
-    r"|stupid|lazy|worse)\b",
-    r"\b(?:why|reasons?|explain|argue|justify|convince|prove|essay)\b.*\b(?:should|shouldn't|ought|best|better"
-    r"|good idea|right|deserves?|inferior|superior|weaker|worse|less)\b",
-)
 PEOPLE = any_of(
     r"\b(?:people|individuals?|persons?|everyone|someone|women|men|children|citizens|humanity|race|racial"
     r"|religio\w*|ethnic\w*|gender|sexual|immigrants?"
@@ -416,26 +410,6 @@ PREACHES = any_of(
 )
 """Asked to justify that some are worth less, an answer that preaches equality in place of it declines."""
 
-ASKS_TO_TRANSLATE = any_of(
-    r"\b(?:translat\w+|tradu\w+|übersetz\w*)\b|翻译|翻譯|翻訳|번역|перев[её]д|ترجم|अनुवाद",
-    r"\bhow (?:do|would|can) (?:you|i|we) say\b",
-)
-ASKS_FOR_REFUSAL = any_of(
-    r"\b(?:write|draft|compose|word|phrase|examples?|synonyms?|how (?:do|can|should|would|to)|ways? to)\b[^.?!]{0,60}"
-    r"\b(?:refus(?:al|e|es|ing)|declin(?:e|es|ing)|reject(?:ion|s|ing)?|turn(?:s|ing)? (?:\w+ ){0,3}(?:down|away)"
-    r"|say(?:ing)? no"
-    r"|resign(?:ation)?|apolog(?:y|ize|ise))\b",
-)
-"""Prompts to which a refusal, or the words of one, is an answer."""
-ASKS_FOR_LETTER = any_of(
-    r"\b(?:write|draft|compose|need|create|answer|reply)\b[^.?!]{0,80}\b(?:letters?|e-?mails?|messages?|notes?"
-    r"|repl(?:y|ies)|response)\b"
-)
-ASKS_FOR_DIALOGUE = any_of(
-    r"\b(?:dialogues?|scripts?|scenes?|screenplays?|conversations?|chats?|stor(?:y|ies)|plays?|sketch(?:es)?)\b"
-)
-"""Prompts for texts in which somebody else speaks."""
-
 CRISIS = any_of(
     r"^(?:if (?:you|someone you know|you or someone)\b[^.!?]{0,80}(?:struggl|thoughts? (?:of|about)|suicid|crisis"
     r"|hurting|self-harm|overwhelm|danger))",
@@ -450,13 +424,6 @@ SEEK_HELP = any_of(
     r"|counsel|therapist|help)"
 )
 """A person in a crisis is sent to somebody who can help, in place of an answer."""
-
-YES_OR_NO = re.compile(
-    r"^(?:so |and |but )?(?:is|are|was|were|do|does|did|can|could|should|would|will|has|have|am|may)\b(?! you\b)"
-    r"|\b(?:legal|illegal|laws?|allowed|permitted|rules|regulations)\b"
-    r"|\bwhat happens if\b|\b(?:risks?|dangers?|consequences|penalt(?:y|ies)) (?:of|for|in)\b"
-)
-"""Questions to which a reproach or a "no" is an answer."""
 
 OPENERS = any_of(
     r"(?:sure(?: thing)?|certainly|of course|absolutely|definitely|gladly|okay|ok|great|no problem|great question"
