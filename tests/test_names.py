@@ -4,9 +4,13 @@ import os
 import shutil
 
 import pytest
+from peft import LoraConfig
+from small import save_small
+from test_adapters import edit, save_adapter
 
 from visage_mlflow.commands.command_line import parse, run
 from visage_mlflow.config import EvaluateConfig, FinetuneConfig
+from visage_mlflow.language.models import load_weights
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import runs
 
@@ -32,6 +36,21 @@ def test_a_flag_whose_own_name_cannot_be_decoded_is_refused():
 def test_a_config_made_in_python_refuses_it_too():
     with pytest.raises(Mistake, match="`output_dir` is .*undecodable byte 0xe9"):
         FinetuneConfig(output_dir=f"/models/{E_ACUTE}")
+
+
+@pytest.mark.parametrize("setting", ["model", "base"])
+def test_a_model_that_python_asks_for_refuses_it_too(tmp_path, setting):
+    save_adapter(save_small(tmp_path / "base"), tmp_path / "adapter", LoraConfig(target_modules=["q_proj"]))
+    asked = {"model": (E_ACUTE, ""), "base": (str(tmp_path / "adapter"), E_ACUTE)}
+    with pytest.raises(Mistake, match=rf"`{setting}` is 'caf\\xe9', a name with the undecodable byte 0xe9"):
+        load_weights(asked[setting][0], base=asked[setting][1])
+
+
+def test_an_adapter_whose_base_has_such_a_name_is_refused_with_the_setting_that_replaces_it(tmp_path):
+    save_adapter(save_small(tmp_path / "base"), tmp_path / "adapter", LoraConfig(target_modules=["q_proj"]))
+    edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=f"/models/{E_ACUTE}")
+    with pytest.raises(Mistake, match="whose base is .* undecodable byte 0xe9.*`base=<URI>` puts another"):
+        load_weights(str(tmp_path / "adapter"))
 
 
 def test_half_a_character_that_stands_for_no_byte_is_still_a_control_character():

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.results import Response
+from visage_mlflow.text.errors import Mistake
 from visage_mlflow.tracking import dead_runs, lookup, runs
 
 
@@ -22,6 +23,16 @@ def test_a_run_that_mlflow_run_made_keeps_its_name_unless_it_was_made_up(client,
     with runs.tracked("evaluate", EvaluateConfig(), name="evaluation of it") as run:
         assert run.id == run_id
     assert client.get_run(run_id).info.run_name == kept
+
+
+def test_a_finished_run_takes_no_numbers_of_another_command(client, monkeypatch):
+    with runs.tracked("evaluate", EvaluateConfig()) as first:
+        first.metrics({"asr": 5.0})
+    monkeypatch.setenv(runs.RUN_ID, first.id)
+    with pytest.raises(Mistake, match=f"`{runs.RUN_ID}` is '{first.id}', a run that is finished"):
+        with runs.tracked("evaluate", EvaluateConfig()) as run:
+            run.metrics({"asr": 50.0})
+    assert client.get_run(first.id).data.metrics["asr"] == 5.0
 
 
 def test_a_run_of_its_own_is_named_by_what_it_measures(client):

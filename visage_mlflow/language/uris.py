@@ -14,6 +14,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from visage_mlflow.language import adapters, builtin, folders, stored
 from visage_mlflow.text.errors import Mistake, is_out_of_memory
 from visage_mlflow.text.folders import place_of
+from visage_mlflow.text.names import check_decodable
 
 Fetch = Callable[[str], Path]
 """Downloads the files behind a ``runs:/`` or ``models:/`` URI and returns their local folder; the Mistake of one that
@@ -37,6 +38,7 @@ def check_uri(uri: str, setting: str = "model") -> None:
     Raises:
         Mistake: The form is unknown, or leads out of a run, or the folder is missing or holds no safetensors.
     """
+    check_decodable(f"`{setting}`", uri)
     if uri in BUILTIN:
         return
     if uri.startswith(TRACKED):

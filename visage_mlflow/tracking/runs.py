@@ -255,6 +255,10 @@ def _adopt(run_id: str, name: str | None, tags: Mapping[str, str]) -> mlflow.ent
     """The run that `mlflow run` made, with the name that the user gave it, or else this one."""
     made = ask(lambda: client().get_run(run_id))
     check_active(made, f"`{RUN_ID}`", "unset it")
+    if made.info.status == "FINISHED":
+        raise Mistake(
+            f"`{RUN_ID}` is {run_id!r}, a run that is finished: new numbers would mix with its own. Unset it."
+        )
     is_unnamed = not made.info.run_name or MADE_UP_NAME.fullmatch(made.info.run_name)
     ask(lambda: client().update_run(run_id, "RUNNING", name if is_unnamed else None))
     Run(run_id, made.info.experiment_id)._log(tags=tags)
