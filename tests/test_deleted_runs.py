@@ -65,6 +65,26 @@ def test_no_run_is_begun_in_a_deleted_experiment(client, monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_the_experiment_that_mlflow_is_told_by_its_number_is_the_one(client, monkeypatch, is_deleted):
+    number = client.create_experiment("mine")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+    if not is_deleted:
+        with runs.tracked("evaluate", EvaluateConfig()) as run:
+            assert client.get_run(run.id).info.experiment_id == number
+        return
+    client.delete_experiment(number)
+    with pytest.raises(Mistake, match="'mine' is deleted"), runs.tracked("evaluate", EvaluateConfig()):
+        pytest.fail("something was measured")
+
+
+def test_an_experiment_that_is_not_there_names_the_variable(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "999")
+    with pytest.raises(Mistake, match="999.* Check .*MLFLOW_EXPERIMENT_ID"):
+        with runs.tracked("evaluate", EvaluateConfig()):
+            pytest.fail("something was measured")
+
+
 def test_a_run_that_is_deleted_while_it_is_worked_on_says_so(client):
     with pytest.raises(Mistake, match="run in progress .* deleted run.* same command again"):
         with runs.tracked("evaluate", EvaluateConfig()) as run:

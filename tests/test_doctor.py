@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import mlflow
 import pytest
 from chat_families import FAMILIES, save
 from test_stored import no_reading  # noqa: F401
@@ -53,7 +54,9 @@ def test_every_family_can_be_examined(folder, name):
 
 
 def test_what_is_refused_is_said_and_the_rest_is_told_as_well(folder, capsys):
-    assert main(["doctor", folder("gemma2"), "--system_prompt", "Be brief."]) == 2
+    place = folder("gemma2")
+    capsys.readouterr()
+    assert main(["doctor", place, "--system_prompt", "Be brief."]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == folder("gemma2") and lines[1].split()[:3] == ["encode", "refused:", "`system_prompt`"]
     assert any(line.split()[0] == "landscape" for line in lines[1:])
@@ -63,6 +66,7 @@ def test_what_is_refused_is_said_and_the_rest_is_told_as_well(folder, capsys):
 def test_arguments_of_the_template_can_be_tried(folder, capsys):
     found = told(folder("qwen3"), template="{enable_thinking: false}")
     assert found["likelihood"] == "exact; of an answer, 'Yes.<|im_end|>' is scored"
+    capsys.readouterr()
     for wrong in ("{thinks: 1}", "[1]", "{a: ", "x"):
         assert main(["doctor", folder("qwen3"), "--template", wrong]) == 2
         out, err = capsys.readouterr()
@@ -82,6 +86,14 @@ def test_no_model_is_one_line_and_no_table(capsys):
     assert main(["doctor", "./nowhere"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1 and "a folder that does not exist" in err
+
+
+def test_a_server_that_is_away_is_one_line_without_its_password(client, capsys, monkeypatch):
+    mlflow.set_tracking_uri("http://ann:vinegar@127.0.0.1:9")  # Nothing listens there.
+    monkeypatch.setenv("VISAGE_WAIT", "0")
+    assert main(["doctor", "runs:/0123/checkpoint-4"]) == 3
+    out, err = capsys.readouterr()
+    assert out == "" and "does not answer" in err and "vinegar" not in err and "Traceback" not in err
 
 
 def test_it_runs_as_a_module(folder):

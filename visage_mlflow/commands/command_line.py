@@ -18,14 +18,15 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from visage_mlflow.commands import signals
+from visage_mlflow.commands.endings import ENDINGS, told
 from visage_mlflow.config import BUDGETS, MainConfig
 from visage_mlflow.config.attack import cautions
 from visage_mlflow.config.fields import one_of
 from visage_mlflow.language.folders import exists
 from visage_mlflow.measuring.tally import TALLY
-from visage_mlflow.text.errors import Mistake, ServerAway, explained, one_line
+from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.text.folders import place_of
-from visage_mlflow.text.names import check_decodable, undecodable
+from visage_mlflow.text.names import check_decodable
 from visage_mlflow.text.printing import shown, tell
 
 BOOLEANS = ("true", "false")
@@ -46,9 +47,8 @@ __all__ = ["bar", "parse", "run", "tell"]
 def run(config_class: type[Config], entry_point: Callable[[Config], object], argv: Sequence[str] | None = None) -> int:
     """Parse, call the entry point, and turn whatever it raises into one line and an exit status that is not 0.
 
-    The status is 2 for what the user can mend (`Mistake`), 3 where the tracking server stays away: the same
-    command goes on later, 130 after an interrupt, else 1. ``--debug`` or ``VISAGE_DEBUG=1`` shows the traceback
-    before the line. SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
+    The status is that of `endings.told`. ``--debug`` or ``VISAGE_DEBUG=1`` shows the traceback before the line.
+    SIGTERM ends the process like Ctrl-C, so that the MLflow run is closed as KILLED.
     """
     flags = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -57,16 +57,12 @@ def run(config_class: type[Config], entry_point: Callable[[Config], object], arg
             for caution in cautions(config):
                 tell(f"warning: {caution}", sys.stderr)
             entry_point(config)
-    except KeyboardInterrupt:
-        gc.freeze()  # Python looks through all objects when it ends, which takes seconds on a busy machine.
-        tell("\nstopped", sys.stderr)
-        return 130
-    except (Exception, ServerAway) as error:
-        if _is_debugging(flags):
+    except ENDINGS as error:
+        if isinstance(error, KeyboardInterrupt):
+            gc.freeze()  # Python looks through all objects when it ends, which takes seconds on a busy machine.
+        elif _is_debugging(flags):
             tell("".join(traceback.format_exception(error)).rstrip(), sys.stderr)
-        error = undecodable(error) or error
-        tell(f"error: {explained(error)}", sys.stderr)
-        return 2 if isinstance(error, Mistake) else 3 if isinstance(error, ServerAway) else 1
+        return told(error)
     if TALLY.read or TALLY.differing:
         tell(TALLY.in_words(), sys.stderr)
     return 0

@@ -7,11 +7,11 @@ visage store --prune --unused 30
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from visage_mlflow.commands.endings import ENDINGS, told
 from visage_mlflow.commands.store import show_store
-from visage_mlflow.text.errors import Mistake, explained
+from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import shown, tell
 
 
@@ -20,12 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except KeyboardInterrupt:
-        tell("\nstopped", sys.stderr)
-        return 130
-    except Exception as error:
-        tell(f"error: {explained(error)}", sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
+    except ENDINGS as error:
+        return told(error)
 
 
 def _parser() -> argparse.ArgumentParser:

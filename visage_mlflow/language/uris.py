@@ -75,6 +75,8 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         try:
             folder = fetch(uri)
         except Mistake as mistake:
+            if not str(mistake).startswith(("which", "whose")):  # It is of the server, whatever is asked for.
+                raise
             raise Mistake(f"`{setting}` is {uri!r}, {mistake}") from mistake
         check_folder(folder, setting)
         folders.check_links(folder, uri, setting)

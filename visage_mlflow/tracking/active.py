@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlflow.entities import LifecycleStage, Run
+from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 
 from visage_mlflow.text.errors import Mistake
@@ -33,12 +33,11 @@ def check_active(run: Run, named: str, otherwise: str) -> None:
     raise Mistake(f"{named} is {run.info.run_id!r}, {what}. Restore it with `mlflow {cure}`, or {otherwise}.")
 
 
-def check_experiment(name: str) -> None:
+def check_experiment(found: Experiment | None) -> None:
     """Raise Mistake for an experiment that was deleted: MLflow opens no run in it, and makes no other of its name."""
-    found = ask(lambda: client().get_experiment_by_name(name))
     if found is not None and found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise Mistake(
-            f"The experiment {name!r} is deleted. Restore it with `mlflow experiments restore --experiment-id "
+            f"The experiment {found.name!r} is deleted. Restore it with `mlflow experiments restore --experiment-id "
             f"{found.experiment_id}`, or set MLFLOW_EXPERIMENT_NAME to another name."
         )
 

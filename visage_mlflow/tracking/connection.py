@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -25,6 +26,10 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 mask_logs()
+NAMED = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+"""What names something in the store."""
+STRANGER = re.compile(r"\b40[13]\b|not authenticated|unauthori[sz]ed|permission denied", re.I)
+"""How a server says that it does not know the user."""
 
 
 def store() -> str:
@@ -33,7 +38,7 @@ def store() -> str:
     Raises:
         Mistake: It, or another of MLflow's variables, holds bytes that are not UTF-8.
     """
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         check_decodable(f"`{name}`", os.environ.get(name, ""))
     if not mlflow.is_tracking_uri_set():
         there = "Rename it in UTF-8, or set MLFLOW_TRACKING_URI to a store in another place"
@@ -75,9 +80,11 @@ def checked() -> Iterator[None]:
     except (Mistake, AssertionError, AttributeError, LookupError, NameError, TypeError):
         raise  # No store's refusal, but a bug.
     except Exception as error:  # MLflow, SQLAlchemy and each database's driver raise their own types.
+        told = reason(error)
+        named = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD") if STRANGER.search(told) else NAMED
         raise Mistake(
-            f"The tracking store cannot be used: {reason(error)} Check MLFLOW_TRACKING_URI, which is {place()}, and "
-            "MLFLOW_RUN_ID."
+            f"The tracking store cannot be used: {told} Check MLFLOW_TRACKING_URI, which is {place()}, "
+            f"{' and '.join(named)}."
         ) from error
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "visage_mlflow"
-RUN_ID = "MLFLOW_RUN_ID"
+RUN_ID, EXPERIMENT_ID = "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"
 """Variable with the run that `mlflow run` made for this process."""
 CONFIG = "config.json"
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
@@ -227,9 +227,16 @@ def _begin(name: str | None, tags: Mapping[str, str], outer: Run | None) -> mlfl
 
 def _experiment() -> str:
     """Id of the experiment that the user named for MLflow, or else this project's, which is made if need be."""
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    check_experiment(name)
-    return str(ask(lambda: mlflow.set_experiment(name)).experiment_id)
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get(EXPERIMENT_ID)
+    if number and not name:
+        with checked():
+            check_experiment(ask(lambda: client().get_experiment(number)))
+        return number
+    name = name or EXPERIMENT
+    check_experiment(ask(lambda: client().get_experiment_by_name(name)))
+    found = ask(lambda: mlflow.set_experiment(name))
+    os.environ.pop(EXPERIMENT_ID, None)  # MLflow sets it for processes that this one starts; it was not the user.
+    return str(found.experiment_id)
 
 
 def _new_run(experiment: str, name: str | None, tags: Mapping[str, str]) -> mlflow.entities.Run:
