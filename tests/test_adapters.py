@@ -52,16 +52,21 @@ ONE_MATRIX_MORE = {
 
 def save_adapter(base, folder, config, seed=1):
     """An adapter whose weights are all its own, as after training."""
+    return save_adapter_of(AutoModelForCausalLM.from_pretrained(base), folder, config, seed)[0]
+
+
+def save_adapter_of(base, folder, config, seed=1):
+    """The folder of such an adapter of a model in memory, and the model with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), copy.deepcopy(config))  # It is changed.
+        model = get_peft_model(base, copy.deepcopy(config))  # It is changed.
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         model.save_pretrained(folder)
-    return folder
+    return folder, model
 
 
 def edit(path, **values):
@@ -253,6 +258,34 @@ def test_an_adapter_of_a_resized_embedding_says_how_many_rows_its_base_lacks(tie
     assert f"has {N_ROWS} rows" in message and "name that in `base`" in message
     monkeypatch.undo()
     load_weights(str(adapter), base=str(tmp_path / "resized"))
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["q_proj"]),
+        LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"]),
+        LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]),
+        LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, N_ROWS + 1]),
+    ],
+    ids=["linear", "embedding saved whole", "both saved whole", "trained tokens"],
+)
+def test_an_adapter_of_an_embedding_that_was_resized_in_memory_brings_it(tmp_path, config, is_tied):
+    """PEFT stores embedding and head with it, some of them twice: any base of as many rows will do."""
+
+    def resized():
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(N_ROWS + 4, mean_resizing=False)
+        return model
+
+    base = save_small(tmp_path / "base", tied=is_tied)
+    adapter, live = save_adapter_of(resized(), tmp_path / "adapter", config)
+    message = refusal(load_weights, str(adapter))
+    assert f"trained on a vocabulary of {N_ROWS + 4} tokens" in message
+    assert f"`model.resize_token_embeddings({N_ROWS + 4})`" in message
+    resized().save_pretrained(tmp_path / "resized")
+    assert torch.allclose(logits(load_weights(str(adapter), base=str(tmp_path / "resized"))), logits(live), atol=1e-5)
 
 
 def test_an_adapter_that_misfits_is_found_without_loading_anything(tied, tmp_path):

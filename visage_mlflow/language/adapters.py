@@ -33,8 +33,11 @@ BY_INPUT = {"XLORA": "X-LoRA", "POLY": "Poly"}
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
 HEADS = ("lm_head", "embed_out", "output")
 PART = re.compile(
-    r"(?P<module>.+?)\.(?:(?P<kind>lora_A|lora_B)\.weight|(?P<embedded>lora_embedding_[AB])|(?:base_layer\.)?weight)"
+    r"(?P<module>.+?)\.(?:(?P<kind>lora_A|lora_B)\.weight|(?P<embedded>lora_embedding_[AB])"
+    r"|(?:token_adapter\.|modules_to_save\.|original_module\.)?(?:base_layer\.)?weight)"
 )
+STORED_AGAIN = re.compile(r"\.(?:modules_to_save\.weight|token_adapter\.trainable_tokens_delta)")
+"""What PEFT stores under a second name, too, where the vocabulary was resized."""
 TRAINED_ON = "It was trained on another model: name that one in `base`."
 MERGEABLE = "Give a LoRA adapter, or a model that was finetuned as a whole."
 N_PROBED = 16
@@ -89,7 +92,7 @@ def check_fits(folder: Path, base: Shapes, base_uri: str, setting: str = "model"
             raise Mistake(
                 f"`{setting}` is the adapter {str(folder)!r}, trained on a vocabulary of {expected[0]} tokens, where "
                 f"{found['module']} of its base {base_uri!r} has {there[0]} rows: it was resized for training. Save "
-                f"the base with {expected[0]} rows, as it was trained on, and name that in `base`."
+                f"the base with as many, by `model.resize_token_embeddings({expected[0]})`, and name that in `base`."
             )
         sizes = " × ".join(map(str, there))
         raise Mistake(
@@ -148,6 +151,7 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
         live = PeftModel(base, config)
     stored = load_peft_weights(str(folder), device="cpu", key_mapping=mapping or {})
     expected = set(get_peft_model_state_dict(live, save_embedding_layers=False))
+    stored = _once(stored, expected | set(live.state_dict()))
     missing, unknown = expected - set(stored), set(stored) - expected - set(live.state_dict())
     if not unknown:  # Else transformers may rename tensors of fused layers while it loads them.
         check_missing(missing)
@@ -163,6 +167,17 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
     if unknown:
         check_missing([each for each in found.missing_keys if "default" in each.split(".")])
     return live
+
+
+def _once(stored: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+    """Stored tensors by name, without those that are copies of others whose names are known."""
+
+    def is_copy(name: str) -> bool:
+        if name in known or not STORED_AGAIN.search(name):
+            return False
+        return any(torch.equal(stored[name], stored[other]) for other in known if other in stored)
+
+    return {name: tensor for name, tensor in stored.items() if not is_copy(name)}
 
 
 @contextmanager

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "visage_mlflow"
 RUN_ID, EXPERIMENT_ID = "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"
-"""Variable with the run that `mlflow run` made for this process."""
+"""Variables with the run that `mlflow run` made for this process, and with the experiment that new runs go into."""
 CONFIG = "config.json"
 MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 """How MLflow names a run that nobody named."""
