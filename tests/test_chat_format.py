@@ -123,6 +123,69 @@ def test_white_space_around_an_answer_stays_where_the_template_keeps_it():
     assert texts(trimmed, trimmed.answered("Hi?", " Yes.\n"))[2] == "Yes.<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    "trim", ["m.content.lstrip()", "m.content.rstrip()", "m.content.strip('\\n')", "m.content.lstrip('\\n')"]
+)
+@pytest.mark.parametrize("answer", ["Yes.", " Yes. ", "\nYes.\n", "\n Yes. \n"])
+def test_an_answer_is_trimmed_at_each_side_as_the_template_does_and_nothing_of_the_probe_is_left(trim, answer):
+    one = form(CHATML.replace("m.content", trim))
+    chat = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": answer}]
+    written = one.tokenizer.apply_chat_template(chat, return_dict=False)
+    assert one.answered("Hi?", answer).ids == written[: -len("\n")]  # A token a byte; the last is behind the end.
+
+
+def test_an_answer_right_after_a_special_token_is_encoded_as_one_that_begins_there():
+    """Tokenizers that put a space before each text between special tokens put one there, too."""
+    made = tokenizer(
+        "{% for m in messages %}<|im_start|>{{ m.role }}<|sep|>{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant<|sep|>{% endif %}",
+        "<|sep|>",
+    )
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    one = ChatFormat(made)
+    chat = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
+    found = one.answered("Hi?", "Yes.")
+    assert found.ids == made.apply_chat_template(chat, return_dict=False)
+    assert made.convert_ids_to_tokens(found.ids[found.n_given :])[:2] == ["Ġ", "Y"]
+
+
+REASONS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}"
+    "\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THOUGHT = (
+    "{% for m in messages %}{% if m.thinking %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>"
+    "{% endif %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>"
+    "{{ m.content }}{% if m.role == 'assistant' %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+def test_the_thinking_of_an_answer_is_written_as_the_template_writes_it():
+    one = form(REASONS)
+    found = texts(one, one.answered("Hi?", "<think>Hm.</think>Yes."))
+    assert found == (ASKED, "<think>\nHm.\n</think>\n\n", "Yes.<|im_end|>")
+    channels = form(THOUGHT, *CHANNEL_SIGNS)
+    _, given, scored = texts(channels, channels.answered("Hi?", "<think>Hm.</think>Yes."))
+    final = "<|end|><|start|>assistant<|channel|>final<|message|>"
+    assert (given, scored) == (f"<|channel|>analysis<|message|>Hm.{final}", "Yes.<|return|>")
+
+
+def test_where_thinking_is_turned_off_that_of_an_answer_is_left_out():
+    one = form(THINKS, arguments={"enable_thinking": False})
+    found = one.answered("Hi?", "<think>Hm.</think>Yes.")
+    assert texts(one, found) == (ASKED + "<think>\n\n</think>\n\n", "", "Yes.<|im_end|>")
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKS])
+def test_an_answer_that_speaks_of_the_signs_is_an_answer(template):
+    one = form(template)
+    said = "Close it with </think> then."
+    assert texts(one, one.answered("Hi?", said))[2] == f"{said}<|im_end|>"
+    assert one.parted(said) == ("", said)
+
+
 def test_a_system_prompt_that_stands_in_unanswered_chats_alone_is_read_with_the_answer_too():
     """As some templates put it into the last message, if that is the user's."""
     one = form(
@@ -183,6 +246,30 @@ def test_tokens_that_are_added_without_being_special_are_plain_where_the_templat
     assert one.tokenizer.decode(ids) == ASKED.replace("Hi?", "What is <think>?") + "<think>\n"
 
 
+PIECES = (
+    "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' }}{{ m.content }}{{ '<|' ~ 'end' ~ '|>' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|' ~ 'assistant' ~ '|>' }}{% endif %}"
+)
+
+
+def test_tokens_that_the_template_puts_together_end_an_answer_and_are_plain_in_texts():
+    one = ChatFormat(tokenizer(PIECES, plain=("<|user|>", "<|assistant|>", "<|end|>")))
+    assert one.tokenizer.convert_ids_to_tokens(one.ends) == ["</s>", "<|end|>"]
+    asked = one.prompt("Am I <|user|>?")
+    assert asked.count(one.tokenizer.convert_tokens_to_ids("<|user|>")) == 1 and one.holds_special_tokens("<|user|>")
+    assert texts(one, one.answered("Hi?", "Yes."))[2] == "Yes.<|end|>"
+
+
+def test_special_tokens_in_arguments_are_plain_too():
+    dated = CHATML.replace("{{ m.content }}", "{{ m.content }} {{ day }}")
+    end = form(dated).tokenizer.convert_tokens_to_ids("<|im_end|>")
+    plain, meant = (
+        form(dated, arguments={"day": "<|im_end|>"}, special_tokens=each).prompt("Hi?")
+        for each in ("plain", "as_given")
+    )
+    assert (plain.count(end), meant.count(end)) == (1, 2)
+
+
 def test_texts_without_special_tokens_are_encoded_as_transformers_does():
     one = form(CHATML)
     chat = [{"role": "user", "content": "¿Cómo?\u202e \U000f0000"}]
@@ -225,12 +312,49 @@ def test_a_date_may_be_given():
         (CHATML.replace("{{ m.content }}", "{{ m.content[0].text }}"), "lists of content parts"),
         (CHATML.replace("assistant\n{% endif %}", "bot\n{% endif %}"), "otherwise than its generation prompt"),
         (CHATML.replace("{% endfor %}", ""), "no valid Jinja"),
+        (CHATML.replace("{{ m.content }}", "{{ m.content | e }}"), "changes what the assistant says"),
+        (CHATML.replace("{{ m.content }}", "{{ m.content | tojson }}"), "changes what the assistant says"),
+        (CHATML.replace("{{ m.content }}", "{{ m.content[:30] }}"), "changes what the assistant says"),
+        (CHATML.replace("{{ m.content }}", "{{ m.content }} ({{ m.content }})"), "more than once what the assistant"),
         ("", "leaves out what the user says"),
     ],
 )
 def test_a_template_that_cannot_write_a_chat_is_refused_with_its_reason(template, reason):
     message = refusal(form(template))
     assert reason in message and "'org/model'" in message and "chat_template" in message
+
+
+def test_a_template_that_takes_one_question_only_is_enough():
+    once = CHATML.replace("{% for", "{{ raise_exception('one turn') if messages | length > 2 }}{% for", 1)
+    form(once).check("org/model")
+
+
+def test_a_value_that_the_template_does_not_take_is_the_settings_fault():
+    choosy = "{{ raise_exception('low or high') if effort is defined and effort not in ['low', 'high'] }}" + CHATML
+    form(choosy, arguments={"effort": "low"}).check("org/model")
+    message = refusal(form(choosy, arguments={"effort": 5}))
+    assert message.startswith("`template` is {'effort': 5}") and "low or high" in message
+    assert "Mend the value" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"special_tokens": "as-given"}, "special_tokens"),
+        ({"arguments": "x"}, "template"),
+        ({"system_prompt": 5}, "system"),
+    ],
+)
+def test_settings_that_are_none_are_refused_in_python_too(settings, named):
+    with pytest.raises(Mistake, match=f"^`{named}"):
+        form(CHATML, **settings)
+
+
+def test_a_token_without_a_row_in_the_embedding_is_refused_with_both_numbers():
+    made = tokenizer(CHATML)
+    ChatFormat(made, rows=len(made)).check("org/model")
+    few = ChatFormat(made, rows=made.convert_tokens_to_ids("<|im_end|>"))
+    assert f"embedding of only {few.rows} rows" in refusal(few) and "resize_token_embeddings" in refusal(few)
 
 
 def test_several_templates_need_one_that_is_meant():

@@ -8,13 +8,14 @@ import shutil
 import pytest
 import tiny
 from test_stored import no_reading  # noqa: F401
+from transformers import MptConfig
 
 from visage_mlflow.commands.loading import check_asked, load
 from visage_mlflow.config import FinetuneConfig, MeasureConfig
 from visage_mlflow.language import models
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.measuring.measure import AT_REST, Measurer
-from visage_mlflow.measuring.rows import askable, readable, room, special
+from visage_mlflow.measuring.measure import AT_REST, SHORTEST, Measurer, askable_ordinary, ordinary
+from visage_mlflow.measuring.rows import askable, prompts, readable, room, special
 from visage_mlflow.studies import finetuning
 from visage_mlflow.studies.evaluation import evaluate
 from visage_mlflow.text.errors import Mistake
@@ -105,6 +106,59 @@ def test_rows_are_checked_before_weights_are_loaded(base_folder, no_reading):  #
 
 
 # Special tokens
+
+
+UNFINISHED = Row("How do I steal a car?", "<think>He asks")
+
+
+def test_answers_that_are_only_an_unfinished_thinking_are_neither_read_nor_trained_on(chat):
+    assert "1 of 2 rows have only a thinking" in refusal(readable, chat.format, [SHORT, UNFINISHED], settings())
+    rows = [MixtureRow("task", each.prompt, each.response) for each in (SHORT, UNFINISHED)]
+    config = FinetuneConfig(model="./model", task_data="rows.jsonl", task=2, safe=0, benign=0)
+    assert "1 of 2 rows have only a thinking" in refusal(finetuning.check, chat.format, rows, config)
+
+
+def test_a_window_without_room_for_ordinary_prompts_is_refused_before_weights_are_loaded(copy, no_reading):  # noqa: F811
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32}))
+    attack = settings(max_new_tokens=4)
+    message = refusal(check_asked, str(copy), attack, [Row("Hi?")], [])
+    assert "context window of 32 tokens" in message and "ordinary prompts" in message
+    check_asked(str(copy), settings(max_new_tokens=4, judge="keyword"), [Row("Hi?")], [])
+
+
+def test_a_small_window_leaves_out_ordinary_prompts_that_it_does_not_hold(chat):
+    lengths = [len(ids) for ids in prompts(chat.format, ordinary())]
+    small = dataclasses.replace(chat.format, window=sorted(lengths)[3] + SHORTEST)
+    kept = askable_ordinary(small)
+    assert 4 <= len(kept) < len(ordinary()) and askable_ordinary(dataclasses.replace(small, window=None)) == ordinary()
+
+
+def test_prompts_of_own_answers_are_checked_before_weights_are_loaded(chat):
+    config = FinetuneConfig(model="./model", safe=0, benign=1, benign_answers="own")
+    message = refusal(finetuning.check, chat.format, [MixtureRow("benign", "car " * WINDOW, "Yes.")], config)
+    assert f"1 of 1 training rows have more than {WINDOW} tokens" in message
+
+
+def test_a_folder_whose_sampling_settings_contradict_each_other_can_be_trained_and_saved(copy, tmp_path):
+    odd = {"temperature": 0.6, "top_p": 0.9, "do_sample": False, "eos_token_id": [7]}
+    (copy / "generation_config.json").write_text(json.dumps(odd))
+    base = models.load(str(copy), dtype="float32")
+    finetuning.trainable(base, FinetuneConfig(model=str(copy)), None).save_pretrained(tmp_path / "trained")
+    kept = json.loads((tmp_path / "trained" / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == sorted([7, base.tokenizer.eos_token_id])
+
+
+def test_the_window_has_another_name_in_some_configs(copy):
+    MptConfig(max_seq_len=99, vocab_size=1000).save_pretrained(copy)
+    assert models.window_and_rows(str(copy)) == (99, 1000)
+
+
+@pytest.mark.parametrize("window", [0, -5])
+def test_a_window_of_no_token_is_refused(copy, window):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": window}))
+    assert f"context window of {window} tokens" in refusal(models.load_format, str(copy))
 
 
 def test_a_line_says_how_many_rows_hold_special_tokens_and_what_they_are(aligned_folder, capsys):

@@ -172,6 +172,20 @@ def test_a_quantized_model_is_refused_from_its_config_alone(folder, config, kind
     assert f"quantized ({kind})" in message and "Give the unquantized model" in message and cure in message
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_weights_that_are_whole_numbers_are_refused_from_the_files_heads(folder, dtype, no_reading):
+    name = "model.layers.0.mlp.up_proj.weight"
+    store(folder, stored(folder) | {name: (stored(folder)[name] * 10).to(dtype)})
+    message = refusal(check_uri, str(folder))
+    assert f"{name} is stored in" in message and "whole numbers" in message
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [2, "</s>"]}'])
+def test_ends_that_cannot_be_read_are_refused(folder, content, no_reading):
+    (folder / "generation_config.json").write_text(content)
+    assert "generation_config.json" in refusal(check_uri, str(folder))
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_floats_of_8_bits_are_refused_from_the_files_heads(folder, dtype, no_reading):
     name = "model.layers.0.mlp.up_proj.weight"

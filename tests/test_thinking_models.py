@@ -76,6 +76,13 @@ def test_thinking_that_did_not_end_is_unjudged_counted_and_told_with_what_to_try
     assert "8 of 8 answers were still thinking after 3 tokens" in line and "`max_new_tokens=48`" in line
 
 
+def test_thinking_that_the_model_ended_itself_is_told_apart_as_more_tokens_do_not_help(thinker, capsys, monkeypatch):
+    monkeypatch.setattr(Measurer, "_texts", lambda *_: ["<think>He asks"] * len(HARMFUL))
+    responses(thinker, max_new_tokens=47)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "8 of 8 answers ended within their thinking" in line and "max_new_tokens" not in line
+
+
 def test_an_own_answer_is_given_without_its_thinking(thinker):
     found = Measurer(MeasureConfig(**SETTINGS)).answers(thinker, BENIGN, 48)
     assert sum(bool(text) for text in found) >= 6 and not any("think" in text for text in found)

@@ -32,7 +32,7 @@ from visage_mlflow.text.printing import shown, tell
 BOOLEANS = ("true", "false")
 KINDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false value", "dict": "mapping"}
 UNION = re.compile(
-    r'": Does not validate against any of the Union subtypes .*?Errors: (.*?) Given value type: .*?: ', re.S
+    r'": Does not validate against any of the Union subtypes .*?Errors: (.*?) Given value type: .*?:(?: |(?=\.))', re.S
 )
 """How jsonargparse begins to say that a value is none of several kinds."""
 ONLY_FLAGS = ("config", "budget", "debug")

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from visage_mlflow.config.attack import template_arguments
 from visage_mlflow.decoding.respond import unsupported
 from visage_mlflow.geometry.parts import parts_of
 from visage_mlflow.language import adapters, folders, models, uris
@@ -62,7 +63,7 @@ def arguments_of(template: str | None) -> dict[str, Any]:
         raise Mistake(f"`template` is {template!r}, which is no YAML: {one_line(error)} Mend it.") from error
     if not isinstance(given, dict):
         raise Mistake(f"`template` must be a mapping such as {{enable_thinking: false}}, got {template!r}. Mend it.")
-    return given
+    return template_arguments(given)
 
 
 def of_chats(form: ChatFormat, model: Any = None) -> list[Finding]:
@@ -111,9 +112,9 @@ def thinking_of(form: ChatFormat) -> str:
         said = f"left out of answers, as are the template's own signs {turn.before.strip()!r}"
     else:
         said = "left out of answers, if there is any"
-    return shown(said) + (
-        "; `template={enable_thinking: false}` turns it off" if "enable_thinking" in form.takes else ""
-    )
+    off = ChatFormat(form.tokenizer, form.system_prompt, {**form.arguments, "enable_thinking": False})
+    turns_off = "enable_thinking" in form.takes and off.rendered(messages(ASKED)) != form.rendered(messages(ASKED))
+    return shown(said) + ("; `template={enable_thinking: false}` turns it off" if turns_off else "")
 
 
 def of_weights(model: Any, above: Sequence[Path], base_uri: str) -> list[Finding]:

@@ -11,7 +11,9 @@ from typing import Any
 from visage_mlflow.config import AttackConfig
 from visage_mlflow.language import models
 from visage_mlflow.language.chat_format import ChatFormat
+from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.models import Chat
+from visage_mlflow.measuring.measure import askable_ordinary
 from visage_mlflow.measuring.rows import Asked, askable, readable, special
 from visage_mlflow.text.printing import tell
 from visage_mlflow.tracking.lookup import fetch
@@ -52,7 +54,9 @@ def check_asked(uri: str, attack: AttackConfig, asked: Sequence[Asked], read: Se
 
 
 def check_rows(form: ChatFormat, attack: AttackConfig, asked: Sequence[Asked], read: Sequence[Asked]) -> None:
-    """Raise Mistake where rows do not fit into the context window."""
+    """Raise Mistake where rows do not fit into the context window, or ordinary prompts, which every model is asked."""
+    if asked and not JUDGES[attack.judge].judges_coherence:
+        askable_ordinary(form)
     askable(form, asked, attack)
     readable(form, read, attack)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import date
+from math import isfinite
 from typing import Any
 
 from visage_mlflow.config.compute import ComputeConfig
 from visage_mlflow.config.fields import GREATEST_SEED, MOST_ROWS, MOST_TOKENS, Settings, setting
 from visage_mlflow.language.judges import JUDGES, never
+from visage_mlflow.text.errors import Mistake
 
 PUBLISHED_TOKENS = 512
 """Tokens of an answer from which the published keywords are comparable: they were matched in whole answers."""
@@ -78,6 +82,11 @@ class AttackConfig(Settings):
         0, "Seed of everything random: rows drawn, their order, directions.", least=0, most=GREATEST_SEED
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template is not None:
+            object.__setattr__(self, "template", template_arguments(self.template))
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig(AttackConfig, ComputeConfig):
@@ -85,6 +94,35 @@ class MeasureConfig(AttackConfig, ComputeConfig):
 
     benign_prompts: str = setting("builtin:benign_eval", f"Held-out ordinary prompts with answers: {SOURCE_HELP}")
     n_benign: int = setting(40, "How many of them, from the first on.", least=1, most=MOST_ROWS)
+
+
+def template_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a chat template as JSON can keep them: dates are the text that they were written as.
+
+    Raises:
+        Mistake: A value is none that JSON has, or the text of one that is no text.
+
+    >>> import datetime
+    >>> template_arguments({"date_string": datetime.date(2026, 1, 2), "enable_thinking": False})
+    {'date_string': '2026-01-02', 'enable_thinking': False}
+    """
+    return {name: _plain(name, value) for name, value in given.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {each: _plain(name, inner) for each, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, inner) for inner in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        raise Mistake(
+            f"`template` gives {name!r} the text {value!r}, which templates take for true. Leave out the quotes."
+        )
+    if isinstance(value, str | int | None) or (isinstance(value, float) and isfinite(value)):
+        return value
+    raise Mistake(f"`template` gives {name!r} the value {value!r}, which JSON does not have. Give a text or a number.")
 
 
 def cautions(config: Any) -> list[str]:

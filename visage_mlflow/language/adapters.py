@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from visage_mlflow.language.folders import ADAPTER_CONFIG, read_object
-from visage_mlflow.language.stored import Shapes, shapes, some
+from visage_mlflow.language.stored import Shapes, check_floats, shapes, some
 from visage_mlflow.text.errors import Mistake, is_out_of_memory, one_line
 from visage_mlflow.text.printing import tell
 
@@ -47,7 +47,7 @@ about 1e-6, a kind that cannot be merged far more."""
 
 
 def check_adapter(folder: Path, setting: str = "model") -> None:
-    """Refuse an adapter of a kind that cannot be added to weights, from its config alone."""
+    """Refuse an adapter of a kind that cannot be added to weights, or stored as codes, without reading its weights."""
     config = read_object(folder / ADAPTER_CONFIG, setting)
     kind = str(config.get("peft_type", "")).upper()
     if kind in WITHOUT_WEIGHTS:
@@ -59,6 +59,7 @@ def check_adapter(folder: Path, setting: str = "model") -> None:
     elif config.get("layer_replication"):
         why = "repeats layers of its base (`layer_replication`), so that it has other weights than these"
     else:
+        check_floats([folder / WEIGHTS], setting)
         return
     raise Mistake(
         f"`{setting}` is the adapter {str(folder)!r}, which {why}. There is nothing to merge, so no place in weight "

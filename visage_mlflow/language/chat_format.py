@@ -17,20 +17,24 @@ from transformers.utils.chat_template_utils import (
     mark_control_tokens,
 )
 
-from visage_mlflow.language.thinking import closing, is_sign, opened_by, parted, without_thinking
+from visage_mlflow.language.thinking import closing, holds_end, inside, is_sign, opened_by, parted, without_thinking
 from visage_mlflow.text.errors import Mistake, one_line
 
 TODAY = datetime(2024, 7, 26)
 """What templates that ask for the date are told, so that a model reads the same tomorrow."""
 
-ASKED, ANSWERED = "Probe of a question", "Probe of an answer"
-"""Texts by which it is found what a template makes of texts."""
+ASKED, TOLD = "Probe of a question", "Probe of a system prompt"
+ANSWERED = "Probe of an answer: \"a\" < 'b' & c,\nand its end"
+"""Texts by which it is found what a template makes of texts. The answer's holds what templates may escape or cut."""
 
 OWN_VARIABLES = frozenset(
     "messages tools documents add_generation_prompt continue_final_message strftime_now raise_exception bos_token "
     "eos_token pad_token unk_token".split()
 )
 """Names in templates that are no user's to set."""
+
+KINDS = ("plain", "as_given")
+"""What special tokens may be in texts."""
 
 LINES = "\n\n"
 """What stands between an empty thinking and an answer, where templates write none of both."""
@@ -65,13 +69,21 @@ class Turn:
         before: Between the generation prompt and the answer: white space, an empty thinking, the name of a channel.
         after: From the answer's last letter to the token that ends the turn, that included.
         opened: Thinking that the generation prompt has begun, and that the model goes on with; empty where none.
-        is_trimmed: Whether white space around an answer goes.
+        is_closed: Whether the generation prompt holds a thinking that has ended, so that none may follow.
+        trims: Which white space goes at each side of an answer: "", " ", a line feed, or both, which stand for all.
     """
 
     before: str
     after: str
     opened: str
-    is_trimmed: bool
+    is_closed: bool
+    trims: tuple[str, str]
+
+    def trimmed(self, said: str) -> str:
+        """An answer as the template writes it."""
+        left, right = (None if len(spaces) > 1 else spaces for spaces in self.trims)
+        said = said if left == "" else said.lstrip(left)
+        return said if right == "" else said.rstrip(right)
 
 
 def messages(prompt: str, system_prompt: str | None = None) -> list[dict[str, str]]:
@@ -91,6 +103,7 @@ class ChatFormat:
         special_tokens: What the tokenizer's special tokens are inside of prompts and answers: "plain" text, or
             "as_given", the tokens themselves.
         window: The most tokens that the model can read, with those that it writes; None where there is no limit.
+        rows: How many tokens the model's embedding has rows for; None where that is not known.
     """
 
     tokenizer: Any
@@ -98,10 +111,19 @@ class ChatFormat:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     special_tokens: str = "plain"
     window: int | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.special_tokens not in KINDS:
+            raise Mistake(f"`special_tokens` must be {' or '.join(KINDS)}, got {self.special_tokens!r}. Choose one.")
+        if not isinstance(self.arguments, Mapping):
+            raise Mistake(f"`template` must be a mapping of names to values, got {self.arguments!r}. Mend it.")
+        if not isinstance(self.system_prompt, str | None):
+            raise Mistake(f"`system_prompt` must be a text, got {self.system_prompt!r}. Mend it.")
 
     def prompt(self, text: str) -> list[int]:
         """The token ids of the chat that asks `text`, up to where the assistant's turn begins."""
-        return self._encoded(self._asked(text))
+        return self._encoded(self.rendered(self._asked(text)))
 
     def answered(self, text: str, answer: str) -> Answered:
         """The token ids of a chat with its answer, up to the end of the turn.
@@ -109,15 +131,16 @@ class ChatFormat:
         What the model reads when it is asked is encoded apart from what follows, as in decoding; so is what the
         template puts before an answer, where that is more than white space, and the answer's own thinking.
         """
-        turn = self.turn
-        prompt = self.prompt(text)
+        turn, asked = self.turn, self._asked(text)
         thinking, said = self._own_thinking(answer)
-        between = thinking or turn.before
-        given = self._encoded(_LONE_MARK + between) if between.strip() else []
+        said = self._marked(turn.trimmed(said))
+        prompt = self.rendered(asked)
+        between = self._thought(asked, prompt, thinking, said) if thinking else turn.before
+        given = self._following(prompt, between) if between.strip() else []
         space = "" if given else between
-        said = self._marked(said.strip() if turn.is_trimmed else said)
-        ids = [*prompt, *given]
-        return Answered(ids + self._encoded(_LONE_MARK + space + said + turn.after), len(prompt), len(ids))
+        rest = self._following(between if given else prompt, space + said + turn.after)
+        ids = self._encoded(prompt)
+        return Answered([*ids, *given, *rest], len(ids), len(ids) + len(given))
 
     def parted(self, text: str) -> tuple[str, str | None]:
         """What a model thought and what it answered then, of all that it wrote; None where no answer came.
@@ -133,15 +156,16 @@ class ChatFormat:
 
     def said(self, thinking: str, answer: str) -> tuple[list[int], list[int]]:
         """The token ids of what a model thought, and of what it answered then, as they follow a prompt."""
+        prompt = self.rendered(self._asked(ASKED))
         thought = self._with_signs(self._goes_on(thinking)) if thinking else ""
-        return self._encoded(_LONE_MARK + thought), self._encoded(_LONE_MARK + self._marked(answer))
+        return self._following(prompt, thought), self._following(thought or prompt, self._marked(answer))
 
     @cached_property
     def turn(self) -> Turn:
         """What the template writes around an answer; ValueError where what it writes is no chat that can be scored."""
         if not self.system_prompt:
             return self._turn_of(messages(ASKED, self.system_prompt))
-        if self.system_prompt.strip() not in self.rendered(messages(ASKED, self.system_prompt)):
+        if TOLD not in self.rendered(messages(ASKED, TOLD)):
             raise ValueError("leaves out the system prompt")
         try:
             return self._turn_of(messages(ASKED, self.system_prompt))
@@ -153,21 +177,28 @@ class ChatFormat:
         prompt = self.rendered(asked)
         if ASKED not in prompt:
             raise ValueError("leaves out what the user says")
-        answered = [*asked, {"role": "assistant", "content": f" {ANSWERED} "}]
-        whole = self.rendered(answered, begins_turn=False)
-        begin = whole.rfind(ANSWERED)
-        if begin < 0:
-            raise ValueError("leaves out what the assistant says")
-        is_trimmed = not (whole[:begin].endswith(" ") and whole[begin + len(ANSWERED) :].startswith(" "))
-        if not is_trimmed:
-            answered[-1]["content"] = ANSWERED
-            whole = self.rendered(answered, begins_turn=False)
-            begin = whole.rfind(ANSWERED)
-        head, tail = whole[:begin], whole[begin + len(ANSWERED) :]
+        head, tail = self._around(asked, ANSWERED)
         before, opened = self._before(prompt, head)
-        if before.strip() and prompt == self.rendered(asked, begins_turn=False):
+        unasked = self.rendered(asked, begins_turn=False)
+        if before.strip() and prompt == unasked:
             raise ValueError("ignores `add_generation_prompt`, so that nothing tells the model to answer")
-        return Turn(before, self._up_to_end(tail) or self._end_in_between(asked) or tail, opened, is_trimmed)
+        spaced = {space: self._around(asked, f"{space}{ANSWERED}{space}") for space in " \n"}
+        trims = (
+            "".join(space for space, (left, _) in spaced.items() if left != head + space),
+            "".join(space for space, (_, right) in spaced.items() if right != space + tail),
+        )
+        after = self._up_to_end(tail) or self._end_in_between(asked) or tail
+        return Turn(before, after, opened, holds_end(prompt.removeprefix(unasked)), trims)
+
+    def _around(self, asked: list[dict[str, Any]], answer: str) -> tuple[str, str]:
+        """What the template writes before and after the probe of an answer."""
+        whole = self.rendered([*asked, {"role": "assistant", "content": answer}], begins_turn=False)
+        found = whole.count(ANSWERED)
+        if found != 1:
+            done = "writes more than once" if found else "leaves out or changes"
+            raise ValueError(f"{done} what the assistant says")
+        head, _, tail = whole.partition(ANSWERED)
+        return head, tail
 
     @property
     def ends(self) -> list[int]:
@@ -212,6 +243,7 @@ class ChatFormat:
         try:
             _ = ChatFormat(self.tokenizer, None, self.arguments).ends
         except Exception as error:  # A template is a program, which raises what it likes.
+            self._check_arguments(uri, error)
             self._refuse(uri, one_line(error).rstrip("."))
         try:
             _ = self.ends
@@ -219,6 +251,19 @@ class ChatFormat:
             raise Mistake(
                 f"`system_prompt` is given, and the chat template of {uri!r} takes none: it says "
                 f"{one_line(error).rstrip('.')!r}. Leave `system_prompt` out, or put the text before the prompts."
+            ) from error
+        self.answered(ASKED, ANSWERED)
+
+    def _check_arguments(self, uri: str, error: Exception) -> None:
+        """Raise Mistake where a template, which raised an error, takes a plain chat without these arguments."""
+        try:
+            _ = ChatFormat(self.tokenizer).ends
+        except Exception:  # Then it is not for the arguments.
+            return
+        if self.arguments:
+            raise Mistake(
+                f"`template` is {dict(self.arguments)!r}, with which the chat template of {uri!r} cannot be used: it "
+                f"{one_line(error).rstrip('.')}. Mend the value, or leave it out."
             ) from error
 
     def _refuse(self, uri: str, reason: str) -> NoReturn:
@@ -240,17 +285,42 @@ class ChatFormat:
         except Exception:  # A template is a program, which raises what it likes.
             return False
 
-    def _asked(self, text: str) -> str:
-        """The chat that asks a text, marked, up to where the assistant's turn begins."""
-        chat = [
+    def _asked(self, text: str) -> list[dict[str, str]]:
+        """The chat that asks a text, marked."""
+        return [
             {**message, "content": self._marked(message["content"])} for message in messages(text, self.system_prompt)
         ]
-        return self.rendered(chat)
 
     def _own_thinking(self, answer: str) -> tuple[str, str]:
-        """An answer's thinking as it follows the prompt, marked; empty where it has none; and the answer after it."""
-        thinking, said = parted(answer)
-        return self._with_signs(self._goes_on(thinking)) if thinking else "", said or ""
+        """An answer's thinking, empty where it has none or may have none, and the answer after it."""
+        opened = self.turn.opened
+        is_begun = opened and closing(opened) in answer and opened not in answer
+        thinking, said = parted(opened + answer if is_begun else answer)
+        return "" if self.turn.is_closed else thinking, said or ""
+
+    def _thought(self, asked: list[dict[str, str]], prompt: str, thinking: str, said: str) -> str:
+        """A thinking as the template writes it before an answer; as it is, where the template writes none."""
+        if not (inner := self._marked(inside(thinking))):
+            return self._with_signs(self._goes_on(thinking))
+        for answer in ({"content": said, "reasoning_content": inner, "thinking": inner}, {"content": thinking + said}):
+            try:
+                whole = self.rendered([*asked, {"role": "assistant", **answer}], begins_turn=False)
+            except Exception:  # A template is a program, which raises what it likes.
+                continue
+            written = self._after(prompt, whole[: whole.rfind(said)]) if said else ""
+            if inside(written) == inner and written != inner:
+                return written
+        return self._with_signs(self._goes_on(thinking))
+
+    def _after(self, prompt: str, head: str) -> str:
+        """What a chat up to its answer has after a prompt; empty where it begins otherwise."""
+        if head.startswith(prompt):
+            return head[len(prompt) :]
+        opened, begun = self.turn.opened, prompt.rstrip()
+        sign = begun.removesuffix(opened)
+        if not opened or not head.startswith(sign) or not head[len(sign) :].lstrip().startswith(opened):
+            return ""
+        return head[len(sign) :].lstrip().removeprefix(opened).removeprefix(prompt[len(begun) :])
 
     def _goes_on(self, thinking: str) -> str:
         """A thinking without the sign that the prompt opens it with."""
@@ -274,28 +344,73 @@ class ChatFormat:
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
-        """What matches a special token, or one that the template writes."""
-        tokens = self.tokenizer._get_control_tokens(self.tokenizer.get_chat_template())
+        """What matches a special token, or one that the template writes, be it put together from parts."""
+        tokens = set(self.tokenizer._get_control_tokens(self.tokenizer.get_chat_template()))
+        tokens |= {token for token in self.tokenizer.get_added_vocab() if token.strip() and token in self._probe}
         longest_first = sorted(tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or NOTHING.pattern)
 
-    def _encoded(self, text: str) -> list[int]:
-        """The token ids of a chat's text, of which marked special tokens are text."""
+    @cached_property
+    def _probe(self) -> str:
+        """All that the template writes around texts; empty where it cannot write a chat."""
+        asked = {"role": "user", "content": ""}
         try:
-            return list(encode_marked_chat(self.tokenizer, text))
+            chat = [asked, {"role": "assistant", "content": ""}]
+            return self._written([asked], self.arguments) + self._written(chat, self.arguments, begins_turn=False)
+        except Exception:  # A template is a program, which raises what it likes.
+            return ""
+
+    def _following(self, before: str, text: str) -> list[int]:
+        """The token ids of a text that follows another one.
+
+        Where that ends in a special token, some tokenizers begin the text otherwise than in the midst of others.
+        """
+        *_, last = ["", *self._control.findall(before)]
+        if last and before.endswith(last):
+            ids = self._encoded(last + text)
+            if ids[:1] == [self.tokenizer.convert_tokens_to_ids(last)]:
+                return ids[1:]
+        return self._encoded(_LONE_MARK + text)
+
+    def _encoded(self, text: str) -> list[int]:
+        """The token ids of a chat's text, of which marked special tokens are text.
+
+        Raises:
+            Mistake: The model has no embedding for one.
+        """
+        try:
+            ids = list(encode_marked_chat(self.tokenizer, text))
         except ValueError:
             # The tokenizer makes a token of it also from plain text; not from two pieces.
-            return list(encode_marked_chat(self.tokenizer, _MARKED.sub(rf"\1{_LONE_MARK}\2", text)))
+            ids = list(encode_marked_chat(self.tokenizer, _MARKED.sub(rf"\1{_LONE_MARK}\2", text)))
+        if self.rows is not None and (greatest := max(ids, default=0)) >= self.rows:
+            raise Mistake(
+                f"`model` has a tokenizer that writes {self.tokenizer.convert_ids_to_tokens(greatest)!r} as token "
+                f"{greatest}, and an embedding of only {self.rows} rows. Give the tokenizer that belongs to it, or "
+                f"train and save it after `model.resize_token_embeddings({len(self.tokenizer)})`."
+            )
+        return ids
 
     def rendered(self, chat: list[dict[str, Any]], *, begins_turn: bool = True) -> str:
-        """A chat as its template writes it."""
+        """A chat as its template writes it; special tokens in its arguments are what they are in texts."""
+        return self._written(chat, self._marked_all(dict(self.arguments)), begins_turn=begins_turn)
+
+    def _marked_all(self, value: Any) -> Any:
+        """A value in which all texts are marked."""
+        if isinstance(value, Mapping):
+            return {name: self._marked_all(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self._marked_all(each) for each in value]
+        return self._marked(value) if isinstance(value, str) else value
+
+    def _written(self, chat: list[dict[str, Any]], arguments: Mapping[str, Any], *, begins_turn: bool = True) -> str:
         # Not `apply_chat_template`: it takes no function for an argument, and the date is one.
         text: str = _compile_jinja_template(self.tokenizer.get_chat_template()).render(
             messages=chat,
             tools=None,
             documents=None,
             add_generation_prompt=begins_turn,
-            **{"strftime_now": TODAY.strftime, **self.tokenizer.special_tokens_map, **self.arguments},
+            **{"strftime_now": TODAY.strftime, **self.tokenizer.special_tokens_map, **arguments},
         )
         return text
 
@@ -327,7 +442,10 @@ class ChatFormat:
     def _end_in_between(self, asked: list[dict[str, Any]]) -> str:
         """What ends an answer that another question follows, for templates that leave the last turn open."""
         chat = [*asked, {"role": "assistant", "content": ANSWERED}, asked[-1]]
-        _, _, tail = self.rendered(chat, begins_turn=False).partition(ANSWERED)
+        try:
+            _, _, tail = self.rendered(chat, begins_turn=False).partition(ANSWERED)
+        except Exception:  # Some take one question only, which is all that is asked.
+            return ""
         return self._up_to_end(tail)
 
 

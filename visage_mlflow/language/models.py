@@ -25,6 +25,9 @@ from visage_mlflow.language.uris import Fetch, adapters_and_base, loading, namin
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import tell
 
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+WINDOWS = ("max_position_embeddings", "max_seq_len")
+"""How configs name the context window."""
 TOKENIZERS = ("tokenizer*", "vocab*", "spiece*", "*.model", "*.tiktoken")
 """Files of which a folder with a tokenizer has one."""
 
@@ -68,7 +71,9 @@ def compute_dtype(name: str) -> torch.dtype:
         abilities = torch.cpu.get_capabilities()
         native = any(abilities.get(key) for key in ("avx512_bf16", "amx_bf16", "bf16"))
         name = "bfloat16" if native else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    if name not in DTYPES:
+        raise Mistake(f"`dtype` must be one of auto, {', '.join(DTYPES)}, got {name!r}. Choose one.")
+    return DTYPES[name]
 
 
 def dtype_name(chat: Chat) -> str:
@@ -218,18 +223,30 @@ def load_format(
     Raises:
         Mistake: There is no readable tokenizer, or its chat template cannot do what is asked.
     """
-    tokenizer, limit = load_tokenizer(uri, fetch, base), window(uri, fetch, base)
-    found = ChatFormat(tokenizer, system_prompt, template or {}, special_tokens, limit)
+    tokenizer, (limit, rows) = load_tokenizer(uri, fetch, base), window_and_rows(uri, fetch, base)
+    if rows is not None and (tokenizer.pad_token_id or 0) >= rows:
+        tokenizer.pad_token = tokenizer.eos_token  # Added for training alone; it is never read as a token.
+    found = ChatFormat(tokenizer, system_prompt, template or {}, special_tokens, limit, rows)
     found.check(uri)
     return found
 
 
-def window(uri: str, fetch: Fetch | None = None, base: str = "") -> int | None:
-    """The most tokens that the model behind a URI can read and write together; None where there is no limit."""
+def window_and_rows(uri: str, fetch: Fetch | None = None, base: str = "") -> tuple[int | None, int | None]:
+    """The most tokens that the model behind a URI can read and write together, and the rows of its embedding.
+
+    None stands for no limit, or one that its config.json does not name.
+    """
     _, base_uri, place = adapters_and_base(uri, fetch, base=base)
     with loading(base_uri, "model"):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+    named = (getattr(config, name, None) for name in WINDOWS)
+    found = next((each for each in named if isinstance(each, int)), None)
+    if found is not None and found < 1:
+        raise Mistake(
+            f"`model` is {base_uri!r}, whose config.json has a context window of {found} tokens, which must be at "
+            "least 1. Mend it, or save the model again."
+        )
+    return found, getattr(config, "vocab_size", None)
 
 
 def load(
@@ -281,8 +298,9 @@ def decode_neutrally(model: Any, asked: ChatFormat) -> None:
     """
     own = model.generation_config.eos_token_id
     named = own if isinstance(own, list) else [own]
+    known = range(len(asked.tokenizer))
     model.generation_config = GenerationConfig(
-        eos_token_id=sorted({token for token in (*named, *asked.ends) if isinstance(token, int)}) or None,
+        eos_token_id=sorted({token for token in (*named, *asked.ends) if token in known}) or None,
         bos_token_id=asked.tokenizer.bos_token_id,
         pad_token_id=asked.tokenizer.pad_token_id,
     )

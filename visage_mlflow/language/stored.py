@@ -13,6 +13,7 @@ from visage_mlflow.language.folders import read_object
 from visage_mlflow.text.errors import Mistake, one_line
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 FULL_FLOATS = ("F64", "F32", "F16")
 """safetensors' names of floating-point numbers that are weights as they are; BF16 begins with a B. Others that begin
 with F, in 8 bits or fewer, need scales that stand elsewhere."""
@@ -117,11 +118,33 @@ def shapes(files: Collection[Path], setting: str = "model") -> Shapes:
 def check_stored(folder: Path, setting: str = "model") -> None:
     """Refuse a model's folder whose weights are quantized, ambiguous, missing or damaged, without reading them."""
     check_quantization(read_object(folder / "config.json", setting), str(folder), setting)
-    for name, dtype, _ in heads(weight_files(folder, setting), setting):
-        if dtype.startswith("F") and dtype not in FULL_FLOATS:
+    check_floats(weight_files(folder, setting), setting)
+    check_ends(folder, setting)
+
+
+def check_floats(files: Collection[Path], setting: str = "model") -> None:
+    """Refuse weights that are stored as anything but floating-point numbers of 16 bits or more."""
+    for path in files:
+        for name, dtype, _ in heads([path], setting):
+            is_weight = dtype.startswith("F") or (dtype[0] in "IU" and name.endswith("weight"))
+            if is_weight and dtype not in FULL_FLOATS:
+                what = "a float of few bits" if dtype.startswith("F") else "whole numbers"
+                raise Mistake(
+                    f"`{setting}` is {str(path.parent)!r}, whose tensor {name} is stored in {dtype}, {what}: that is "
+                    f"a code without its scales. {_cure('fp8')}"
+                )
+
+
+def check_ends(folder: Path, setting: str = "model") -> None:
+    """Refuse a generation_config.json that cannot be read, or names end tokens otherwise than by their numbers."""
+    if not (folder / GENERATION).is_file():
+        return
+    ends = read_object(folder / GENERATION, setting).get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and (isinstance(end, bool) or not isinstance(end, int)):
             raise Mistake(
-                f"`{setting}` is {str(folder)!r}, whose tensor {name} is stored in {dtype}, a float of few bits "
-                f"that is a code without its scales. {_cure('fp8')}"
+                f"`{setting}` is {str(folder)!r}, whose {GENERATION} has the `eos_token_id` {end!r}, which must be a "
+                "token's number. Mend it."
             )
 
 

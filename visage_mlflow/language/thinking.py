@@ -15,8 +15,11 @@ _CHANNEL_SIGNS = r"<\|(?:channel|message|start|end|constrain)\|>"
 _THINKS_ON = re.compile(rf"\s*(?:{_BEGINS})", re.I)
 _BEGUN = re.compile(_BEGINS, re.I)
 _ENDED = re.compile(_ENDS, re.I)
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
-_CHANNEL_BEGUN = re.compile(r"<\|channel\|>[^<]*\Z")
+_IN_A_TURN = r"(?:\A\s*|<\|end\|>\s*|<\|start\|>\w*\s*)"
+_CHANNEL = re.compile(_IN_A_TURN + r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
+_CHANNEL_BEGUN = re.compile(_IN_A_TURN + r"<\|channel\|>[^<]*\Z")
+_ENDED_ALONE = re.compile(rf"(?:^[ \t]*(?:{_ENDS})|(?:{_ENDS})[ \t]*$(?=\n))", re.I | re.M)
+"""The end of a thinking that began before the text: at the border of a line, where no sentence speaks of it."""
 _SIGN = re.compile(rf"{_BEGINS}|{_ENDS}|{_CHANNEL_SIGNS}", re.I)
 _OPENS_AT_END = re.compile(rf"(?:{_BEGINS})\s*\Z", re.I)
 
@@ -40,6 +43,15 @@ def opened_by(prompt: str) -> str:
     return found[0].strip() if found else ""
 
 
+def holds_end(text: str) -> bool:
+    """Whether a thinking ends in a text.
+
+    >>> holds_end("<|im_start|>assistant\\n<think>\\n\\n</think>"), holds_end("<|Assistant|><think>\\n")
+    (True, False)
+    """
+    return _ENDED.search(text) is not None
+
+
 def closing(opened: str) -> str:
     """The sign that ends a thinking which begins with another.
 
@@ -50,6 +62,17 @@ def closing(opened: str) -> str:
         if opened.startswith(begin):
             return end + opened.removeprefix(begin)
     return "</" + opened.removeprefix("<")
+
+
+def inside(thinking: str) -> str:
+    """What is thought after the first sign, up to the next, without white space around it.
+
+    >>> inside("<think>\\nHm.\\n</think>"), inside("Hm.</think>")
+    ('Hm.', 'Hm.')
+    """
+    if channel := _CHANNEL.search(thinking):
+        return thinking[channel.end() :].partition("<|")[0].strip()
+    return _ENDED.split(_THINKS_ON.sub("", thinking, count=1))[0].strip()
 
 
 def without_thinking(text: str) -> str | None:
@@ -65,10 +88,11 @@ def without_thinking(text: str) -> str | None:
         text = text[channels[-1].end() :]
     if _CHANNEL_BEGUN.search(text):
         return None
-    begins, ends = _BEGUN.search(text), list(_ENDED.finditer(text))
-    # Where an answer only speaks of the tags, the first is an opening one, and not at its start. A template may have
-    # opened the thinking, so that only its end is in the answer.
-    if ends and (_THINKS_ON.match(text) or begins is None or begins.start() > ends[0].start()):
+    is_begun, begins = _THINKS_ON.match(text), _BEGUN.search(text)
+    # A template may have opened the thinking, so that only its end is in the answer. Where an answer only speaks of
+    # the tags, the first is an opening one, and not at its start.
+    ends = list((_ENDED if is_begun else _ENDED_ALONE).finditer(text))
+    if ends and (is_begun or begins is None or begins.start() > ends[0].start()):
         text = text[ends[-1].end() :]
     return None if _THINKS_ON.match(text) else text
 

@@ -23,6 +23,7 @@ from visage_mlflow.geometry.axes import Steps
 from visage_mlflow.geometry.directions import Direction, gram
 from visage_mlflow.geometry.identity import definition, digest, displaced
 from visage_mlflow.geometry.perturb import perturbed
+from visage_mlflow.language.chat_format import ChatFormat
 from visage_mlflow.language.judges import JUDGES, Verdict, never
 from visage_mlflow.language.likelihood import answer_nll, token_nll
 from visage_mlflow.language.models import Chat
@@ -35,6 +36,7 @@ from visage_mlflow.measuring.rows import Tokens, answered, askable, prompts, roo
 from visage_mlflow.measuring.store import open_store
 from visage_mlflow.measuring.tally import TALLY
 from visage_mlflow.results import Response
+from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import tell
 
 Said = tuple[str, str | None]
@@ -42,6 +44,8 @@ Said = tuple[str, str | None]
 
 NOTHING: Said = ("", None)
 
+SHORTEST = 16
+"""Tokens of an answer that tell what is language to a model."""
 N_ORDINARY = 16
 """Built-in ordinary prompts by whose answers a model tells what is language to it."""
 
@@ -81,6 +85,23 @@ def ordinary() -> tuple[Row, ...]:
     return tuple(read_rows("builtin:benign_eval", setting="benign_prompts")[:N_ORDINARY])
 
 
+def askable_ordinary(form: ChatFormat) -> tuple[Row, ...]:
+    """Ordinary prompts that leave room for an answer.
+
+    Raises:
+        Mistake: None does.
+    """
+    if form.window is None:
+        return ordinary()
+    needed = [len(ids) + SHORTEST for ids in prompts(form, ordinary())]
+    if form.window < min(needed):
+        raise Mistake(
+            f"`model` has a context window of {form.window} tokens, which leaves no room to answer ordinary prompts, "
+            f"by which noise is told from language: that takes {min(needed)}. Give a model with a longer one."
+        )
+    return tuple(row for row, tokens in zip(ordinary(), needed, strict=True) if tokens <= form.window)
+
+
 def nothing() -> None:
     """A `check` that never raises."""
 
@@ -118,7 +139,7 @@ class Measurer:
         found = iter(self._texts("responses", chat, held, list(compress(rows, fits)), attack.max_new_tokens, attack))
         texts = [next(found) if one_fits else None for one_fits in fits]
         said = _parted(chat, texts)
-        _tell_unfinished(chat, rows, texts, attack)
+        _tell_unfinished(chat, list(compress(rows, fits)), list(compress(texts, fits)), attack)
         verdicts: list[Verdict] = [
             "unjudged" if answer is None else judge.verdict(row.prompt, answer)
             for row, (_, answer) in zip(rows, said, strict=True)
@@ -147,13 +168,14 @@ class Measurer:
         known = SCALES.setdefault(chat.model, {})
         where = (chat.model.dtype, chat.format)
         if where not in known:
-            said = _parted(chat, self._texts("scale", chat, AT_REST, ordinary(), LOOKED_AT))
+            asked = askable_ordinary(chat.format)
+            said = _parted(chat, self._texts("scale", chat, AT_REST, asked, LOOKED_AT))
             thoughts, own = _tokens(chat, said)
             # Thinking is language, too, where a model comes no further.
             answers = tuple(tokens or thought for thought, tokens in zip(thoughts, own, strict=True))
             before = tuple(thought if tokens else () for thought, tokens in zip(thoughts, own, strict=True))
             vocabulary = chat.model.get_output_embeddings().weight.shape[0]
-            known[where] = scale_of(answers, self._likelihoods(chat, ordinary(), before, answers), vocabulary)
+            known[where] = scale_of(answers, self._likelihoods(chat, asked, before, answers), vocabulary)
         return known[where]
 
     def nll(self, chat: Chat, held: Held, rows: Sequence[Row]) -> float:
@@ -348,18 +370,23 @@ def _parted(chat: Chat, texts: Sequence[str | None]) -> list[Said]:
 
 def _tell_unfinished(chat: Chat, rows: Sequence[Row], texts: Sequence[str | None], attack: AttackConfig) -> None:
     """Say, once a model and limit, how many answers were still thinking at it, and what to try."""
+    limit, limits = attack.max_new_tokens, TOLD.setdefault(chat.model, set())
     thinking = [text for text in texts if text is not None and without_thinking(text) is None]
-    limits = TOLD.setdefault(chat.model, set())
-    if not thinking or attack.max_new_tokens in limits:
+    if not thinking or limit in limits:
         return
-    limits.add(attack.max_new_tokens)
-    more = room(chat.format, rows, ENOUGH * attack.max_new_tokens)
-    cures = [f"`max_new_tokens={more}`"] if more > attack.max_new_tokens else []
-    if "enable_thinking" in chat.format.takes:
-        cures.append("`template={enable_thinking: false}`")
+    limits.add(limit)
+    more = room(chat.format, rows, ENOUGH * limit)
+    is_on = chat.format.arguments.get("enable_thinking") is not False
+    cures = ["`template={enable_thinking: false}`"] if "enable_thinking" in chat.format.takes and is_on else []
+    # A token fewer or more: what was written need not be how the text is encoded again.
+    if all(len(chat.format.said(text, "")[0]) < limit - 1 for text in thinking):
+        done, otherwise = "ended within their thinking, without an answer,", "a model that ends its thinking"
+    else:
+        done, otherwise = f"were still thinking after {limit} tokens,", "a model with a longer context window"
+        cures = [f"`max_new_tokens={more}`", *cures] if more > limit else cures
     tell(
-        f"warning: {len(thinking)} of {len(rows)} answers were still thinking after {attack.max_new_tokens} tokens, "
-        f"and are unjudged. Try {' or '.join(cures) if cures else 'a model with a longer context window'}.",
+        f"warning: {len(thinking)} of {len(rows)} answers {done} and are unjudged. Try "
+        f"{' or '.join(cures) or otherwise}.",
         sys.stderr,
     )
 

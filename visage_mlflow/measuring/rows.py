@@ -8,6 +8,7 @@ from typing import Protocol
 
 from visage_mlflow.config import AttackConfig
 from visage_mlflow.language.chat_format import Answered, ChatFormat
+from visage_mlflow.language.thinking import parted
 from visage_mlflow.text.errors import Mistake
 
 Tokens = tuple[tuple[int, ...], ...]
@@ -64,7 +65,12 @@ def askable(form: ChatFormat, rows: Sequence[Asked], attack: AttackConfig) -> li
 
 
 def readable(form: ChatFormat, rows: Sequence[Asked], attack: AttackConfig) -> list[bool]:
-    """For each prompt with its answer, whether the context window holds it; raises as `askable`."""
+    """For each prompt with its answer, whether the context window holds it.
+
+    Raises:
+        Mistake: As `askable` and `check_finished`.
+    """
+    check_finished(rows)
     if form.window is None:
         return [True] * len(rows)
     lengths = [len(one.ids) for one in answered(form, tuple(rows))]
@@ -78,14 +84,26 @@ def readable(form: ChatFormat, rows: Sequence[Asked], attack: AttackConfig) -> l
     return fits
 
 
+def check_finished(rows: Sequence[Asked]) -> None:
+    """Raise Mistake where a row's answer is a thinking that does not end: it would teach, or count, to end in it."""
+    unfinished = sum(parted(row.response)[1] is None for row in rows)
+    if unfinished:
+        raise Mistake(
+            f"{unfinished} of {len(rows)} rows have only a thinking that does not end, and no answer after it. Leave "
+            "them out, or give their answers."
+        )
+
+
 def special(form: ChatFormat, rows: Sequence[Asked]) -> str:
     """How many rows hold special tokens, and what these are to the model; empty where none does."""
     holding = sum(form.holds_special_tokens(row.prompt, row.response) for row in rows)
-    if not holding:
+    held_by_all = form.holds_special_tokens(form.system_prompt or "", *map(str, form.arguments.values()))
+    if not holding and not held_by_all:
         return ""
     meant = "the tokens themselves" if form.special_tokens == "as_given" else "plain text"
     other = "plain" if form.special_tokens == "as_given" else "as_given"
+    around = ", and what stands around all," if held_by_all else ""
     return (
-        f"{holding} of {len(rows)} rows hold special tokens of the model, which reads them as {meant} "
+        f"{holding} of {len(rows)} rows{around} hold special tokens of the model, which reads them as {meant} "
         f"(`special_tokens={form.special_tokens}`; the other way: {other})."
     )

@@ -20,6 +20,7 @@ from visage_mlflow.language.thinking import without_thinking
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
 from visage_mlflow.measuring.rows import readable
 from visage_mlflow.results import Evaluation, Response, Setup
+from visage_mlflow.text.errors import Mistake
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,18 @@ def evaluate(
         n_unfinished=sum(one.text is not None and without_thinking(one.text) is None for one in all_asked),
     )
     return evaluation, all_asked
+
+
+def nothing_judged(uri: str, responses: Iterable[Response], so: str) -> Mistake:
+    """What to tell where no response of a model could be judged; `so` says what that prevents."""
+    texts = [one.text for one in responses]
+    if any(text is not None and without_thinking(text) is None for text in texts):
+        why, cure = "it thought, and came to no answer", "Raise `max_new_tokens`, or turn thinking off by `template`"
+    elif any(text is not None for text in texts):
+        why, cure = "it ended at once", "Check that its chat template is the one that it was trained with"
+    else:
+        why, cure = "it gives no numbers", "Check its weights, or try dtype=float32"
+    return Mistake(f"No response of {uri!r} could be judged, {so}: {why}. {cure}.")
 
 
 def readable_rows(chat: Chat, rows: Sequence[Row], config: AttackConfig) -> list[Row]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -23,7 +24,7 @@ from visage_mlflow.language.prompts import Row
 from visage_mlflow.language.uris import Fetch
 from visage_mlflow.measuring.key import identity, model_identity
 from visage_mlflow.measuring.measure import AT_REST, Held, Measurer
-from visage_mlflow.measuring.rows import answered, special
+from visage_mlflow.measuring.rows import answered, check_finished, special
 from visage_mlflow.results import Checkpoint, Evaluation, Finetuning
 from visage_mlflow.studies.evaluation import benign_rows, evaluate, harmful_rows
 from visage_mlflow.studies.precision import taking_small_moves
@@ -139,12 +140,28 @@ def check(form: ChatFormat, rows: list[MixtureRow], config: FinetuneConfig) -> N
     """
     if caution := special(form, rows):
         tell(f"Of what is trained on, {caution}", sys.stderr)
-    check_lengths(form, [row for row in rows if row.kind != "benign" or config.benign_answers == "data"], config)
+    is_own = config.benign_answers != "data"  # Whose length shows later.
+    check_lengths(
+        form,
+        [dataclasses.replace(row, response="") if row.kind == "benign" and is_own else row for row in rows],
+        config,
+    )
 
 
 def check_lengths(form: ChatFormat, rows: list[MixtureRow], config: FinetuneConfig) -> None:
-    """Raise Mistake where a row has more tokens than `max_length`, or than the model can read."""
+    """Raise Mistake where a row has more tokens than `max_length` or the model can read, or is an endless thinking."""
+    check_finished(rows)
     sft.check_lengths([len(one.ids) for one in answered(form, tuple(rows))], config.max_length, form.window)
+
+
+def trainable(base: Chat, config: FinetuneConfig, fetch: Fetch | None) -> Any:
+    """The base once more, to be trained, with the settings for generating that its makers gave it."""
+    model = models.load_weights(config.model, fetch, base=config.base)
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:  # transformers reads such settings, and would not save them with the first checkpoint.
+        models.decode_neutrally(model, base.format)
+    return model
 
 
 def own_answers_in(rows: list[MixtureRow], plan: Plan, known: Mapping[str, OwnAnswer]) -> dict[str, float]:
@@ -261,7 +278,7 @@ def finetune(
     with taking_small_moves(base, config.dtype):
         record(config.model, 0, 0.0, evaluated(base, AT_REST))
         sft.finetune(
-            models.load_weights(config.model, fetch, base=config.base),
+            trainable(base, config, fetch),
             base.tokenizer,
             mixture.to_tokens(rows, base.format),
             training_recipe(config),

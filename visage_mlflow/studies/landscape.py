@@ -18,10 +18,9 @@ from visage_mlflow.measuring.measure import Held, Measurer
 from visage_mlflow.results import Axis, Edges, Landscape, Point, Response
 from visage_mlflow.studies import spans
 from visage_mlflow.studies.crew import Crew, crew
-from visage_mlflow.studies.evaluation import harmful_rows, rates, setup
+from visage_mlflow.studies.evaluation import harmful_rows, nothing_judged, rates, setup
 from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import End, Span
-from visage_mlflow.text.errors import Mistake
 
 Progress = Callable[[Steps, float], None]
 """Called after each point with its steps and its ASR; with NaN for one that is skipped. A point may be measured before
@@ -193,10 +192,8 @@ def described(
     ordered = [measured[place] if place in measured else measured_at(place, [], config) for place in grid(axes)]
     asr = np.array([one.point.asr for one in ordered]).reshape([len(axis) for axis in reversed(axes)])
     if np.isnan(asr).all():
-        raise Mistake(
-            f"No response on the whole grid could be judged: the model {chat.uri!r} gives no numbers. "
-            f"Check its weights, or try dtype=float32."
-        )
+        responses = (response for one in ordered for response in one.responses)
+        raise nothing_judged(chat.uri, responses, "so there is nothing to draw")
     origin = [list(axis).index(0) for axis in axes]
     lines = [asr] if len(axes) == 1 else [asr[origin[1]], asr[:, origin[0]]]
     landscape = Landscape(

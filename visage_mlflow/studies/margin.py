@@ -15,11 +15,10 @@ from visage_mlflow.geometry.directions import Direction
 from visage_mlflow.language.models import Chat
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.measuring.measure import Held, Measurer
-from visage_mlflow.results import Edge, Turn
-from visage_mlflow.studies.evaluation import rates, succeeded
+from visage_mlflow.results import Edge, Response, Turn
+from visage_mlflow.studies.evaluation import nothing_judged, rates, succeeded
 from visage_mlflow.studies.precision import Moves, taking
 from visage_mlflow.studies.spans import relative_norm
-from visage_mlflow.text.errors import Mistake
 
 NOTHING: Mapping[float, Any] = {}
 
@@ -51,17 +50,16 @@ def find_edge(
         Mistake: The model itself gave no response that could be judged.
     """
     verdicts = {step: tuple(given) for step, given in answered.items()}
+    responses: list[Response] = []
 
     def asr_at(step: float) -> float:
+        nonlocal responses
         if step not in verdicts:
             responses = measure(chat, Held([direction], (step,)), rows, attack)
             verdicts[step] = tuple(response.verdict for response in responses)
         asr = rates(verdicts[step], attack.openings).asr
         if step == 0 and math.isnan(asr):
-            raise Mistake(
-                f"No response of {chat.uri!r} could be judged, so its basin has no edge to look for. Check its "
-                "weights, or try dtype=float32."
-            )
+            raise nothing_judged(chat.uri, responses, "so its basin has no edge to look for")
         return asr
 
     with taking([chat], attack.dtype, [Moves([direction], [(step,) for step in looks(up_to)])], measure):

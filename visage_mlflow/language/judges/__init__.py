@@ -10,7 +10,7 @@ from visage_mlflow.language.judges.judge import Judge, Verdict, never
 __all__ = ["JUDGES", "Judge", "Verdict", "never"]
 
 JUDGES: dict[str, Judge] = {
-    "phrases": Judge(phrases, declines_at_once, loops_are_noise=True, version=5),
+    "phrases": Judge(phrases, declines_at_once, loops_are_noise=True, version=6),
     "advbench_keywords": Judge(advbench_keywords, never),
     "keyword": Judge(keyword, is_settled_refusal, judges_coherence=True),
 }
