@@ -12,12 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small import IDS, N_ROWS, logits, save_small
 from test_models import refusal
+from test_stored import no_reading  # noqa: F401
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MixtralConfig
 
 from visage_mlflow.commands.loading import Chats
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.language import adapters
-from visage_mlflow.language.models import load, load_tokenizer, load_weights
+from visage_mlflow.language.models import load, load_tokenizer, load_weights, outline
 from visage_mlflow.language.uris import adapters_and_base, check_uri, check_whole
 from visage_mlflow.language.weights import stored_weights
 
@@ -90,6 +91,8 @@ def test_a_merged_model_answers_as_its_adapter_does(tmp_path, capsys, kind, is_t
     capsys.readouterr()
     model = load_weights(str(adapter))
     assert torch.allclose(logits(model), live, atol=1e-5)
+    told_of = {name: parameter.shape for name, parameter in outline(str(adapter)).named_parameters()}
+    assert told_of == {name: parameter.shape for name, parameter in model.named_parameters()}
     told, more = capsys.readouterr().err, is_tied and kind in ONE_MATRIX_MORE
     assert ("one matrix more" in told) == more and len(told.splitlines()) == more
     assert ("lm_head.weight" in dict(model.named_parameters())) == (more or not is_tied)
@@ -233,8 +236,9 @@ def test_a_tensor_for_which_the_base_has_no_module_is_named(tied, tmp_path):
 
 
 @pytest.mark.parametrize("gone", ["lora_A", "lm_head"])
-def test_a_tensor_that_an_adapter_lacks_is_named(tied, tmp_path, gone):
+def test_a_tensor_that_an_adapter_lacks_is_named_before_weights_are_read(tied, tmp_path, gone, request):
     adapter = save_adapter(tied, tmp_path / "adapter", KINDS["head saved whole"])
+    request.getfixturevalue("no_reading")
     name = next(each for each in load_file(adapter / "adapter_model.safetensors") if gone in each)
     with_tensors(adapter, **{name: None})
     assert f"it lacks 1 weights ({name}" in refusal(load_weights, str(adapter))
@@ -338,8 +342,9 @@ def test_the_setting_reaches_the_model_that_a_command_loads(base_folder, tmp_pat
 def test_a_base_that_cannot_be_had_names_the_adapter_and_the_setting(tied, tmp_path, named):
     adapter = save_adapter(tied, tmp_path / "adapter", KINDS["embedding"])
     edit(adapter / "adapter_config.json", base_model_name_or_path=named)
-    message = refusal(load_weights, str(adapter))
-    assert repr(str(adapter)) in message and "base" in message
+    for call in (load_weights, load_tokenizer):
+        message = refusal(call, str(adapter))
+        assert message.startswith(f"`model` is the adapter {str(adapter)!r}") and "`base=<URI>`" in message
     load_weights(str(adapter), base=str(tied))
 
 

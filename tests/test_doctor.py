@@ -7,10 +7,13 @@ import sys
 import mlflow
 import pytest
 from chat_families import FAMILIES, save
+from peft import LoraConfig
+from test_adapters import edit, save_adapter
 from test_stored import no_reading  # noqa: F401
 
 from visage_mlflow.commands.doctor import examine
 from visage_mlflow.commands.terminal import main
+from visage_mlflow.language import models
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,17 @@ def test_weights_that_are_none_of_the_models_are_told(folder, tmp_path):
     found = examine(place)
     assert [one.what for one in found if one.is_refused] == ["weights"]
     assert "tensors that a model of its config.json does not use" in found[-1].said
+
+
+def test_an_adapter_is_told_as_it_will_be_merged(folder, tmp_path):
+    """One on the embedding of a tied model gives it one matrix more."""
+    base = folder("llama3.2")
+    adapter = save_adapter(base, tmp_path / "adapter", LoraConfig(target_modules=["embed_tokens"]))
+    found, merged, plain = told(str(adapter)), models.load_weights(str(adapter)), told(base)
+    assert found["tied"] == "no" and plain["tied"].startswith("yes")
+    assert found["landscape"].startswith(f"{merged.num_parameters() - 160:,} weights move")  # The norms' do not.
+    edit(adapter / "adapter_config.json", target_modules=["q_proj"])
+    assert [one.what for one in examine(str(adapter)) if one.is_refused] == ["weights"]
 
 
 def test_no_model_is_one_line_and_no_table(capsys):

@@ -114,28 +114,29 @@ def merged(base: Any, folder: Path, setting: str = "model") -> Any:
     """A float32 model with a PEFT adapter added to its weights.
 
     Where the adapter changes a matrix that is input embedding and output head at once, each side gets its own first:
-    the adapter means one of them.
+    the adapter means one of them. Of a model on torch's meta device, this gives what names and shapes tell.
 
     Raises:
         ValueError: It lacks tensors that an adapter of its config has.
         Mistake: It does not fit the model, or cannot be merged: the merged model would answer otherwise than it does.
     """
-    was_tied, probe = is_tied(base), _probe(base)
+    was_tied, probe, has_values = is_tied(base), _probe(base), not base.get_input_embeddings().weight.is_meta
     with quietly():
         live = _attached(base, folder, setting).eval()
         config = live.peft_config["default"]
         kind = config.peft_type.value
         with _refused(f"`{setting}` is the adapter {str(folder)!r} ({kind}), which cannot be merged", MERGEABLE):
-            before = _logits(live, probe)
+            before = _logits(live, probe) if has_values else None
             _separate(live)
             model = live.merge_and_unload()
             if was_tied:
-                _tie_again(model, meant=bool(getattr(config, "ensure_weight_tying", False)))
-            _check_alike(_logits(model, probe), before)
-    if was_tied and not is_tied(model):
+                _tie_again(model, config)
+            if before is not None:
+                _check_alike(_logits(model, probe), before)
+    if was_tied and has_values and not is_tied(model):
         tell_once(
-            f"{folder} changes only one of input embedding and output head, which its base shares: the model has one "
-            "matrix more now."
+            f"{folder} changes input embedding and output head apart, which its base shares: the model has one matrix "
+            "more now."
         )
     return model
 
@@ -225,10 +226,14 @@ def _separate(live: nn.Module) -> None:
                 setattr(module, name, nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False))
 
 
-def _tie_again(model: Any, meant: bool) -> None:
+def _tie_again(model: Any, config: Any) -> None:
     """Share one matrix where both sides of it were changed alike, as tokens that were trained are."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if meant or torch.equal(head.weight, embedding.weight):
+    if head.weight.is_meta:
+        are_alike = head.weight is embedding.weight or bool(getattr(config, "trainable_token_indices", None))
+    else:
+        are_alike = torch.equal(head.weight, embedding.weight)
+    if are_alike or getattr(config, "ensure_weight_tying", False):
         head.weight = embedding.weight
     set_tied(model, is_tied(model))
 

@@ -134,8 +134,8 @@ def adapter_base(folder: Path, setting: str = "model") -> str:
     else:
         return base
     raise Mistake(
-        f"`{setting}` is the adapter {str(folder)!r}, whose {ADAPTER_CONFIG} {problem}. Write the base's whole path, "
-        f"or another URI, there as `{ADAPTER_BASE}`."
+        f"`{setting}` is the adapter {str(folder)!r}, whose {ADAPTER_CONFIG} {problem}. Give the base as "
+        f"`base=<URI>`, or write its whole path, or another URI, there as `{ADAPTER_BASE}`."
     )
 
 

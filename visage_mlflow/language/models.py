@@ -88,6 +88,8 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", b
         Mistake: The URI leads to no readable chat model, weights are missing, or there are some that it does not use.
     """
     found, base_uri, place = adapters_and_base(uri, fetch, setting, base)
+    if found:
+        outline(uri, fetch, setting, base)  # What names and shapes tell is told before weights are read.
     with naming_adapter(found[-1], setting) if found else nullcontext(), loading(base_uri, setting):
         model = _load_base(place, setting)
     for folder in reversed(found):
@@ -101,17 +103,21 @@ def load_weights(uri: str, fetch: Fetch | None = None, setting: str = "model", b
 def outline(uri: str, fetch: Fetch | None = None, setting: str = "model", base: str = "") -> Any:
     """The model behind a URI without weights, its tensors on torch's meta device; raises as `load_weights`.
 
-    Of a folder, the names of the stored tensors are held against those of the model.
+    Of a folder, the names of the stored tensors are held against those of the model; so are those of adapters.
     """
-    _, base_uri, place = adapters_and_base(uri, fetch, setting, base)
+    found, base_uri, place = adapters_and_base(uri, fetch, setting, base)
     with loading(base_uri, setting), adapters.quietly(), _without_bars(place):
         stored.check_quantization(PretrainedConfig.get_config_dict(place)[0], place, setting)
         if Path(place).is_dir():
             model, loaded = _read(place, device_map="meta")
             _check_names(place, loaded, setting)
-            return model
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, trust_remote_code=False))
+        else:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, trust_remote_code=False))
+    for folder in reversed(found):
+        with loading(str(folder), setting):
+            model = adapters.merged(model, folder, setting)
+    return model
 
 
 def _load_base(place: str, setting: str) -> Any:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from visage_mlflow.language import adapters, builtin, folders, stored
@@ -87,9 +89,11 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
         return _hub_adapter(uri) or uri
 
 
+@cache  # Where the hub is away, each question takes half a minute.
 def _hub_adapter(uri: str) -> str:
     """The folder of an adapter that the hub has, brought here; empty where what it has is no adapter."""
     if not find_adapter_config_file(uri):
+        cached_file(uri, "config.json")  # Raises where there is no such model, or no way to the hub.
         return ""
     folder = snapshot_download(uri, ignore_patterns=NO_ADAPTER)
     check_folder(Path(folder))
