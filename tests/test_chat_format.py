@@ -372,6 +372,14 @@ def test_an_argument_that_the_template_does_not_use_is_refused_with_those_that_i
     assert "'enable_thinkin'" in message and f"It takes {known}." in message
 
 
+@pytest.mark.parametrize("begun", ["{% set x = x or 'y' %}", "{% if x %}{% set x = x %}{% endif %}"])
+def test_an_argument_that_the_template_puts_another_value_for_is_its_own_only_where_it_shows(begun):
+    assert form(begun + CHATML.replace("{{ m.content }}", "{{ m.content }} {{ x }}")).takes == {"x"}
+    assert form(begun + CHATML).takes == set()
+    macro = "{% macro written(content) %}{{ content if content is not none }}{% endmacro %}"
+    assert form(macro + CHATML.replace("{{ m.content }}", "{{ written(m.content) }}")).takes == set()
+
+
 @pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "bos_token", "m"])
 def test_names_that_are_the_templates_own_are_no_arguments(name):
     assert f"`template` gives {name!r}" in refusal(form(CHATML, arguments={name: "x"}))

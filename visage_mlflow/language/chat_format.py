@@ -215,15 +215,20 @@ class ChatFormat:
 
     @cached_property
     def takes(self) -> frozenset[str]:
-        """The arguments that the template takes: names that it reads without having given them a value itself."""
+        """The arguments that the template takes: names that it never gives a value itself, or whose value shows."""
         template = self.tokenizer.get_chat_template()
-        tree = _compile_jinja_template(template).environment.parse(template)
-        given = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
-        # One that is looked for before it is given a value is an argument with a default.
-        asked = [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined", "none")]
-        asked += [each.node for each in tree.find_all(nodes.Filter) if each.name in ("default", "d")]
-        looked_for = {node.name for node in asked if isinstance(node, nodes.Name)}
-        return frozenset(meta.find_undeclared_variables(tree) - (given - looked_for) - OWN_VARIABLES)
+        environment = _compile_jinja_template(template).environment
+        tree = environment.parse(template)
+        program: str = environment.compile(template, raw=True)
+        own = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+        sure = meta.find_undeclared_variables(tree) - own - OWN_VARIABLES
+        looked_up = set(re.findall(r"\bresolve\('(\w+)'\)", program)) - OWN_VARIABLES - set(environment.globals)
+        return frozenset(sure | {name for name in looked_up - sure if self._shows_value_of(name)})
+
+    def _shows_value_of(self, name: str) -> bool:
+        """Whether the template writes other chats with an argument than without."""
+        without = self._around_texts({})
+        return any(self._around_texts({name: value}) != without for value in ("Probe of an argument", True, False))
 
     def check(self, uri: str) -> None:
         """Raise Mistake where the template cannot ask, or be scored, as these settings want it."""
@@ -346,17 +351,16 @@ class ChatFormat:
     def _control(self) -> re.Pattern[str]:
         """What matches a special token, or one that the template writes, be it put together from parts."""
         tokens = set(self.tokenizer._get_control_tokens(self.tokenizer.get_chat_template()))
-        tokens |= {token for token in self.tokenizer.get_added_vocab() if token.strip() and token in self._probe}
+        written = self._around_texts(self.arguments)
+        tokens |= {token for token in self.tokenizer.get_added_vocab() if token.strip() and token in written}
         longest_first = sorted(tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or NOTHING.pattern)
 
-    @cached_property
-    def _probe(self) -> str:
+    def _around_texts(self, arguments: Mapping[str, Any]) -> str:
         """All that the template writes around texts; empty where it cannot write a chat."""
-        asked = {"role": "user", "content": ""}
+        asked, answered = {"role": "user", "content": ""}, {"role": "assistant", "content": ""}
         try:
-            chat = [asked, {"role": "assistant", "content": ""}]
-            return self._written([asked], self.arguments) + self._written(chat, self.arguments, begins_turn=False)
+            return self._written([asked], arguments) + self._written([asked, answered], arguments, begins_turn=False)
         except Exception:  # A template is a program, which raises what it likes.
             return ""
 
