@@ -172,7 +172,7 @@ def test_an_adapter_without_weights_to_merge_is_refused_from_its_config(tied, tm
     config.task_type = "CAUSAL_LM"
     adapter = save_adapter(tied, tmp_path / "adapter", config)
     message = refusal(check_uri, str(adapter))
-    assert repr(str(adapter)) in message and words in message and "Give a LoRA adapter" in message
+    assert repr(str(adapter)) in message and words in message and "Give a plain LoRA adapter" in message
 
 
 def test_an_adapter_that_repeats_layers_is_refused(tied, tmp_path):
@@ -193,7 +193,8 @@ def test_a_kind_that_this_base_cannot_merge_says_why(tied, tmp_path):
     """It trains biases, which a Llama does not have."""
     adapter = save_adapter(tied, tmp_path / "adapter", peft.BeftConfig(target_modules=["q_proj"]))
     message = refusal(load_weights, str(adapter))
-    assert "(BEFT), which cannot be merged: Base layer has no bias" in message and "Give a LoRA adapter" in message
+    assert "(BEFT), which cannot be merged: Base layer has no bias" in message
+    assert "Give a plain LoRA adapter" in message
 
 
 def test_an_adapter_for_modules_that_the_base_lacks_was_trained_on_another(tied, tmp_path):
@@ -233,6 +234,16 @@ def test_a_tensor_for_which_the_base_has_no_module_is_named(tied, tmp_path):
     with_tensors(adapter, **{name: torch.zeros(8, 16)})
     message = refusal(load_weights, str(adapter))
     assert f"1 tensors without a module in its base ({name})" in message and "in `base`" in message
+
+
+def test_an_adapter_whose_config_says_another_rank_or_an_unknown_kind_says_so(tied, tmp_path):
+    adapter = save_adapter(tied, tmp_path / "adapter", LoraConfig(target_modules=["q_proj"], r=4))
+    edit(adapter / "adapter_config.json", r=2)
+    message = refusal(load_weights, str(adapter))
+    assert "other sizes than its adapter_config.json says" in message and "lora_A" in message
+    edit(adapter / "adapter_config.json", peft_type="ZORK")
+    message = refusal(load_weights, str(adapter))
+    assert "does not know: 'ZORK'" in message and "Give a plain LoRA adapter" in message
 
 
 @pytest.mark.parametrize("gone", ["lora_A", "lm_head"])

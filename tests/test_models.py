@@ -246,7 +246,7 @@ def test_a_folder_without_weights_or_config_is_refused(copy, gone):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    assert "lacks config.json or *.safetensors" in refusal(check_uri, str(tmp_path))
+    assert "lacks config.json and *.safetensors" in refusal(check_uri, str(tmp_path))
 
 
 def test_a_pickle_beside_safetensors_is_not_read(copy):

@@ -180,6 +180,30 @@ def test_weights_that_are_whole_numbers_are_refused_from_the_files_heads(folder,
     assert f"{name} is stored in" in message and "whole numbers" in message
 
 
+def test_a_tensor_of_another_size_than_the_config_says_is_told_with_both(folder, no_reading):
+    edit(folder, intermediate_size=20)
+    message = refusal(load_weights, str(folder))
+    assert "mlp.down_proj.weight is 16 × 24, where its config.json makes it 16 × 20" in message
+
+
+def test_a_head_that_is_neither_stored_nor_tied_says_how_to_tie_it(folder):
+    edit(folder, tie_word_embeddings=False)
+    store(folder, {name: weight for name, weight in stored(folder).items() if "lm_head" not in name})
+    assert "Write `tie_word_embeddings: true` into its config.json" in refusal(load_weights, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"architectures": ["LlamaForSequenceClassification"]}, "of the kind LlamaForSequenceClassification"),
+        ({"is_encoder_decoder": True}, "reads by an encoder"),
+    ],
+)
+def test_models_that_answer_nothing_are_refused_from_their_config(folder, config, said, no_reading):
+    edit(folder, **config)
+    assert said in refusal(check_uri, str(folder))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [2, "</s>"]}'])
 def test_ends_that_cannot_be_read_are_refused(folder, content, no_reading):
     (folder / "generation_config.json").write_text(content)

@@ -283,3 +283,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_its_name_and_its_tensor(re
     for weights, what in ((fewer, "missing from the end weights"), (broken, "with NaN or infinity")):
         message = refusal([finetuned("first", weights, base.weights), pair[1]])
         assert message.startswith("A checkpoint is 'first-1'") and what in message and f"({name})" in message
+
+
+def test_a_finetuning_that_was_asked_otherwise_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(project.lookup, "settings_of", lambda run_id: {"template": {"enable_thinking": False}})
+    project.tell_otherwise("0123", ProjectConfig(run="0123", template={"enable_thinking": False}))
+    assert capsys.readouterr().err == ""
+    project.tell_otherwise("0123", ProjectConfig(run="0123"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "`template` is None, and the finetuning 0123 was measured with {'enable_thinking': False}" in line

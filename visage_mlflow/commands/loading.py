@@ -18,6 +18,9 @@ from visage_mlflow.measuring.rows import Asked, askable, readable, special
 from visage_mlflow.text.printing import tell
 from visage_mlflow.tracking.lookup import fetch
 
+FORM = ("system_prompt", "template", "special_tokens")
+"""Settings that decide how chats become tokens."""
+
 
 def load(
     uri: str,
@@ -63,7 +66,7 @@ def check_rows(form: ChatFormat, attack: AttackConfig, asked: Sequence[Asked], r
 
 def _form(attack: AttackConfig) -> dict[str, Any]:
     """The settings of how chats become tokens."""
-    return {name: getattr(attack, name) for name in ("system_prompt", "template", "special_tokens")}
+    return {name: getattr(attack, name) for name in FORM}
 
 
 @dataclass

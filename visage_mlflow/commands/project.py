@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from visage_mlflow.commands import command_line
 from visage_mlflow.commands.landscape import keep_part
-from visage_mlflow.commands.loading import load
+from visage_mlflow.commands.loading import FORM, load
 from visage_mlflow.config import ProjectConfig, fields
 from visage_mlflow.figures import lines
 from visage_mlflow.language.models import Chat
@@ -48,6 +49,8 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
     if not config.runs:
         raise Mistake("`run` is empty. Give the id of a finetune run, as the MLflow UI shows it.")
     sources = [lookup.look_up(run_id) for run_id in config.runs]
+    for run_id in config.runs:
+        tell_otherwise(run_id, config)
     first = sources[0]
     for other in sources:
         if other.model != first.model:
@@ -56,6 +59,22 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
                 f"{other.model!r}. Give finetunings of one model."
             )
     return sources
+
+
+def tell_otherwise(run_id: str, config: ProjectConfig) -> None:
+    """Say where a finetuning was asked in another form of chats than its checkpoints will be."""
+    try:
+        given = lookup.settings_of(run_id)
+    except Exception:  # Each kind of store raises its own types; runs of trials have no settings of their own.
+        return
+    for name in FORM:
+        theirs, ours = given.get(name, getattr(config, name)), getattr(config, name)
+        if theirs != ours:
+            command_line.tell(
+                f"warning: `{name}` is {ours!r}, and the finetuning {run_id} was measured with {theirs!r}: their "
+                "numbers do not compare. Give the same to both.",
+                sys.stderr,
+            )
 
 
 def project(

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ PART = re.compile(
 STORED_AGAIN = re.compile(r"\.(?:modules_to_save\.weight|token_adapter\.trainable_tokens_delta)")
 """What PEFT stores under a second name, too, where the vocabulary was resized."""
 TRAINED_ON = "It was trained on another model: name that one in `base`."
-MERGEABLE = "Give a LoRA adapter, or a model that was finetuned as a whole."
+MERGEABLE = "Give a plain LoRA adapter, or a model that was finetuned as a whole."
 N_PROBED = 16
 AGREEING = 1e-3
 """Logits of the merged model may differ from those of the adapter by this share of the greatest one: rounding makes
@@ -146,9 +147,10 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
 
-    config = PeftConfig.from_pretrained(folder)
-    config.inference_mode = True
     name, mapping = f"`{setting}` is the adapter {str(folder)!r}", getattr(base, "_checkpoint_conversion_mapping", {})
+    with _refused(f"{name}, whose {ADAPTER_CONFIG} PEFT {version('peft')} does not know", MERGEABLE):
+        config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = True
     with _refused(f"{name}, which does not fit its base", TRAINED_ON):
         live = PeftModel(base, config)
     stored = load_peft_weights(str(folder), device="cpu", key_mapping=mapping or {})
@@ -162,6 +164,12 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
     except KeyError:  # A module that was saved as a whole is looked up by name.
         check_missing(missing)
         raise
+    except RuntimeError as error:
+        sizes = " ".join(str(error).split()).partition("size mismatch for ")[2].partition(". ")[0]
+        raise Mistake(
+            f"{name}, whose weights have other sizes than its {ADAPTER_CONFIG} says: {sizes or one_line(error)}. Give "
+            "the config that it was trained with."
+        ) from error
     if extra := set(found.unexpected_keys):
         raise Mistake(
             f"{name}, which holds {len(extra)} tensors without a module in its base ({some(extra)}). {TRAINED_ON}"

@@ -82,9 +82,12 @@ def check_folder(folder: Path, setting: str = "model") -> None:
         raise Mistake(f"`{setting}` must be a folder, got the file {str(folder)!r}. Give the folder around it.")
     needed = ["adapter_model.safetensors"] if is_adapter(folder) else ["config.json", "*.safetensors"]
     if not all(any(folder.glob(name)) for name in needed):
+        lacking = [name for name in needed if not any(folder.glob(name))]
+        others = sorted({path.suffix for path in folder.iterdir()} & {".bin", ".gguf", ".pt", ".pth"})
+        has = f" and has {', '.join(others)}" if others else ""
         raise Mistake(
-            f"`{setting}` is {str(folder)!r}, which lacks {' or '.join(needed)}: only safetensors are read, never "
-            "pickles. Save the model there with `model.save_pretrained(folder)`."
+            f"`{setting}` is {str(folder)!r}, which lacks {' and '.join(lacking)}{has}: only safetensors are read, "
+            "never pickles or GGUF. Save the model there with `model.save_pretrained(folder)`."
         )
     if not is_adapter(folder):
         check_weights(folder, setting)

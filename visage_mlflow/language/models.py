@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,7 +152,13 @@ def _without_bars(place: str) -> Iterator[None]:
 def _read(place: str, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
     """A model in float32, and what was missing or left over."""
     model, loaded = AutoModelForCausalLM.from_pretrained(
-        place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
+        place,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # `_check_names` tells which they are.
+        **kwargs,
     )
     return model, loaded
 
@@ -162,9 +168,21 @@ def _check_names(place: str, loaded: Mapping[str, Any], setting: str) -> list[st
 
     Raises:
         ValueError: One is missing.
-        Mistake: The model has no place for one that may matter.
+        Mistake: One has another size, or the model has no place for one that may matter, or stores no head.
     """
-    adapters.check_missing(loaded["missing_keys"])
+    if loaded["mismatched_keys"]:
+        name, found, expected = min(loaded["mismatched_keys"])
+        raise Mistake(
+            f"`{setting}` is {place!r}, whose tensor {name} is {_by(found)}, where its config.json makes it "
+            f"{_by(expected)}. Mend config.json, or save the model again."
+        )
+    missing = loaded["missing_keys"]
+    if missing and all(name.rpartition(".")[0].rpartition(".")[2] in adapters.HEADS for name in missing):
+        raise Mistake(
+            f"`{setting}` is {place!r}, without an output head ({min(missing)}). Write `tie_word_embeddings: true` "
+            "into its config.json if the embedding is the head, or save the model again with it."
+        )
+    adapters.check_missing(missing)
     unused, folder = loaded["unexpected_keys"], Path(place)
     sizes = stored.shapes(stored.weight_files(folder, setting), setting) if unused and folder.is_dir() else {}
     harmless = stored.left_out(unused, sizes)
@@ -175,6 +193,11 @@ def _check_names(place: str, loaded: Mapping[str, Any], setting: str) -> list[st
             "the model again without them."
         )
     return harmless
+
+
+def _by(shape: Sequence[int]) -> str:
+    """A shape in words."""
+    return " × ".join(map(str, shape))
 
 
 def _read_tokenizer(uri: str, place: str) -> Any:

@@ -29,6 +29,8 @@ UNUSED = (
     r"(^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|embed_vision|embed_audio)\.",
 )
 """Stored tensors that a text model may leave out: no logit depends on them."""
+OTHER_KINDS = re.compile(r"For(?:SequenceClassification|TokenClassification|QuestionAnswering|MaskedLM|Reward\w*)$")
+"""Classes of models that are no chat models, as config.json names them."""
 MASK = r"\.(attn|attention)\.bias$"
 """A causal mask where it has four dimensions, as old models stored them; else a bias, which counts."""
 
@@ -117,9 +119,27 @@ def shapes(files: Collection[Path], setting: str = "model") -> Shapes:
 
 def check_stored(folder: Path, setting: str = "model") -> None:
     """Refuse a model's folder whose weights are quantized, ambiguous, missing or damaged, without reading them."""
-    check_quantization(read_object(folder / "config.json", setting), str(folder), setting)
+    config = read_object(folder / "config.json", setting)
+    check_quantization(config, str(folder), setting)
+    check_kind(config, str(folder), setting)
     check_floats(weight_files(folder, setting), setting)
     check_ends(folder, setting)
+
+
+def check_kind(config: Mapping[str, Any], uri: str, setting: str) -> None:
+    """Refuse a model whose config says that it writes no texts, or reads them in an encoder."""
+    named = config.get("architectures")
+    kinds = [str(each) for each in named] if isinstance(named, list) else []
+    if others := [each for each in kinds if OTHER_KINDS.search(each)]:
+        raise Mistake(
+            f"`{setting}` is {uri!r}, of the kind {others[0]}, which answers nothing. Give the chat model that it was "
+            "made from, or another."
+        )
+    if config.get("is_encoder_decoder"):
+        raise Mistake(
+            f"`{setting}` is {uri!r}, which reads by an encoder and answers by a decoder: what is measured here are "
+            "models of one decoder alone. Give one of these."
+        )
 
 
 def check_floats(files: Collection[Path], setting: str = "model") -> None:

@@ -178,7 +178,8 @@ def naming_adapter(folder: Path, setting: str) -> Iterator[None]:
 def loading(uri: str, setting: str) -> Iterator[None]:
     """Inside, where a library cannot load what a URI leads to, Mistake gives its reason in one line."""
     try:
-        yield
+        with adapters.quietly():
+            yield
     except Mistake:
         raise
     except Exception as error:  # Each library raises its own types for a damaged file.
