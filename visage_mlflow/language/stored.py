@@ -148,10 +148,10 @@ def check_floats(files: Collection[Path], setting: str = "model") -> None:
         for name, dtype, _ in heads([path], setting):
             is_weight = dtype.startswith("F") or (dtype[0] in "IU" and name.endswith("weight"))
             if is_weight and dtype not in FULL_FLOATS:
-                what = "a float of few bits" if dtype.startswith("F") else "whole numbers"
+                what, kind = ("a float of few bits", "fp8") if dtype.startswith("F") else ("whole numbers", "")
                 raise Mistake(
                     f"`{setting}` is {str(path.parent)!r}, whose tensor {name} is stored in {dtype}, {what}: that is "
-                    f"a code without its scales. {_cure('fp8')}"
+                    f"a code without its scales. {_cure(kind)}"
                 )
 
 
