@@ -11,6 +11,9 @@ SIGNS = {
     "kimi": ("◁think▷", "◁/think▷"),
     "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
     "openthinker": ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    "longcat": ("<longcat_think>", "</longcat_think>"),
+    "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+    "medgemma": ("<unused94>", "<unused95>"),
     "seed": ("<seed:think>", "</seed:think>"),
     "gemma4": ("<|channel>thought", "<channel|>"),
 }
@@ -31,6 +34,12 @@ def test_thinking_is_parted_from_the_answer_and_without_its_end_there_is_none(be
 def test_a_sign_that_opens_has_one_that_closes(begin, end):
     assert closing(begin) == end and is_sign(begin) and is_sign(end)
     assert opened_by(f"<|assistant|>{begin}\n") == begin and opened_by(f"{begin}\n\n{end}\n\n") == ""
+
+
+def test_thinking_in_words_is_parted_too():
+    thought = "Here is my thought process:\nI cannot.\n\nHere is my response:"
+    assert parted(f"{thought}\nSure.") == (f"{thought}\n", "Sure.")
+    assert parted(thought[:40])[1] is None and parted(thought)[1] is None
 
 
 def test_of_channels_only_the_final_one_is_the_answer():

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"(?:(?:seed:)?think|thinking|thought|reasoning|reflection|scratchpad|analysis)"
-_BEGINS = rf"<{_NAME}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking)\|>|<\|channel>"
-_ENDS = rf"</{_NAME}>|\[/think\]|◁/think▷|<\|end_(?:of_thought|thinking)\|>|<channel\|>"
+_NAME = (
+    r"(?:(?:seed:|longcat_)?think|thinking|thoughts?|reason|reasoning|reflection|scratchpad|analysis|inner_monologue)"
+)
+_BEGINS = rf"<{_NAME}>|\[think\]|◁think▷|<\|(?:begin_of_thought|start_thinking|inner_prefix)\|>|<\|channel>|<unused94>"
+_ENDS = rf"</{_NAME}>|\[/think\]|◁/think▷|<\|(?:end_(?:of_thought|thinking)|inner_suffix)\|>|<channel\|>|<unused95>"
 _CLOSING = (
     *(("◁", "◁/"), ("[", "[/"), ("<|channel>", "<channel|>")),
-    *(("<|begin", "<|end"), ("<|START", "<|END"), ("<|start", "<|end")),
+    *(("<|begin", "<|end"), ("<|START", "<|END"), ("<|start", "<|end"), ("<|inner_prefix", "<|inner_suffix")),
+    ("<unused94", "<unused95"),
 )
 _CHANNEL_SIGNS = r"<\|(?:channel|message|start|end|constrain)\|>"
 _THINKS_ON = re.compile(rf"\s*(?:{_BEGINS})", re.I)
 _BEGUN = re.compile(_BEGINS, re.I)
 _ENDED = re.compile(_ENDS, re.I)
+_IN_WORDS = re.compile(r"\s*Here is my thought process:.*?(?:\n\s*Here is my response:|\Z)", re.S)
+"""How Granite 3.2 thinks, without signs."""
 _IN_A_TURN = r"(?:\A\s*|<\|end\|>\s*|<\|start\|>\w*\s*)"
 _CHANNEL = re.compile(_IN_A_TURN + r"<\|channel\|>\s*(\w+)[^<]{0,80}<\|message\|>")
 _CHANNEL_BEGUN = re.compile(_IN_A_TURN + r"<\|channel\|>[^<]*\Z")
@@ -88,6 +93,8 @@ def without_thinking(text: str) -> str | None:
         text = text[channels[-1].end() :]
     if _CHANNEL_BEGUN.search(text):
         return None
+    if in_words := _IN_WORDS.match(text):
+        return text[in_words.end() :] if in_words[0].endswith(":") and in_words.end() < len(text) else None
     is_begun, begins = _THINKS_ON.match(text), _BEGUN.search(text)
     # A template may have opened the thinking, so that only its end is in the answer. Where an answer only speaks of
     # the tags, the first is an opening one, and not at its start.
