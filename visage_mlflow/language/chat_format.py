@@ -156,9 +156,14 @@ class ChatFormat:
 
     def said(self, thinking: str, answer: str) -> tuple[list[int], list[int]]:
         """The token ids of what a model thought, and of what it answered then, as they follow a prompt."""
-        prompt = self.rendered(self._asked(ASKED))
         thought = self._with_signs(self._goes_on(thinking)) if thinking else ""
-        return self._following(prompt, thought), self._following(thought or prompt, self._marked(answer))
+        begun = self._begun
+        return self._following(begun, thought), self._following(thought or begun, self._marked(answer))
+
+    @cached_property
+    def _begun(self) -> str:
+        """Some chat up to where the assistant's turn begins."""
+        return self.rendered(self._asked(ASKED))
 
     @cached_property
     def turn(self) -> Turn:
