@@ -73,7 +73,7 @@ def of_chats(form: ChatFormat, model: Any = None) -> list[Finding]:
         models.decode_neutrally(model, form)
     all_ends = form.ends if model is None else model.generation_config.eos_token_id or []
     room = "any number of tokens" if form.window is None else f"{form.window} tokens"
-    ends = ", ".join(map(str, form.tokenizer.convert_ids_to_tokens(all_ends)))
+    ends = ", ".join(filter(None, form.tokenizer.convert_ids_to_tokens(all_ends)))
     ids, n_prompt, n_given = form.answered(ASKED, "Yes.")
     after = f" after {decode(ids[n_prompt:n_given])!r}" if n_given > n_prompt else ""
     return [

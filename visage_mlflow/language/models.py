@@ -327,7 +327,7 @@ def decode_neutrally(model: Any, asked: ChatFormat) -> None:
     """
     own = model.generation_config.eos_token_id
     named = own if isinstance(own, list) else [own]
-    known = range(len(asked.tokenizer))
+    known = range(model.get_input_embeddings().weight.shape[0])  # Folders name tokens that their model lacks.
     model.generation_config = GenerationConfig(
         eos_token_id=sorted({token for token in (*named, *asked.ends) if token in known}) or None,
         bos_token_id=asked.tokenizer.bos_token_id,
