@@ -19,7 +19,7 @@ from visage_mlflow.commands.loading import Chats
 from visage_mlflow.config import EvaluateConfig
 from visage_mlflow.language import adapters
 from visage_mlflow.language.models import load, load_tokenizer, load_weights, outline
-from visage_mlflow.language.uris import adapters_and_base, check_uri, check_whole
+from visage_mlflow.language.uris import adapters_and_base, check_uri
 from visage_mlflow.language.weights import stored_weights
 
 KINDS = {
@@ -305,13 +305,13 @@ def test_an_adapter_of_an_embedding_that_was_resized_in_memory_brings_it(tmp_pat
 
 def test_an_adapter_that_misfits_is_found_without_loading_anything(tied, tmp_path):
     adapter = save_adapter(save_small(tmp_path / "wide", hidden_size=32), tmp_path / "adapter", KINDS["head"])
-    check_whole(str(adapter))
+    adapters_and_base(str(adapter))
     check_uri(str(adapter))
     with pytest.raises(ValueError, match="^`to` is the adapter .*`base`"):
-        check_whole(str(adapter), setting="to", base=str(tied))
+        adapters_and_base(str(adapter), setting="to", base=str(tied))
     shutil.rmtree(tmp_path / "wide")
     with pytest.raises(ValueError, match="^`to` is the adapter .* whose base is .* a folder that does not exist"):
-        check_whole(str(adapter), setting="to")
+        adapters_and_base(str(adapter), setting="to")
 
 
 def test_an_adapter_of_another_model_is_refused_with_both_sizes(tied, tmp_path):

@@ -10,8 +10,9 @@ from small import logits, save_small
 from test_models import refusal
 from transformers import AutoModelForCausalLM
 
-from visage_mlflow.language.models import load_weights
+from visage_mlflow.language.models import check_alike, load_weights
 from visage_mlflow.language.uris import check_uri
+from visage_mlflow.text.errors import Mistake
 
 
 @pytest.fixture
@@ -202,6 +203,14 @@ def test_a_head_that_is_neither_stored_nor_tied_says_how_to_tie_it(folder):
 def test_models_that_answer_nothing_are_refused_from_their_config(folder, config, said, no_reading):
     edit(folder, **config)
     assert said in refusal(check_uri, str(folder))
+
+
+def test_a_model_that_is_on_no_line_with_another_is_refused_before_weights_are_read(folder, tmp_path, no_reading):
+    wide, untied = save_small(tmp_path / "wide", hidden_size=32), save_small(tmp_path / "untied", tied=False)
+    with pytest.raises(Mistake, match="^`to` is .* other tensors than `model`.*model.embed_tokens.weight"):
+        check_alike(str(wide), str(folder), "to")
+    check_alike(str(untied), str(folder), "to")
+    check_alike(str(folder), str(untied), "to")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [2, "</s>"]}'])

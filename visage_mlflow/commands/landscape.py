@@ -12,7 +12,7 @@ from visage_mlflow.config import LandscapeConfig, grid
 from visage_mlflow.figures import lines, maps
 from visage_mlflow.figures.style import short
 from visage_mlflow.language import weights
-from visage_mlflow.language.uris import check_whole
+from visage_mlflow.language.models import check_alike
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import landscape as pages
 from visage_mlflow.results import Landscape, Response
@@ -34,7 +34,7 @@ def main(config: LandscapeConfig) -> None:
         uris = lookup.unfolded(config.ends, "to")
         grid.check_ends(config.plane, uris)
         for uri in uris:
-            check_whole(uri, lookup.fetch, "to", config.base)
+            check_alike(uri, config.model, "to", lookup.fetch, config.base)
         chat = load(config.model, config, rows)
         ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to", config.base)) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:

@@ -12,9 +12,8 @@ from visage_mlflow.commands.landscape import keep_part
 from visage_mlflow.commands.loading import FORM, load
 from visage_mlflow.config import ProjectConfig, fields
 from visage_mlflow.figures import lines
-from visage_mlflow.language.models import Chat
+from visage_mlflow.language.models import Chat, check_alike
 from visage_mlflow.language.prompts import Row
-from visage_mlflow.language.uris import check_whole
 from visage_mlflow.language.weights import stored_weights
 from visage_mlflow.measuring.measure import Measurer
 from visage_mlflow.pages import landscape as pages
@@ -43,7 +42,7 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
     if config.checkpoints:
         uris = lookup.unfolded(fields.listed(config.checkpoints), "checkpoints")
         for uri in uris:
-            check_whole(uri, lookup.fetch, "checkpoints", config.base)
+            check_alike(uri, config.model, "checkpoints", lookup.fetch, config.base)
         steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
         return [lookup.FinetuneRun("", config.model, steps, "checkpoints")]
     if not config.runs:

@@ -21,7 +21,7 @@ from visage_mlflow.geometry.blocks import length
 from visage_mlflow.geometry.identity import Weights
 from visage_mlflow.language import adapters, stored
 from visage_mlflow.language.chat_format import ChatFormat
-from visage_mlflow.language.uris import Fetch, adapters_and_base, loading, naming_adapter
+from visage_mlflow.language.uris import TRACKED, Fetch, adapters_and_base, check_uri, loading, naming_adapter
 from visage_mlflow.text.errors import Mistake
 from visage_mlflow.text.printing import tell
 
@@ -136,6 +136,41 @@ def _load_base(place: str, setting: str) -> Any:
     return model
 
 
+def check_alike(uri: str, other: str, setting: str, fetch: Fetch | None = None, base: str = "") -> None:
+    """Refuse a model that `setting` names, and that has other tensors than `model`, by what names and shapes tell.
+
+    One in MLflow is not brought here for this.
+
+    Args:
+        uri: The model's.
+        other: That of `model`. One of the two may have an output head of its own.
+        setting: What named the model.
+        fetch: Brings tracked models into a local folder.
+        base: What adapters stand on, in place of the base that they name.
+
+    Raises:
+        Mistake: They differ, or one of them cannot be loaded.
+    """
+    if uri.startswith(TRACKED):
+        check_uri(uri, setting)
+        return
+    ours, theirs = (
+        {name: tuple(parameter.shape) for name, parameter in each.named_parameters()}
+        for each in (outline(other, fetch, "model", base), outline(uri, fetch, setting, base))
+    )
+    heads = {name for name in ours.keys() ^ theirs.keys() if _is_head(name)}
+    if differing := {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} - heads:
+        raise Mistake(
+            f"`{setting}` is {uri!r}, which has other tensors than `model`, {other!r} ({stored.some(differing)}): no "
+            "line leads from one to the other. Give a finetuned copy of `model`."
+        )
+
+
+def _is_head(name: str) -> bool:
+    """Whether a parameter is the weight of an output head, by its name."""
+    return name.rpartition(".")[0].rpartition(".")[2] in adapters.HEADS
+
+
 @contextmanager
 def _without_bars(place: str) -> Iterator[None]:
     """Inside, no progress bar is shown for a local folder, which loads in a second or two; a download's bar stays."""
@@ -177,7 +212,7 @@ def _check_names(place: str, loaded: Mapping[str, Any], setting: str) -> list[st
             f"{_by(expected)}. Mend config.json, or save the model again."
         )
     missing = loaded["missing_keys"]
-    if missing and all(name.rpartition(".")[0].rpartition(".")[2] in adapters.HEADS for name in missing):
+    if missing and all(map(_is_head, missing)):
         raise Mistake(
             f"`{setting}` is {place!r}, without an output head ({min(missing)}). Write `tie_word_embeddings: true` "
             "into its config.json if the embedding is the head, or save the model again with it."

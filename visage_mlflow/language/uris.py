@@ -142,18 +142,6 @@ def adapters_and_base(
     return found, uri, place
 
 
-def check_whole(uri: str, fetch: Fetch | None = None, setting: str = "model", base: str = "") -> None:
-    """As `check_uri`, and hold an adapter that is here against its base, so that it is not found late to misfit.
-
-    Raises:
-        Mistake: The URI cannot be a chat model, or its base cannot.
-    """
-    if folders.exists(uri):
-        adapters_and_base(uri, fetch, setting, base)
-    else:
-        check_uri(uri, setting)
-
-
 def _names_adapter(folder: Path, fetch: Fetch | None, setting: str) -> bool:
     """Whether what an adapter names as its base is an adapter that is there."""
     try:
