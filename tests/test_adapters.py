@@ -43,6 +43,10 @@ KINDS = {
     "BOFT": peft.BOFTConfig(target_modules=["q_proj"], boft_block_size=4),
     "IA3": peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "VeRA": peft.VeraConfig(target_modules=["q_proj"]),
+    "PiSSA": LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"),
+    "OLoRA": LoraConfig(target_modules=["q_proj"], init_lora_weights="olora"),
+    "SHiRA": peft.ShiraConfig(target_modules=["q_proj"], r=2),
+    "tokens alone": peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=[3, 5]),
     "norms": peft.LNTuningConfig(target_modules=["input_layernorm"]),
 }
 ONE_MATRIX_MORE = {
@@ -201,7 +205,7 @@ def test_an_adapter_for_modules_that_the_base_lacks_was_trained_on_another(tied,
     adapter = save_adapter(tied, tmp_path / "adapter", LoraConfig(target_modules=["q_proj"]))
     edit(adapter / "adapter_config.json", target_modules=["c_attn"])
     message = refusal(load_weights, str(adapter))
-    assert "which does not fit its base" in message and "c_attn" in message and "name that one in `base`" in message
+    assert "cannot be put on its base" in message and "c_attn" in message and "name that one in `base`" in message
 
 
 def test_an_adapter_that_is_not_finite_is_no_matter_of_merging(base_folder, tmp_path):

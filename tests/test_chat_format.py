@@ -324,6 +324,19 @@ def test_a_template_that_cannot_write_a_chat_is_refused_with_its_reason(template
     assert reason in message and "'org/model'" in message and "chat_template" in message
 
 
+def test_a_template_whose_thinking_cannot_be_told_from_the_answer_is_refused():
+    strange = THOUGHT.replace("<|channel|>analysis<|message|>", "to=self:").replace("<|channel|>final", "to=user:")
+    assert "writes thinking between signs that are not known" in refusal(form(strange, *CHANNEL_SIGNS))
+    form(THOUGHT, *CHANNEL_SIGNS).check("org/model")
+    form(REASONS).check("org/model")
+
+
+def test_an_empty_system_prompt_is_one():
+    one = form(CHATML, system_prompt="")
+    one.check("org/model")
+    assert one.tokenizer.decode(one.prompt("Hi?")).startswith("<|im_start|>system\n<|im_end|>\n")
+
+
 def test_a_template_that_takes_one_question_only_is_enough():
     once = CHATML.replace("{% for", "{{ raise_exception('one turn') if messages | length > 2 }}{% for", 1)
     form(once).check("org/model")

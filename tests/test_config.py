@@ -1,7 +1,9 @@
 """A bad setting is refused where it is made, in one line: its name, the value it got, and a value that works."""
 
 import dataclasses
+import datetime
 import math
+import re
 
 import pytest
 
@@ -16,6 +18,7 @@ from visage_mlflow.config import (
 from visage_mlflow.config.attack import DTYPES
 from visage_mlflow.config.grid import AXES, NORMS, PLANES
 from visage_mlflow.language.judges import JUDGES
+from visage_mlflow.text.errors import Mistake
 
 MEASURING = (EvaluateConfig, FinetuneConfig)
 ON_A_LINE = (LandscapeConfig, VisageConfig, ProjectConfig)
@@ -335,3 +338,22 @@ def test_the_plane_of_a_projection_follows_the_number_of_finetunings_unless_it_i
     auto, named = ProjectConfig(), ProjectConfig(plane="2d-random")
     assert [auto.plane_for(n) for n in (1, 2, 5)] == ["1d-interpolation", "2d-interpolation", "2d-interpolation"]
     assert [named.plane_for(n) for n in (1, 2)] == ["2d-random", "2d-random"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({1: 2}, "the name 1, which must be a text"),
+        ({"a": {2: 3}}, "the name 2, which must be a text"),
+        ({"a": math.inf}, "'a' the value inf"),
+        ({"a": [b"x"]}, "'a' the value b'x'"),
+        ({"enable_thinking": "False"}, "the text 'False', which counts as true"),
+    ],
+)
+def test_arguments_of_a_template_that_no_file_could_keep_are_refused(given, said):
+    with pytest.raises(Mistake, match=f"^`template` .*{re.escape(said)}"):
+        EvaluateConfig(template=given)
+
+
+def test_a_date_among_them_is_its_text():
+    assert EvaluateConfig(template={"day": datetime.date(2026, 1, 2)}).template == {"day": "2026-01-02"}

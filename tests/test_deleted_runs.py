@@ -78,9 +78,10 @@ def test_the_experiment_that_mlflow_is_told_by_its_number_is_the_one(client, mon
         pytest.fail("something was measured")
 
 
-def test_an_experiment_that_is_not_there_names_the_variable(client, monkeypatch):
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "999")
-    with pytest.raises(Mistake, match="999.* Check .*MLFLOW_EXPERIMENT_ID"):
+@pytest.mark.parametrize("number", ["999", "401"])
+def test_an_experiment_that_is_not_there_names_the_variable(client, monkeypatch, number):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+    with pytest.raises(Mistake, match=f"{number}.* Check .*MLFLOW_EXPERIMENT_ID"):
         with runs.tracked("evaluate", EvaluateConfig()):
             pytest.fail("something was measured")
 

@@ -106,12 +106,19 @@ def template_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     >>> template_arguments({"date_string": datetime.date(2026, 1, 2), "enable_thinking": False})
     {'date_string': '2026-01-02', 'enable_thinking': False}
     """
-    return {name: _plain(name, value) for name, value in given.items()}
+    return {_name(name): _plain(str(name), value) for name, value in given.items()}
+
+
+def _name(name: Any) -> str:
+    """The name of an argument."""
+    if not isinstance(name, str):
+        raise Mistake(f"`template` has the name {name!r}, which must be a text. Mend it.")
+    return name
 
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {each: _plain(name, inner) for each, inner in value.items()}
+        return {_name(each): _plain(name, inner) for each, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(name, inner) for inner in value]
     if isinstance(value, date):

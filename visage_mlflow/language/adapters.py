@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -41,6 +41,8 @@ STORED_AGAIN = re.compile(r"\.(?:modules_to_save\.weight|token_adapter\.trainabl
 """What PEFT stores under a second name, too, where the vocabulary was resized."""
 TRAINED_ON = "It was trained on another model: name that one in `base`."
 MERGEABLE = "Give a plain LoRA adapter, or a model that was finetuned as a whole."
+WITHOUT_VALUES = re.compile(r"\bmeta\b|register_meta|incompatible tensor type")
+"""How torch says that a tensor on its meta device has no values."""
 N_PROBED = 16
 AGREEING = 1e-3
 """Logits of the merged model may differ from those of the adapter by this share of the greatest one: rounding makes
@@ -60,7 +62,7 @@ def check_adapter(folder: Path, setting: str = "model") -> None:
     elif config.get("layer_replication"):
         why = "repeats layers of its base (`layer_replication`), so that it has other weights than these"
     else:
-        check_floats([folder / WEIGHTS], setting)
+        check_floats([folder / WEIGHTS], setting, "Save the adapter in float32, float16 or bfloat16.")
         return
     raise Mistake(
         f"`{setting}` is the adapter {str(folder)!r}, which {why}. There is nothing to merge, so no place in weight "
@@ -93,8 +95,8 @@ def check_fits(folder: Path, base: Shapes, base_uri: str, setting: str = "model"
         if module in (*EMBEDDINGS, *HEADS) and expected[0] != there[0] and expected[1:] in ((), there[1:]):
             raise Mistake(
                 f"`{setting}` is the adapter {str(folder)!r}, trained on a vocabulary of {expected[0]} tokens, where "
-                f"{found['module']} of its base {base_uri!r} has {there[0]} rows: it was resized for training. Save "
-                f"the base with as many, by `model.resize_token_embeddings({expected[0]})`, and name that in `base`."
+                f"{found['module']} of its base {base_uri!r} has {there[0]} rows: it was resized for training. "
+                f"{_resized(folder, setting, expected[0])}"
             )
         sizes = " × ".join(map(str, there))
         raise Mistake(
@@ -102,6 +104,21 @@ def check_fits(folder: Path, base: Shapes, base_uri: str, setting: str = "model"
             f"{found['module']} of its base {base_uri!r}, which is {sizes}. "
             f"{TRAINED_ON}"
         )
+
+
+def _resized(folder: Path, setting: str, n_rows: int) -> str:
+    """Which base an adapter wants whose vocabulary was resized to so many rows."""
+    whole = set()
+    for name, shape in shapes([folder / WEIGHTS], setting).items():
+        part = PART.fullmatch(name.removeprefix(PREFIX))
+        if part and not (part["kind"] or part["embedded"]) and shape[0] == n_rows:
+            whole.add(part["module"].rsplit(".", 1)[-1])
+    if whole & set(EMBEDDINGS) and whole & set(HEADS):
+        return f"Save the base after `model.resize_token_embeddings({n_rows})`, and name that in `base`."
+    return (
+        f"Save the very model of {n_rows} rows that it was trained on, as it does not hold all the new rows, and name "
+        "that in `base`."
+    )
 
 
 def _shape(base: Shapes, module: str) -> tuple[int, ...]:
@@ -151,7 +168,7 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
     with _refused(f"{name}, whose {ADAPTER_CONFIG} PEFT {version('peft')} does not know", MERGEABLE):
         config = PeftConfig.from_pretrained(folder)
     config.inference_mode = True
-    with _refused(f"{name}, which does not fit its base", TRAINED_ON):
+    with _refused(f"{name}, which cannot be put on its base", _cure):
         live = PeftModel(base, config)
     stored = load_peft_weights(str(folder), device="cpu", key_mapping=mapping or {})
     expected = set(get_peft_model_state_dict(live, save_embedding_layers=False))
@@ -165,6 +182,8 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
         check_missing(missing)
         raise
     except RuntimeError as error:
+        if WITHOUT_VALUES.search(str(error)):
+            raise WantsValues from error
         sizes = " ".join(str(error).split()).partition("size mismatch for ")[2].partition(". ")[0]
         raise Mistake(
             f"{name}, whose weights have other sizes than its {ADAPTER_CONFIG} says: {sizes or one_line(error)}. Give "
@@ -190,15 +209,35 @@ def _once(stored: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor
     return {name: tensor for name, tensor in stored.items() if not is_copy(name)}
 
 
+class WantsValues(Exception):
+    """What names and shapes cannot tell of an adapter, whose kind computes with the values of its base."""
+
+
 @contextmanager
-def _refused(problem: str, cure: str) -> Iterator[None]:
-    """Inside, what a library cannot do with an adapter is a Mistake that says so."""
+def _refused(problem: str, cure: str | Callable[[Exception], str]) -> Iterator[None]:
+    """Inside, what a library cannot do with an adapter is a Mistake that says so.
+
+    Raises:
+        WantsValues: It could not for want of values.
+    """
     try:
         yield
+    except WantsValues:
+        raise
     except Exception as error:  # Each kind of adapter raises its own types.
         if is_out_of_memory(error):
             raise
+        if isinstance(error, NotImplementedError) or WITHOUT_VALUES.search(str(error)):
+            raise WantsValues from error
+        cure = cure if isinstance(cure, str) else cure(error)
         raise Mistake(f"{problem}: {one_line(error)} {cure}") from error
+
+
+def _cure(error: Exception) -> str:
+    """What to do about an adapter that cannot be put on its base."""
+    if re.search("target modules|out of bounds|size|shape", str(error), re.I):
+        return TRAINED_ON
+    return f"Mend its {ADAPTER_CONFIG}, or give a plain LoRA adapter."
 
 
 def check_missing(names: Collection[str]) -> None:
@@ -238,7 +277,9 @@ def _tie_again(model: Any, config: Any) -> None:
     """Share one matrix where both sides of it were changed alike, as tokens that were trained are."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head.weight.is_meta:
-        are_alike = head.weight is embedding.weight or bool(getattr(config, "trainable_token_indices", None))
+        tokens = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None)
+        apart = isinstance(tokens, dict) and len(tokens) > 1
+        are_alike = head.weight is embedding.weight or bool(tokens and not apart)
     else:
         are_alike = torch.equal(head.weight, embedding.weight)
     if are_alike or getattr(config, "ensure_weight_tying", False):

@@ -23,7 +23,7 @@ from visage_mlflow.text.errors import Mistake, one_line
 TODAY = datetime(2024, 7, 26)
 """What templates that ask for the date are told, so that a model reads the same tomorrow."""
 
-ASKED, TOLD = "Probe of a question", "Probe of a system prompt"
+ASKED, TOLD, THOUGHT = "Probe of a question", "Probe of a system prompt", "Probe of a thinking"
 ANSWERED = "Probe of an answer: \"a\" < 'b' & c,\nand its end"
 """Texts by which it is found what a template makes of texts. The answer's holds what templates may escape or cut."""
 
@@ -168,8 +168,8 @@ class ChatFormat:
     @cached_property
     def turn(self) -> Turn:
         """What the template writes around an answer; ValueError where what it writes is no chat that can be scored."""
-        if not self.system_prompt:
-            return self._turn_of(messages(ASKED, self.system_prompt))
+        if self.system_prompt is None:
+            return self._turn_of(messages(ASKED))
         if TOLD not in self.rendered(messages(ASKED, TOLD)):
             raise ValueError("leaves out the system prompt")
         try:
@@ -184,6 +184,7 @@ class ChatFormat:
             raise ValueError("leaves out what the user says")
         head, tail = self._around(asked, ANSWERED)
         before, opened = self._before(prompt, head)
+        self._check_thinking(asked, prompt, opened)
         unasked = self.rendered(asked, begins_turn=False)
         if before.strip() and prompt == unasked:
             raise ValueError("ignores `add_generation_prompt`, so that nothing tells the model to answer")
@@ -194,6 +195,18 @@ class ChatFormat:
         )
         after = self._up_to_end(tail) or self._end_in_between(asked) or tail
         return Turn(before, after, opened, holds_end(prompt.removeprefix(unasked)), trims)
+
+    def _check_thinking(self, asked: list[dict[str, Any]], prompt: str, opened: str) -> None:
+        """Raise ValueError where a template writes thinking that could not be told from the answer."""
+        answered = {"role": "assistant", "content": ANSWERED, "reasoning_content": THOUGHT, "thinking": THOUGHT}
+        try:
+            whole = self.rendered([*asked, answered], begins_turn=False)
+        except Exception:  # It takes no such thing.
+            return
+        begun = prompt.rstrip().removesuffix(opened)
+        written = whole[len(begun) : whole.rfind(ANSWERED) + len(ANSWERED)]
+        if whole.startswith(begun) and THOUGHT in written and THOUGHT in (without_thinking(written) or THOUGHT):
+            raise ValueError("writes thinking between signs that are not known here")
 
     def _around(self, asked: list[dict[str, Any]], answer: str) -> tuple[str, str]:
         """What the template writes before and after the probe of an answer."""
@@ -393,10 +406,11 @@ class ChatFormat:
             # The tokenizer makes a token of it also from plain text; not from two pieces.
             ids = list(encode_marked_chat(self.tokenizer, _MARKED.sub(rf"\1{_LONE_MARK}\2", text)))
         if self.rows is not None and (greatest := max(ids, default=0)) >= self.rows:
+            token, n_tokens = self.tokenizer.convert_ids_to_tokens(greatest), len(self.tokenizer)
             raise Mistake(
-                f"`model` has a tokenizer that writes {self.tokenizer.convert_ids_to_tokens(greatest)!r} as token "
-                f"{greatest}, and an embedding of only {self.rows} rows. Give the tokenizer that belongs to it, or "
-                f"train and save it after `model.resize_token_embeddings({len(self.tokenizer)})`."
+                f"`model` has a tokenizer that writes {token!r} as token {greatest}, and an embedding of only "
+                f"{self.rows} rows (`vocab_size` in its config.json). Give the tokenizer that belongs to it, or train "
+                f"and save it after `model.resize_token_embeddings({n_tokens})`."
             )
         return ids
 

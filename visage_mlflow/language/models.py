@@ -116,7 +116,10 @@ def outline(uri: str, fetch: Fetch | None = None, setting: str = "model", base: 
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, trust_remote_code=False))
     for folder in reversed(found):
         with loading(str(folder), setting):
-            model = adapters.merged(model, folder, setting)
+            try:
+                model = adapters.merged(model, folder, setting)
+            except adapters.WantsValues:
+                return outline(base_uri, fetch, setting)  # What follows shows when weights are there.
     return model
 
 

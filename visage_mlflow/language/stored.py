@@ -142,8 +142,8 @@ def check_kind(config: Mapping[str, Any], uri: str, setting: str) -> None:
         )
 
 
-def check_floats(files: Collection[Path], setting: str = "model") -> None:
-    """Refuse weights that are stored as anything but floating-point numbers of 16 bits or more."""
+def check_floats(files: Collection[Path], setting: str = "model", cure: str = "") -> None:
+    """Refuse weights that are no floating-point numbers of 16 bits or more; `cure` says what to do then."""
     for path in files:
         for name, dtype, _ in heads([path], setting):
             is_weight = dtype.startswith("F") or (dtype[0] in "IU" and name.endswith("weight"))
@@ -151,7 +151,7 @@ def check_floats(files: Collection[Path], setting: str = "model") -> None:
                 what, kind = ("a float of few bits", "fp8") if dtype.startswith("F") else ("whole numbers", "")
                 raise Mistake(
                     f"`{setting}` is {str(path.parent)!r}, whose tensor {name} is stored in {dtype}, {what}: that is "
-                    f"a code without its scales. {_cure(kind)}"
+                    f"a code without its scales. {cure or _cure(kind)}"
                 )
 
 

@@ -28,7 +28,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 mask_logs()
 NAMED = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
 """What names something in the store."""
-STRANGER = re.compile(r"\b40[13]\b|not authenticated|unauthori[sz]ed|permission denied", re.I)
+STRANGER = re.compile(r"error code 40[13]\b|not authenticated|unauthori[sz]ed|permission denied", re.I)
 """How a server says that it does not know the user."""
 
 
