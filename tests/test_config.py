@@ -347,7 +347,7 @@ def test_the_plane_of_a_projection_follows_the_number_of_finetunings_unless_it_i
         ({"a": {2: 3}}, "the name 2, which must be a text"),
         ({"a": math.inf}, "'a' the value inf"),
         ({"a": [b"x"]}, "'a' the value b'x'"),
-        ({"enable_thinking": "False"}, "the text 'False', which counts as true"),
+        ({"enable_thinking": "False"}, "the text 'False', which templates take for true"),
     ],
 )
 def test_arguments_of_a_template_that_no_file_could_keep_are_refused(given, said):
