@@ -225,7 +225,7 @@ def test_a_setting_that_is_misspelled_fails_the_mlflow_run_with_one_line(place: 
         (
             "landscape",
             {"plane": "1d-interpolation", "model": "{model}", "to": "{other}", "n_prompts": 2},
-            "same archi",
+            "other tensors than `model`",
         ),
     ],
 )
