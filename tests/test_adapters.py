@@ -36,7 +36,7 @@ KINDS = {
     "trained tokens": LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, 5]),
     "DoRA on the embedding": LoraConfig(target_modules=["embed_tokens", "q_proj"], use_dora=True),
     "DoRA": LoraConfig(target_modules="all-linear", use_dora=True),
-    "rank-stabilized": LoraConfig(target_modules="all-linear", use_rslora=True, lora_alpha=16),
+    "rank-stabilized": LoraConfig(target_modules="all-linear", use_rslora=True, lora_alpha=4),
     "LoHa": peft.LoHaConfig(target_modules=["q_proj"]),
     "LoKr": peft.LoKrConfig(target_modules=["q_proj"]),
     "OFT": peft.OFTConfig(target_modules=["q_proj"], oft_block_size=4),
@@ -62,8 +62,9 @@ def save_adapter(base, folder, config, seed=1):
 
 def save_adapter_of(base, folder, config, seed=1):
     """The folder of such an adapter of a model in memory, and the model with it."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
         model = get_peft_model(base, copy.deepcopy(config))  # It is changed.
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
