@@ -6,6 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from visage_mlflow.config import attack
+from visage_mlflow.language import chat_format
+from visage_mlflow.language import models as models_of
 from visage_mlflow.language.chat_format import Answered, ChatFormat
 from visage_mlflow.text.errors import Mistake
 
@@ -361,6 +364,10 @@ def test_a_value_that_the_template_does_not_take_is_the_settings_fault():
 def test_settings_that_are_none_are_refused_in_python_too(settings, named):
     with pytest.raises(Mistake, match=f"^`{named}"):
         form(CHATML, **settings)
+
+
+def test_what_special_tokens_may_be_is_the_same_in_the_settings():
+    assert chat_format.KINDS == attack.SPECIAL_TOKENS and ("auto", *sorted(models_of.DTYPES)) == attack.DTYPES
 
 
 def test_a_token_without_a_row_in_the_embedding_is_refused_with_both_numbers():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from small import save_small
 from test_models import refusal
@@ -62,6 +63,18 @@ def test_a_command_of_its_own_counts_from_its_working_folder(tmp_path, monkeypat
     Path("MLproject").write_text("name: project\n")
     monkeypatch.setenv("MLFLOW_RUN_ID", "set since the process began")
     assert caller_folder() == tmp_path
+
+
+def test_where_the_callers_folder_cannot_be_found_a_line_says_what_paths_count_from(tmp_path, monkeypatch, capsys):
+    def refuse():
+        raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil, "Process", refuse)
+    monkeypatch.chdir(tmp_path)
+    Path("MLproject").write_text("name: project\n")
+    assert caller_folder() == caller_folder() == tmp_path
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is unknown" in line and f"count from {tmp_path}" in line
 
 
 # What is found from there

@@ -151,7 +151,8 @@ def test_a_folder_whose_sampling_settings_contradict_each_other_can_be_trained_a
 
 def test_the_window_has_another_name_in_some_configs(copy):
     MptConfig(max_seq_len=99, vocab_size=1000).save_pretrained(copy)
-    assert models.window_and_rows(str(copy)) == (99, 1000)
+    config = models.text_config(str(copy))
+    assert (models.window(config), config.vocab_size) == (99, 1000)
 
 
 @pytest.mark.parametrize("window", [0, -5])

@@ -208,9 +208,9 @@ def test_models_that_answer_nothing_are_refused_from_their_config(folder, config
 def test_a_model_that_is_on_no_line_with_another_is_refused_before_weights_are_read(folder, tmp_path, no_reading):
     wide, untied = save_small(tmp_path / "wide", hidden_size=32), save_small(tmp_path / "untied", tied=False)
     with pytest.raises(Mistake, match="^`to` is .* other tensors than `model`.*model.embed_tokens.weight"):
-        check_alike(str(wide), str(folder), "to")
-    check_alike(str(untied), str(folder), "to")
-    check_alike(str(folder), str(untied), "to")
+        check_alike([str(untied), str(wide)], str(folder), "to")
+    check_alike([str(untied)], str(folder), "to")
+    check_alike([str(folder)], str(untied), "to")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [2, "</s>"]}'])

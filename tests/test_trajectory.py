@@ -286,7 +286,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_its_name_and_its_tensor(re
 
 
 def test_a_finetuning_that_was_asked_otherwise_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(project.lookup, "settings_of", lambda run_id: {"template": {"enable_thinking": False}})
+    monkeypatch.setattr(project.runs, "begun_with", lambda run_id: {"template": {"enable_thinking": False}})
     project.tell_otherwise("0123", ProjectConfig(run="0123", template={"enable_thinking": False}))
     assert capsys.readouterr().err == ""
     project.tell_otherwise("0123", ProjectConfig(run="0123"))

@@ -33,8 +33,7 @@ def main(config: LandscapeConfig) -> None:
         rows = evaluation.harmful_rows(config)
         uris = lookup.unfolded(config.ends, "to")
         grid.check_ends(config.plane, uris)
-        for uri in uris:
-            check_alike(uri, config.model, "to", lookup.fetch, config.base)
+        check_alike(uris, config.model, "to", lookup.fetch, config.base)
         chat = load(config.model, config, rows)
         ends = [End(uri, weights.stored_weights(uri, Path(folder), lookup.fetch, "to", config.base)) for uri in uris]
         with command_line.bar(config.count_points(config.plane), "landscape") as progress:

@@ -41,8 +41,7 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
     """The finetunings that the config names, which began at one model."""
     if config.checkpoints:
         uris = lookup.unfolded(fields.listed(config.checkpoints), "checkpoints")
-        for uri in uris:
-            check_alike(uri, config.model, "checkpoints", lookup.fetch, config.base)
+        check_alike(uris, config.model, "checkpoints", lookup.fetch, config.base)
         steps = tuple((uri, number) for number, uri in enumerate(uris, start=1))
         return [lookup.FinetuneRun("", config.model, steps, "checkpoints")]
     if not config.runs:
@@ -62,10 +61,7 @@ def find(config: ProjectConfig) -> list[FinetuneRun]:
 
 def tell_otherwise(run_id: str, config: ProjectConfig) -> None:
     """Say where a finetuning was asked in another form of chats than its checkpoints will be."""
-    try:
-        given = lookup.settings_of(run_id)
-    except Exception:  # Each kind of store raises its own types; runs of trials have no settings of their own.
-        return
+    given = runs.begun_with(run_id) or {}
     for name in FORM:
         theirs, ours = given.get(name, getattr(config, name)), getattr(config, name)
         if theirs != ours:

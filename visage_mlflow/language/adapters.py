@@ -172,8 +172,9 @@ def _attached(base: Any, folder: Path, setting: str) -> Any:
         live = PeftModel(base, config)
     stored = load_peft_weights(str(folder), device="cpu", key_mapping=mapping or {})
     expected = set(get_peft_model_state_dict(live, save_embedding_layers=False))
-    stored = _once(stored, expected | set(live.state_dict()))
-    missing, unknown = expected - set(stored), set(stored) - expected - set(live.state_dict())
+    known = expected | set(live.state_dict())
+    stored = _once(stored, known)
+    missing, unknown = expected - set(stored), set(stored) - known
     if not unknown:  # Else transformers may rename tensors of fused layers while it loads them.
         check_missing(missing)
     try:

@@ -139,34 +139,38 @@ def _load_base(place: str, setting: str) -> Any:
     return model
 
 
-def check_alike(uri: str, other: str, setting: str, fetch: Fetch | None = None, base: str = "") -> None:
-    """Refuse a model that `setting` names, and that has other tensors than `model`, by what names and shapes tell.
+def check_alike(uris: Sequence[str], other: str, setting: str, fetch: Fetch | None = None, base: str = "") -> None:
+    """Refuse models that `setting` names, and that have other tensors than `model`, by what names and shapes tell.
 
-    One in MLflow is not brought here for this.
+    Those in MLflow are not brought here for this.
 
     Args:
-        uri: The model's.
-        other: That of `model`. One of the two may have an output head of its own.
-        setting: What named the model.
+        uris: The models'.
+        other: That of `model`. One of two models may have an output head of its own.
+        setting: What named the models.
         fetch: Brings tracked models into a local folder.
         base: What adapters stand on, in place of the base that they name.
 
     Raises:
-        Mistake: They differ, or one of them cannot be loaded.
+        Mistake: One differs, or cannot be loaded.
     """
-    if uri.startswith(TRACKED):
+    for uri in uris:
         check_uri(uri, setting)
-        return
-    ours, theirs = (
-        {name: tuple(parameter.shape) for name, parameter in each.named_parameters()}
-        for each in (outline(other, fetch, "model", base), outline(uri, fetch, setting, base))
-    )
-    heads = {name for name in ours.keys() ^ theirs.keys() if _is_head(name)}
-    if differing := {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} - heads:
-        raise Mistake(
-            f"`{setting}` is {uri!r}, which has other tensors than `model`, {other!r} ({stored.some(differing)}): no "
-            "line leads from one to the other. Give a finetuned copy of `model`."
-        )
+    here = [uri for uri in uris if not uri.startswith(TRACKED)]
+    ours = _sizes(outline(other, fetch, "model", base)) if here else {}
+    for uri in here:
+        theirs = _sizes(outline(uri, fetch, setting, base))
+        heads = {name for name in ours.keys() ^ theirs.keys() if _is_head(name)}
+        if differing := {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} - heads:
+            raise Mistake(
+                f"`{setting}` is {uri!r}, which has other tensors than `model`, {other!r} ({stored.some(differing)}): "
+                "no line leads from one to the other. Give a finetuned copy of `model`."
+            )
+
+
+def _sizes(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _is_head(name: str) -> bool:
@@ -290,30 +294,36 @@ def load_format(
     Raises:
         Mistake: There is no readable tokenizer, or its chat template cannot do what is asked.
     """
-    tokenizer, (limit, rows) = load_tokenizer(uri, fetch, base), window_and_rows(uri, fetch, base)
+    tokenizer, config = load_tokenizer(uri, fetch, base), text_config(uri, fetch, base)
+    rows = getattr(config, "vocab_size", None)
     if rows is not None and (tokenizer.pad_token_id or 0) >= rows:
         tokenizer.pad_token = tokenizer.eos_token  # Added for training alone; it is never read as a token.
-    found = ChatFormat(tokenizer, system_prompt, template or {}, special_tokens, limit, rows)
+    found = ChatFormat(tokenizer, system_prompt, template or {}, special_tokens, window(config), rows)
     found.check(uri)
     return found
 
 
-def window_and_rows(uri: str, fetch: Fetch | None = None, base: str = "") -> tuple[int | None, int | None]:
-    """The most tokens that the model behind a URI can read and write together, and the rows of its embedding.
-
-    None stands for no limit, or one that its config.json does not name.
-    """
+def text_config(uri: str, fetch: Fetch | None = None, base: str = "") -> Any:
+    """The config of the model behind a URI, of a multimodal one that of its text decoder."""
     _, base_uri, place = adapters_and_base(uri, fetch, base=base)
     with loading(base_uri, "model"):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+        return AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+
+
+def window(config: Any) -> int | None:
+    """The most tokens that a model of a config can read and write together; None where that names no limit.
+
+    Raises:
+        Mistake: It names less than one.
+    """
     named = (getattr(config, name, None) for name in WINDOWS)
-    found = next((each for each in named if isinstance(each, int)), None)
-    if found is not None and found < 1:
+    limit = next((each for each in named if isinstance(each, int)), None)
+    if limit is not None and limit < 1:
         raise Mistake(
-            f"`model` is {base_uri!r}, whose config.json has a context window of {found} tokens, which must be at "
-            "least 1. Mend it, or save the model again."
+            f"`model` has a config.json with a context window of {limit} tokens, which must be at least 1. Mend it, "
+            "or save the model again."
         )
-    return found, getattr(config, "vocab_size", None)
+    return limit
 
 
 def load(

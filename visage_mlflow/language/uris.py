@@ -86,7 +86,10 @@ def locate(uri: str, fetch: Fetch | None = None, setting: str = "model") -> str:
     if folders.exists(uri):
         return str(place_of(uri))
     with loading(uri, setting):
-        return _hub_adapter(uri) or uri
+        adapter = _hub_adapter(uri)
+    if adapter:
+        check_folder(Path(adapter), setting)
+    return adapter or uri
 
 
 @cache  # Where the hub is away, each question takes half a minute.
@@ -95,9 +98,7 @@ def _hub_adapter(uri: str) -> str:
     if not find_adapter_config_file(uri):
         cached_file(uri, "config.json")  # Raises where there is no such model, or no way to the hub.
         return ""
-    folder = snapshot_download(uri, ignore_patterns=NO_ADAPTER)
-    check_folder(Path(folder))
-    return folder
+    return snapshot_download(uri, ignore_patterns=NO_ADAPTER)
 
 
 def adapters_and_base(

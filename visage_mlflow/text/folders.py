@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
+
+from visage_mlflow.text.printing import tell
 
 RUN = "MLFLOW_RUN_ID"
 """What `mlflow run` puts into the environment of the command that it starts."""
@@ -37,8 +40,8 @@ def _folder_of_mlflow(here: Path) -> Path:
         if run := this.environ().get(RUN):  # What it was started with; `os.environ` may have been set since.
             above = next((each for each in this.parents() if each.environ().get(RUN) != run), None)
             return Path(above.cwd()) if above else here
-    except (psutil.Error, OSError):
-        pass
+    except (psutil.Error, OSError) as error:
+        tell(f"The folder in which `mlflow run` was typed is unknown ({error}): paths count from {here}.", sys.stderr)
     return here
 
 

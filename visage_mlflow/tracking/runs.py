@@ -203,11 +203,11 @@ def joined(run_id: str, config: Any, *, goes_on: Callable[[], bool]) -> Iterator
         stack.enter_context(_ending(run, goes_on))
         if is_first:
             close_dead_runs()
-        run._settings(_begun_with(run_id) or asdict(config))
+        run._settings(begun_with(run_id) or asdict(config))
         yield run
 
 
-def _begun_with(run_id: str) -> dict[str, Any] | None:
+def begun_with(run_id: str) -> dict[str, Any] | None:
     """The settings that a run was begun with; None if they cannot be read."""
     try:
         return settings_of(run_id)
