@@ -96,6 +96,30 @@ def test_an_adapter_is_told_as_it_will_be_merged(folder, tmp_path):
     assert [one.what for one in examine(str(adapter)) if one.is_refused] == ["weights"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["doctr"], "invalid choice: 'doctr'"),
+        (["doctor"], "the following arguments are required: model"),
+        (["doctor", "m", "--sytem_prompt", "x"], "unrecognized arguments: --sytem_prompt x"),
+    ],
+)
+def test_flags_that_are_none_are_one_line(flags, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(flags)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == "" and said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("base", "said"), [("./nowhere", "does not exist"), ("itself", "is no adapter")])
+def test_a_base_below_no_adapter_is_refused(folder, base, said, capsys):
+    place = folder("llama2")
+    capsys.readouterr()
+    assert main(["doctor", place, "--base", place if base == "itself" else base]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: `base` is ") and said in err
+
+
 def test_no_model_is_one_line_and_no_table(capsys):
     assert main(["doctor", "./nowhere"]) == 2
     out, err = capsys.readouterr()

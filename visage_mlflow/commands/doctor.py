@@ -42,6 +42,8 @@ def examine(uri: str, template: str | None = None, system_prompt: str | None = N
     """
     given = arguments_of(template)
     above, base_uri, _ = uris.adapters_and_base(uri, fetch, base=base)
+    if base and not above:
+        raise Mistake(f"`base` is {base!r}, and {uri!r} is no adapter, which alone stands on a base. Leave it out.")
     model, refused = None, []
     try:
         model = models.outline(uri, fetch, base=base)

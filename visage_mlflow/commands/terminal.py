@@ -7,7 +7,9 @@ visage store --prune --unused 30
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from visage_mlflow.commands.endings import ENDINGS, told
 from visage_mlflow.commands.store import show_store
@@ -24,8 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return told(error)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what it cannot take."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the flags, and exit with 2."""
+        tell(f"error: {message}. `{self.prog} --help` lists what it takes.", sys.stderr)
+        sys.exit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="visage", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="visage", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
     doctor = commands.add_parser("doctor", help="Say what can be measured on a model, without loading its weights.")
     doctor.add_argument("model", help="Its URI: hub id, folder, `runs:/…`, `models:/…` or `builtin:smollm2`.")

@@ -120,6 +120,8 @@ def adapters_and_base(
         Mistake: A URI leads to no model or adapter, more than `MOST_ADAPTERS` adapters stand on each other, or one
             does not fit the model below it.
     """
+    if base:
+        check_uri(base, "base")  # Be it used or not: one of several models may be no adapter.
     found: list[Path] = []
     place = locate(uri, fetch, setting)
     while folders.is_adapter(folder := Path(place)):
