@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from visage_mlflow.config import MeasureConfig
 from visage_mlflow.geometry.directions import Difference, RandomDirection
 from visage_mlflow.language import models
-from visage_mlflow.language.chat_format import TODAY, ChatFormat
+from visage_mlflow.language.chat_format import ChatFormat
+from visage_mlflow.language.chat_template import TODAY
 from visage_mlflow.language.folders import point_adapter_at
 from visage_mlflow.language.likelihood import answer_nll
 from visage_mlflow.language.prompts import Row

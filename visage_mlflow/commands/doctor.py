@@ -13,7 +13,8 @@ from visage_mlflow.config.attack import template_arguments
 from visage_mlflow.decoding.respond import unsupported
 from visage_mlflow.geometry.parts import parts_of
 from visage_mlflow.language import adapters, folders, models, uris
-from visage_mlflow.language.chat_format import ASKED, ChatFormat, messages
+from visage_mlflow.language.chat_format import ChatFormat
+from visage_mlflow.language.chat_template import ASKED, TOLD, ChatTemplate, messages
 from visage_mlflow.text.errors import Mistake, one_line
 from visage_mlflow.text.printing import shown
 from visage_mlflow.tracking.lookup import fetch
@@ -91,16 +92,15 @@ def of_chats(form: ChatFormat, model: Any = None) -> list[Finding]:
 
 def system_of(form: ChatFormat) -> str:
     """Whether a system prompt may be given."""
-    probe = "Probe of a system prompt"
     try:
-        ChatFormat(form.tokenizer, probe, form.arguments).check("")
+        ChatTemplate(form.tokenizer, TOLD, form.arguments).check("")
     except Mistake:
         return "refused: the template takes none"
     # Is there more before the question than the signs that stand around a system prompt?
-    own, told = (form.rendered(messages(ASKED, each)).partition(ASKED)[0] for each in (None, probe))
+    own, told = (form.rendered(messages(ASKED, each)).partition(ASKED)[0] for each in (None, TOLD))
     return (
         "may be given; without one, the template writes its own"
-        if len(own) > len(told) - len(probe)
+        if len(own) > len(told) - len(TOLD)
         else "may be given"
     )
 
@@ -114,7 +114,7 @@ def thinking_of(form: ChatFormat) -> str:
         said = f"left out of answers, as are the template's own signs {turn.before.strip()!r}"
     else:
         said = "left out of answers, if there is any"
-    off = ChatFormat(form.tokenizer, form.system_prompt, {**form.arguments, "enable_thinking": False})
+    off = ChatTemplate(form.tokenizer, form.system_prompt, {**form.arguments, "enable_thinking": False})
     turns_off = "enable_thinking" in form.takes and off.rendered(messages(ASKED)) != form.rendered(messages(ASKED))
     return shown(said) + ("; `template={enable_thinking: false}` turns it off" if turns_off else "")
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from visage_mlflow.language.chat_format import ChatFormat, messages
+from visage_mlflow.language.chat_format import ChatFormat
+from visage_mlflow.language.chat_template import messages
 from visage_mlflow.language.judges import JUDGES
 from visage_mlflow.language.prompts import Row
 from visage_mlflow.text.errors import Mistake
